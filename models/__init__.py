@@ -1,0 +1,1 @@
+"""torch modules: encoders and classifiers. Knows nothing of training, Optuna, SQL or trackers."""

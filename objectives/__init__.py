@@ -1,0 +1,1 @@
+"""Pure training: one fold from rows to scores. Knows no Optuna, SQL, tracker or engine."""

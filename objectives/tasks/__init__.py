@@ -1,0 +1,1 @@
+"""From rows to model inputs, one module a kind of data."""

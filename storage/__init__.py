@@ -1,0 +1,1 @@
+"""The outside world: SQL, Optuna's storage, trackers, files. Knows no torch."""
