@@ -1,0 +1,205 @@
+"""One SQLAlchemy engine per URL: settings, transactions, errors in plain words, and the schema's version."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import Double
+
+from storage.errors import StorageError, StorageUnavailable
+
+SCHEMA = "0001"  # the newest revision in storage/migrations/versions
+VERSION_TABLE = "ledger_alembic_version"  # `alembic_version` is Optuna's
+BUSY_SECONDS = 60
+CONNECT_SECONDS = 10
+MIGRATION_LOCK = 7_305_811_942  # any number of our own for PostgreSQL's advisory lock
+
+SQLITE_ERRORS = {
+    "SQLITE_NOTADB": "this is not a SQLite database, or it is damaged",
+    "SQLITE_CORRUPT": "the SQLite database is damaged",
+    "SQLITE_CANTOPEN": "the file cannot be opened or created",
+    "SQLITE_READONLY": "the file or its folder is read-only",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_IOERR": "the disk does not read or write",
+}
+
+
+class clock(FunctionElement[float]):  # noqa: N801 - reads like SQLAlchemy's own functions
+    """The database's time, in seconds since 1970."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(clock, "sqlite")
+def _sqlite_clock(element: clock, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(clock, "postgresql")
+def _postgresql_clock(element: clock, compiler: Any, **options: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+def redact(url: str) -> str:
+    """The URL with every password in it replaced by ***."""
+    hidden = re.sub(r"(//[^/?#:@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)
+
+
+def parse(url: str) -> URL:
+    """The URL with the driver we use; StorageError if it is neither a SQLite file nor a PostgreSQL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise StorageError(f"{redact(url)}: not a database URL; expected sqlite:///FILE or postgresql://...") from None
+    kind = parsed.drivername.partition("+")[0]
+    if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise StorageError(f"{redact(url)}: a database in memory cannot be shared; expected sqlite:///FILE")
+    if kind == "sqlite":
+        return parsed.set(drivername="sqlite+pysqlite")
+    if kind not in ("postgresql", "postgres"):
+        raise StorageError(f"{redact(url)}: found {kind}, expected sqlite:///FILE or postgresql://...")
+    if "@" in (parsed.host or ""):
+        raise StorageError(f"{redact(url)}: an @ in the password has to be written as %40")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def engine_options(url: URL) -> dict[str, Any]:
+    """`create_engine`'s options for a parsed URL; Optuna's engine gets the same."""
+    if url.drivername.startswith("sqlite"):
+        return {"connect_args": {"timeout": BUSY_SECONDS}, "pool_events": [(_prepare_sqlite, "connect")]}
+    connect_args = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
+    return {
+        "pool_pre_ping": True,
+        "connect_args": connect_args,
+        "pool_events": [(_prepare_postgresql, "connect")],
+    }
+
+
+def connect(url: str) -> Engine:
+    """An engine on a database that answers; a SQLite file's folder is created.
+
+    Raises StorageError, or StorageUnavailable where trying again may help.
+    """
+    parsed = parse(url)
+    if parsed.drivername.startswith("sqlite"):
+        _create_folder(Path(str(parsed.database)).parent)
+    engine = create_engine(parsed, **engine_options(parsed))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _hand_over_transactions)
+        event.listen(engine, "begin", _begin)
+    try:
+        with reading(engine) as connection:
+            connection.execute(text("SELECT 1"))
+    except StorageError:
+        engine.dispose()
+        raise
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for reading; database errors come out as StorageError."""
+    with explaining(engine.url), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One writing transaction; on SQLite no other begins before it ends. IntegrityError passes as it is."""
+    with explaining(engine.url), engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
+        yield connection
+
+
+@contextmanager
+def explaining(url: URL) -> Iterator[None]:
+    """Turn the database's errors into one line without statements, parameters and passwords."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise _explained(url, error) from None
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the ledger's tables to this version's schema; any number of processes may do so at once.
+
+    Raises StorageError if a newer version of the project wrote them.
+    """
+    with reading(engine) as connection:
+        if _revision(connection) == SCHEMA:
+            return
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        # Alembic takes longer to import than everything else here, and is needed once in a database's life.
+        from storage.migrations import revisions, upgrade
+
+        found = _revision(connection)
+        if found is not None and found not in revisions():
+            raise StorageError(
+                f"{_place(engine.url)}: written by a newer version of fold-search "
+                f"(found schema {found}, expected at most {SCHEMA}); upgrade fold-search"
+            )
+        upgrade(connection)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
+    return found
+
+
+def _create_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: the database's folder cannot be created: {error.strerror}") from None
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _hand_over_transactions(connection: sqlite3.Connection, _: object) -> None:
+    # pysqlite's own transaction handling begins late and never IMMEDIATE; `_begin` does it instead.
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def _prepare_postgresql(connection: Any, _: object) -> None:
+    # A process that is suspended inside a transaction must not hold up all others.
+    connection.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{BUSY_SECONDS}s'")
+    connection.commit()
+
+
+def _place(url: URL) -> str:
+    return str(url.database) if url.drivername.startswith("sqlite") else redact(url.render_as_string())
+
+
+def _explained(url: URL, error: DBAPIError) -> StorageError:
+    found = " ".join(str(error.orig).split())
+    code = getattr(error.orig, "sqlite_errorname", "")
+    for name, meaning in SQLITE_ERRORS.items():
+        if code.startswith(name):
+            return StorageError(f"{_place(url)}: {meaning} ({found})")
+    passing = code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or (
+        not code and isinstance(error, OperationalError | InterfaceError)
+    )
+    return (StorageUnavailable if passing else StorageError)(f"{_place(url)}: {found}")

@@ -1,0 +1,144 @@
+"""What happens to fold runs inside a change: found, ended, given back."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, RowMapping, Select, select, update
+
+from storage.changes import Change
+from storage.errors import LeaseLost
+from storage.records import Claim, EventKind, FoldRun, FoldRunState, TrialState
+from storage.tables import FoldRunRow, TrialRow
+
+COLUMNS = [column for column in FoldRunRow.__table__.columns if column.name != "study_id"]
+
+
+def fold_runs(change: Change, *conditions: ColumnElement[bool]) -> list[FoldRun]:
+    """The study's fold runs that meet the conditions, by trial and fold."""
+    return _fold_runs(change, _select(change, *conditions))
+
+
+def expired(change: Change) -> list[FoldRun]:
+    """The fold runs whose lease has run out, apart from those that are being renewed at this moment."""
+    overdue = _select(change, FoldRunRow.state == FoldRunState.LEASED, FoldRunRow.expires_at < change.now)
+    return _fold_runs(change, overdue.with_for_update(skip_locked=True))
+
+
+def _select(change: Change, *conditions: ColumnElement[bool]) -> Select[Any]:
+    runs = select(*COLUMNS).where(FoldRunRow.study_id == change.study_id, *conditions)
+    return runs.order_by(FoldRunRow.trial, FoldRunRow.fold)
+
+
+def _fold_runs(change: Change, statement: Select[Any]) -> list[FoldRun]:
+    return [FoldRun(**row) for row in change.connection.execute(statement).mappings()]
+
+
+def first_waiting(study_id: int) -> Select[Any]:
+    """The first waiting fold run, by trial and fold, of a trial that is still running, with the trial's params."""
+    return (
+        select(*COLUMNS, TrialRow.params)
+        .join(TrialRow, (TrialRow.study_id == FoldRunRow.study_id) & (TrialRow.number == FoldRunRow.trial))
+        .where(FoldRunRow.study_id == study_id, FoldRunRow.state == FoldRunState.WAITING)
+        .where(TrialRow.state == TrialState.RUNNING)
+        .order_by(FoldRunRow.trial, FoldRunRow.fold)
+        .limit(1)
+    )
+
+
+def lease(change: Change, found: RowMapping, *, owner: str, lease_seconds: float) -> Claim:
+    """Lease a row of `first_waiting` to the owner.
+
+    The token is the event's sequence: no other claim of the study has it, and every later one has a larger one.
+    """
+    values = dict(found)
+    params = values.pop("params")
+    run = FoldRun(**values)
+    payload = {"owner": owner, "attempt": run.attempt, "num_epochs": run.num_epochs}
+    token = change.event(EventKind.FOLD_STARTED, payload, trial=run.trial, fold=run.fold)
+    expires_at = change.now + lease_seconds
+    set_values(change, run, state=FoldRunState.LEASED, owner=owner, token=token, expires_at=expires_at, reason=None)
+    return Claim(
+        fold_run=run.id,
+        trial=run.trial,
+        fold=run.fold,
+        token=token,
+        attempt=run.attempt,
+        owner=owner,
+        params=params,
+        checkpoint=run.checkpoint,
+        num_epochs=run.num_epochs,
+    )
+
+
+def held(change: Change, claim: Claim) -> FoldRun:
+    """The claimed fold run, if the claim still holds it; raises LeaseLost.
+
+    A lease that has run out is held until somebody takes it away.
+    """
+    [run] = fold_runs(change, FoldRunRow.id == claim.fold_run)
+    if run.state is not FoldRunState.LEASED or run.token != claim.token:
+        raise lost(claim)
+    return run
+
+
+def lost(claim: Claim) -> LeaseLost:
+    """What to raise when a claim is no longer held."""
+    return LeaseLost(f"trial {claim.trial}, fold {claim.fold}: the lease of {claim.owner} was lost")
+
+
+def set_values(change: Change, run: FoldRun, **values: Any) -> None:
+    """Update one fold run's row."""
+    change.connection.execute(update(FoldRunRow).where(FoldRunRow.id == run.id).values(**values))
+
+
+def end(change: Change, run: FoldRun, state: FoldRunState, *, reason: str | None, **result: Any) -> None:
+    """Bring a fold run into a state it never leaves; the only place that writes fold_finished."""
+    set_values(change, run, state=state, expires_at=None, reason=reason, **result)
+    payload = {
+        "state": state,
+        "score": result.get("score"),
+        "best_epoch": result.get("best_epoch"),
+        "reason": reason,
+        "seconds": run.seconds,
+    }
+    change.event(EventKind.FOLD_FINISHED, payload, trial=run.trial, fold=run.fold)
+
+
+def give_back(change: Change, run: FoldRun, state: FoldRunState, *, reason: str | None, attempt: int) -> None:
+    """Take a lease away and leave the fold run WAITING or PAUSED; STOPPED if its trial has ended meanwhile."""
+    if trial_state(change, run.trial) is not TrialState.RUNNING:
+        end(change, run, FoldRunState.STOPPED, reason=reason)
+        return
+    set_values(change, run, state=state, owner=None, expires_at=None, reason=reason, attempt=attempt)
+    change.event(EventKind.FOLD_RELEASED, {"reason": reason, "owner": run.owner}, trial=run.trial, fold=run.fold)
+
+
+def give_back_lost(change: Change, runs: Iterable[FoldRun], *, reason: str, max_attempts: int) -> None:
+    """Count an attempt for each of the runs; those that had their last one fail, and their trials with them."""
+    for run in runs:
+        if run.attempt < max_attempts:
+            give_back(change, run, FoldRunState.WAITING, reason=reason, attempt=run.attempt + 1)
+        else:
+            end_with_trial(change, run, FoldRunState.FAILED, reason=f"{reason}, {run.attempt} times")
+
+
+def end_with_trial(change: Change, run: FoldRun, state: FoldRunState, *, reason: str | None) -> None:
+    """End a fold run as STOPPED or FAILED, and with it its trial and what of that is waiting or paused."""
+    end(change, run, state, reason=reason)
+    trial = update(TrialRow).where(
+        TrialRow.study_id == change.study_id, TrialRow.number == run.trial, TrialRow.state == TrialState.RUNNING
+    )
+    change.connection.execute(trial.values(state=TrialState(state), reason=reason))
+    end_open(change, run.trial, {FoldRunState.WAITING, FoldRunState.PAUSED}, reason=reason)
+
+
+def end_open(change: Change, trial: int, states: Iterable[FoldRunState], *, reason: str | None) -> None:
+    """Stop the trial's fold runs that are in one of the states."""
+    for run in fold_runs(change, FoldRunRow.trial == trial, FoldRunRow.state.in_(states)):
+        end(change, run, FoldRunState.STOPPED, reason=reason)
+
+
+def trial_state(change: Change, number: int) -> TrialState:
+    """The trial's state by now."""
+    found = select(TrialRow.state).where(TrialRow.study_id == change.study_id, TrialRow.number == number)
+    return change.connection.execute(found).scalar_one()

@@ -1,0 +1,253 @@
+"""The ledger of a study: its trials, fold runs, leases, epochs and events, shared by all processes that work on it."""
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, insert, select, update
+
+from storage import leases
+from storage.catalog import create_study, find_study, list_studies
+from storage.changes import Change, changing
+from storage.database import clock, reading, writing
+from storage.errors import LeaseLost, StorageError
+from storage.records import (
+    OPEN_STATES,
+    Claim,
+    EventKind,
+    FoldRunState,
+    ScoredEpoch,
+    StudyState,
+    TrialState,
+)
+from storage.tables import CursorRow, EpochRow, FoldRunRow, RoleRow, StudyRow, TrialRow
+from storage.view import LedgerView
+
+__all__ = ["Ledger", "create_study", "find_study", "list_studies"]
+
+
+class Ledger(LedgerView):
+    """One study's ledger; every writing method is one transaction (see storage.changes) and may raise StorageError.
+
+    A write with a claim that is no longer held raises LeaseLost and changes nothing.
+    """
+
+    def add_trial(self, number: int, params: dict[str, Any]) -> bool:
+        """Add a trial and its waiting fold runs; False if it is there already."""
+        with self._changing() as change:
+            if change.connection.scalar(select(TrialRow.number).where(*self._trial(number))) is not None:
+                return False
+            trial = {"study_id": self.study_id, "number": number, "state": TrialState.RUNNING}
+            change.connection.execute(insert(TrialRow), trial | {"params": params, "told": False})
+            study = select(StudyRow.num_folds).where(StudyRow.id == self.study_id)
+            num_folds = change.connection.execute(study).scalar_one()
+            run = {"study_id": self.study_id, "trial": number, "state": FoldRunState.WAITING}
+            run |= {"token": 0, "attempt": 1, "num_epochs": 0, "seconds": 0.0}
+            change.connection.execute(insert(FoldRunRow), [run | {"fold": fold} for fold in range(num_folds)])
+            change.event(EventKind.TRIAL_STARTED, {"params": params}, trial=number)
+            return True
+
+    def claim(self, owner: str, *, lease_seconds: float) -> Claim | None:
+        """Lease the first waiting fold run, by trial and fold, of a running trial; None if there is none."""
+        first = leases.first_waiting(self.study_id)
+        # Idle workers ask again and again: without work, nobody is kept from writing.
+        with reading(self.engine) as connection:
+            if connection.execute(first).one_or_none() is None:
+                return None
+        with self._changing() as change:
+            found = change.connection.execute(first).mappings().one_or_none()
+            return None if found is None else leases.lease(change, found, owner=owner, lease_seconds=lease_seconds)
+
+    def renew(self, claim: Claim, *, lease_seconds: float) -> None:
+        """Move the lease's end to `lease_seconds` from now."""
+        held = update(FoldRunRow).where(
+            FoldRunRow.id == claim.fold_run,
+            FoldRunRow.token == claim.token,
+            FoldRunRow.state == FoldRunState.LEASED,
+        )
+        with writing(self.engine) as connection:
+            if connection.execute(held.values(expires_at=clock() + lease_seconds)).rowcount == 0:
+                raise leases.lost(claim)
+
+    def record_epoch(self, claim: Claim, score: ScoredEpoch, *, checkpoint: str | None) -> TrialState:
+        """Record the next epoch together with the checkpoint written after it; returns the trial's state by now.
+
+        An epoch that is recorded already raises LeaseLost too: another process is ahead.
+        """
+        with self._changing() as change:
+            run = leases.held(change, claim)
+            if score.epoch != run.num_epochs + 1:
+                raise LeaseLost(
+                    f"trial {run.trial}, fold {run.fold}: found epoch {score.epoch}, expected {run.num_epochs + 1}"
+                )
+            result = {"score": score.score, "metrics": dict(score.metrics), "seconds": score.seconds}
+            where = {"trial": run.trial, "fold": run.fold, "epoch": score.epoch}
+            change.connection.execute(insert(EpochRow), {"study_id": self.study_id} | where | result)
+            seconds = run.seconds + score.seconds
+            leases.set_values(change, run, num_epochs=score.epoch, checkpoint=checkpoint, seconds=seconds)
+            change.event(EventKind.EPOCH, result, **where)
+            return leases.trial_state(change, run.trial)
+
+    def finish_fold(
+        self,
+        claim: Claim,
+        state: FoldRunState,
+        *,
+        score: float | None = None,
+        best_epoch: int | None = None,
+        predictions: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """End the lease with the fold run DONE (score, best epoch, predictions), PAUSED or FAILED.
+
+        FAILED ends the trial, and with it what of it is waiting or paused.
+        """
+        with self._changing() as change:
+            run = leases.held(change, claim)
+            match state:
+                case FoldRunState.DONE:
+                    result = {"score": score, "best_epoch": best_epoch, "predictions": predictions}
+                    leases.end(change, run, state, reason=reason, **result)
+                case FoldRunState.PAUSED:
+                    leases.give_back(change, run, state, reason=reason, attempt=run.attempt)
+                case FoldRunState.FAILED:
+                    leases.end_with_trial(change, run, state, reason=reason)
+                case _:
+                    raise ValueError(f"found {state}, expected done, paused or failed")
+
+    def stop_trial(self, claim: Claim, *, reason: str) -> None:
+        """Stop this fold run, its trial, and what of that is waiting or paused."""
+        with self._changing() as change:
+            leases.end_with_trial(change, leases.held(change, claim), FoldRunState.STOPPED, reason=reason)
+
+    def release(self, claim: Claim, *, reason: str) -> None:
+        """Give a fold run back to be continued by anybody from its checkpoint; it does not count as an attempt."""
+        with self._changing() as change:
+            run = leases.held(change, claim)
+            leases.give_back(change, run, FoldRunState.WAITING, reason=reason, attempt=run.attempt)
+
+    def release_owner(self, owner_prefix: str, *, reason: str, max_attempts: int | None = None) -> int:
+        """Take the leases of all owners whose names begin so; returns how many.
+
+        With `max_attempts` they count as lost, as in `expire_leases`: for an owner that died.
+        """
+        with self._changing() as change:
+            owned = FoldRunRow.owner.startswith(owner_prefix, autoescape=True)
+            runs = leases.fold_runs(change, FoldRunRow.state == FoldRunState.LEASED, owned)
+            if max_attempts is not None:
+                leases.give_back_lost(change, runs, reason=reason, max_attempts=max_attempts)
+                return len(runs)
+            for run in runs:
+                leases.give_back(change, run, FoldRunState.WAITING, reason=reason, attempt=run.attempt)
+            return len(runs)
+
+    def expire_leases(self, *, max_attempts: int) -> int:
+        """Take the leases that have run out; returns how many. After `max_attempts` the fold run and its trial fail."""
+        with self._changing() as change:
+            runs = leases.expired(change)
+            leases.give_back_lost(change, runs, reason="lease expired", max_attempts=max_attempts)
+            return len(runs)
+
+    def finish_trial(
+        self,
+        number: int,
+        state: TrialState,
+        *,
+        score: float | None = None,
+        std: float | None = None,
+        estimate: float | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """End a trial with its result and stop what of it is still open; without effect if that was done before."""
+        with self._changing() as change:
+            found = change.connection.execute(
+                select(TrialRow.params, TrialRow.reason, TrialRow.finished_at).where(*self._trial(number))
+            ).one_or_none()
+            if found is None:
+                raise StorageError(f"the study has no trial {number}")
+            if found.finished_at is not None:
+                return
+            reason = reason or found.reason
+            result = {"state": state, "score": score, "std": std, "estimate": estimate, "reason": reason}
+            leases.end_open(change, number, OPEN_STATES, reason=reason)
+            finished = update(TrialRow).where(*self._trial(number))
+            change.connection.execute(finished.values(**result, finished_at=change.now))
+            runs = leases.fold_runs(change, FoldRunRow.trial == number)
+            payload = result | {
+                "params": found.params,
+                "fold_scores": [run.score for run in runs],
+                "best": _best(change),
+            }
+            change.event(EventKind.TRIAL_FINISHED, payload, trial=number)
+
+    def mark_told(self, number: int) -> None:
+        """Note that the sampler knows the trial's result."""
+        with writing(self.engine) as connection:
+            connection.execute(update(TrialRow).where(*self._trial(number)).values(told=True))
+
+    def set_cursor(self, tracker: str, sequence: int) -> None:
+        """Note that the tracker has all events up to `sequence`."""
+        cursor = update(CursorRow).where(CursorRow.study_id == self.study_id, CursorRow.tracker == tracker)
+        with self._changing() as change:
+            if change.connection.execute(cursor.values(sequence=sequence)).rowcount == 0:
+                values = {"study_id": self.study_id, "tracker": tracker, "sequence": sequence}
+                change.connection.execute(insert(CursorRow), values)
+
+    def acquire_role(self, role: str, owner: str, *, lease_seconds: float) -> bool:
+        """Take or renew a role that is free, lapsed or this owner's; False while somebody else holds it."""
+        with self._changing() as change:
+            holder = change.connection.execute(
+                select(RoleRow.owner, RoleRow.expires_at).where(*self._role(role))
+            ).one_or_none()
+            values = {"owner": owner, "expires_at": change.now + lease_seconds}
+            if holder is None:
+                change.connection.execute(insert(RoleRow), {"study_id": self.study_id, "role": role} | values)
+            elif holder.owner != owner and holder.expires_at >= change.now:
+                return False
+            else:
+                change.connection.execute(update(RoleRow).where(*self._role(role)).values(**values))
+            return True
+
+    def release_role(self, role: str, owner: str) -> None:
+        """Leave the role to the next that asks; without effect if somebody else holds it."""
+        with writing(self.engine) as connection:
+            connection.execute(delete(RoleRow).where(*self._role(role), RoleRow.owner == owner))
+
+    def finish_study(self, reason: str) -> None:
+        """End the study; without effect if it has ended before."""
+        self._set_study(StudyState.FINISHED, EventKind.STUDY_FINISHED, {"reason": reason})
+
+    def reopen_study(self) -> None:
+        """Let an ended study go on; without effect if it has not ended."""
+        self._set_study(StudyState.RUNNING, EventKind.STUDY_REOPENED, {})
+
+    def _set_study(self, state: StudyState, kind: EventKind, payload: dict[str, Any]) -> None:
+        changed = update(StudyRow).where(StudyRow.id == self.study_id, StudyRow.state != state)
+        with self._changing() as change:
+            if change.connection.execute(changed.values(state=state)).rowcount:
+                change.event(kind, payload)
+
+    def _changing(self) -> AbstractContextManager[Change]:
+        return changing(self.engine, self.study_id)
+
+    def _trial(self, number: int) -> tuple[ColumnElement[bool], ...]:
+        return TrialRow.study_id == self.study_id, TrialRow.number == number
+
+    def _role(self, role: str) -> tuple[ColumnElement[bool], ...]:
+        return RoleRow.study_id == self.study_id, RoleRow.role == role
+
+
+def _best(change: Change) -> dict[str, Any] | None:
+    """The best of the complete trials by the study's direction; the earlier of equals."""
+    direction = change.connection.scalar(select(StudyRow.direction).where(StudyRow.id == change.study_id))
+    order = TrialRow.score.desc() if direction == "maximize" else TrialRow.score.asc()
+    best = (
+        select(TrialRow.number, TrialRow.score)
+        .where(TrialRow.study_id == change.study_id, TrialRow.state == TrialState.COMPLETE)
+        # NaN is larger than every number on both databases.
+        .where(TrialRow.score <= math.inf)
+        .order_by(order, TrialRow.number)
+        .limit(1)
+    )
+    found = change.connection.execute(best).one_or_none()
+    return None if found is None else {"trial": found.number, "score": found.score}

@@ -1,0 +1,168 @@
+"""What the ledger hands out: the states, and one frozen record per study, trial, fold run, epoch, claim and event."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from typing import Any, Literal, Protocol
+
+Direction = Literal["maximize", "minimize"]
+
+
+class StudyState(StrEnum):
+    """Whether a study still wants trials."""
+
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+class TrialState(StrEnum):
+    """RUNNING until the trial's end is decided; then no fold run of it is claimed any more."""
+
+    RUNNING = auto()
+    COMPLETE = auto()
+    STOPPED = auto()
+    FAILED = auto()
+
+
+class FoldRunState(StrEnum):
+    """WAITING, LEASED and PAUSED change into one another; DONE, STOPPED and FAILED are for good."""
+
+    WAITING = auto()
+    LEASED = auto()
+    PAUSED = auto()
+    DONE = auto()
+    STOPPED = auto()
+    FAILED = auto()
+
+
+OPEN_STATES = frozenset({FoldRunState.WAITING, FoldRunState.LEASED, FoldRunState.PAUSED})
+
+
+class EventKind(StrEnum):
+    """What happened; the payload of each kind is listed in docs/architecture.md."""
+
+    STUDY_CREATED = auto()
+    TRIAL_STARTED = auto()
+    FOLD_STARTED = auto()
+    EPOCH = auto()
+    FOLD_FINISHED = auto()
+    FOLD_RELEASED = auto()
+    TRIAL_FINISHED = auto()
+    STUDY_FINISHED = auto()
+    STUDY_REOPENED = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """A study: what is searched, on which data, since when (seconds since 1970, the database's clock)."""
+
+    id: int
+    name: str
+    state: StudyState
+    config: dict[str, Any]
+    metric: str
+    direction: Direction
+    num_folds: int
+    fingerprints: dict[str, str]
+    provenance: dict[str, Any]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """A trial and the score of each of its folds, None where the fold run is not DONE."""
+
+    number: int
+    state: TrialState
+    params: dict[str, Any]
+    score: float | None
+    std: float | None
+    estimate: float | None
+    reason: str | None
+    told: bool
+    fold_scores: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldRun:
+    """One fold of one trial; `owner` is who holds it or held it last.
+
+    `attempt` counts from 1 and rises when a lease was lost, not when it was given back; `num_epochs` are the epochs
+    recorded so far and `seconds` the time they took.
+    """
+
+    id: int
+    trial: int
+    fold: int
+    state: FoldRunState
+    owner: str | None
+    token: int
+    expires_at: float | None
+    attempt: int
+    reason: str | None
+    score: float | None
+    best_epoch: int | None
+    num_epochs: int
+    checkpoint: str | None
+    predictions: str | None
+    seconds: float
+
+
+class ScoredEpoch(Protocol):
+    """What a training reports after an epoch (counted from 1); objectives' EpochScore is one."""
+
+    @property
+    def epoch(self) -> int:
+        """From 1."""
+
+    @property
+    def score(self) -> float:
+        """The study's metric on the validation rows."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Whatever else was measured."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the epoch took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One recorded epoch of a fold run."""
+
+    trial: int
+    fold: int
+    epoch: int
+    score: float
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A fold run under a lease; every write shows the fencing `token`, and later claims have larger ones."""
+
+    fold_run: int
+    trial: int
+    fold: int
+    token: int
+    attempt: int
+    owner: str
+    params: dict[str, Any]
+    checkpoint: str | None
+    num_epochs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One change of a study; sequences start at 1 and have no gaps."""
+
+    sequence: int
+    at: float
+    kind: EventKind
+    trial: int | None
+    fold: int | None
+    epoch: int | None
+    payload: dict[str, Any]

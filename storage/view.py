@@ -1,0 +1,98 @@
+"""Reading a ledger: each method is one look at the database that keeps no writer waiting."""
+
+import zlib
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, func, select
+
+from storage.catalog import STUDY_COLUMNS
+from storage.database import reading
+from storage.errors import StorageError
+from storage.leases import COLUMNS as FOLD_RUN_COLUMNS
+from storage.records import EpochRecord, Event, FoldRun, FoldRunState, StudyRecord, TrialRecord
+from storage.tables import CursorRow, EpochRow, EventRow, FoldRunRow, StudyRow, TrialRow
+
+TRIAL_COLUMNS = [c for c in TrialRow.__table__.columns if c.name not in ("study_id", "finished_at")]
+EPOCH_COLUMNS = [c for c in EpochRow.__table__.columns if c.name != "study_id"]
+EVENT_COLUMNS = [c for c in EventRow.__table__.columns if c.name != "study_id"]
+
+
+class LedgerView:
+    """One study's ledger, to be looked at; every method may raise StorageError."""
+
+    def __init__(self, engine: Engine, study_id: int) -> None:
+        self.engine = engine
+        self.study_id = study_id
+
+    def study(self) -> StudyRecord:
+        """The study as it is now."""
+        with reading(self.engine) as connection:
+            found = connection.execute(select(*STUDY_COLUMNS).where(StudyRow.id == self.study_id)).mappings()
+            row = found.one_or_none()
+        if row is None:
+            raise StorageError(f"the database has no study with id {self.study_id}")
+        return StudyRecord(**row)
+
+    def assignments(self) -> NDArray[np.int16]:
+        """The fold manifest: the fold of every row of the data; shape (rows,)."""
+        with reading(self.engine) as connection:
+            packed = connection.scalar(select(StudyRow.assignments).where(StudyRow.id == self.study_id))
+        if packed is None:
+            raise StorageError(f"the database has no study with id {self.study_id}")
+        return np.frombuffer(zlib.decompress(packed), dtype="<i2").astype(np.int16)
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials by number."""
+        trials = select(*TRIAL_COLUMNS).where(TrialRow.study_id == self.study_id).order_by(TrialRow.number)
+        runs = (
+            select(FoldRunRow.trial, FoldRunRow.state, FoldRunRow.score)
+            .where(FoldRunRow.study_id == self.study_id)
+            .order_by(FoldRunRow.trial, FoldRunRow.fold)
+        )
+        # The trials first: a trial that is added between the two questions is missing in both, not in one.
+        with reading(self.engine) as connection:
+            rows = connection.execute(trials).mappings().all()
+            by_trial = groupby(connection.execute(runs), key=lambda run: run.trial)
+            scores = {
+                trial: tuple(run.score if run.state is FoldRunState.DONE else None for run in group)
+                for trial, group in by_trial
+            }
+        return [TrialRecord(**row, fold_scores=scores[row["number"]]) for row in rows]
+
+    def fold_runs(self) -> list[FoldRun]:
+        """All fold runs by trial and fold."""
+        runs = select(*FOLD_RUN_COLUMNS).where(FoldRunRow.study_id == self.study_id)
+        with reading(self.engine) as connection:
+            rows = connection.execute(runs.order_by(FoldRunRow.trial, FoldRunRow.fold)).mappings()
+            return [FoldRun(**row) for row in rows]
+
+    def epochs(self, *, trial: int | None = None) -> list[EpochRecord]:
+        """All recorded epochs, or one trial's, by trial, fold and epoch."""
+        epochs = select(*EPOCH_COLUMNS).where(EpochRow.study_id == self.study_id)
+        if trial is not None:
+            epochs = epochs.where(EpochRow.trial == trial)
+        with reading(self.engine) as connection:
+            rows = connection.execute(epochs.order_by(EpochRow.trial, EpochRow.fold, EpochRow.epoch)).mappings()
+            return [EpochRecord(**row) for row in rows]
+
+    def counts(self) -> dict[FoldRunState, int]:
+        """How many fold runs are in each state, zeros included."""
+        counts = select(FoldRunRow.state, func.count()).where(FoldRunRow.study_id == self.study_id)
+        with reading(self.engine) as connection:
+            found = dict(connection.execute(counts.group_by(FoldRunRow.state)).tuples().all())
+        return {state: found.get(state, 0) for state in FoldRunState}
+
+    def events(self, *, after: int = 0, limit: int = 500) -> list[Event]:
+        """The first `limit` events whose sequence is larger than `after`, in order."""
+        events = select(*EVENT_COLUMNS).where(EventRow.study_id == self.study_id, EventRow.sequence > after)
+        with reading(self.engine) as connection:
+            rows = connection.execute(events.order_by(EventRow.sequence).limit(limit)).mappings()
+            return [Event(**row) for row in rows]
+
+    def cursor(self, tracker: str) -> int:
+        """The sequence of the last event the tracker has; 0 if it has none."""
+        mine = select(CursorRow.sequence).where(CursorRow.study_id == self.study_id, CursorRow.tracker == tracker)
+        with reading(self.engine) as connection:
+            return connection.scalar(mine) or 0
