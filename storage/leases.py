@@ -123,13 +123,18 @@ def give_back_lost(change: Change, runs: Iterable[FoldRun], *, reason: str, max_
 
 
 def end_with_trial(change: Change, run: FoldRun, state: FoldRunState, *, reason: str | None) -> None:
-    """End a fold run as STOPPED or FAILED, and with it its trial and what of that is waiting or paused."""
+    """End a fold run as STOPPED or FAILED, and its trial with it."""
     end(change, run, state, reason=reason)
+    end_trial(change, run.trial, TrialState(state), reason=reason)
+
+
+def end_trial(change: Change, number: int, state: TrialState, *, reason: str | None) -> None:
+    """Decide a trial's end, unless it is decided already, and stop what of it is waiting or paused."""
     trial = update(TrialRow).where(
-        TrialRow.study_id == change.study_id, TrialRow.number == run.trial, TrialRow.state == TrialState.RUNNING
+        TrialRow.study_id == change.study_id, TrialRow.number == number, TrialRow.state == TrialState.RUNNING
     )
-    change.connection.execute(trial.values(state=TrialState(state), reason=reason))
-    end_open(change, run.trial, {FoldRunState.WAITING, FoldRunState.PAUSED}, reason=reason)
+    change.connection.execute(trial.values(state=state, reason=reason))
+    end_open(change, number, {FoldRunState.WAITING, FoldRunState.PAUSED}, reason=reason)
 
 
 def end_open(change: Change, trial: int, states: Iterable[FoldRunState], *, reason: str | None) -> None:

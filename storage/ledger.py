@@ -97,10 +97,11 @@ class Ledger(LedgerView):
         best_epoch: int | None = None,
         predictions: str | None = None,
         reason: str | None = None,
+        stop_reason: str | None = None,
     ) -> None:
         """End the lease with the fold run DONE (score, best epoch, predictions), PAUSED or FAILED.
 
-        FAILED ends the trial, and with it what of it is waiting or paused.
+        FAILED ends the trial, and with it what of it is waiting or paused; so does DONE with a `stop_reason`.
         """
         with self._changing() as change:
             run = leases.held(change, claim)
@@ -108,6 +109,8 @@ class Ledger(LedgerView):
                 case FoldRunState.DONE:
                     result = {"score": score, "best_epoch": best_epoch, "predictions": predictions}
                     leases.end(change, run, state, reason=reason, **result)
+                    if stop_reason is not None:
+                        leases.end_trial(change, run.trial, TrialState.STOPPED, reason=stop_reason)
                 case FoldRunState.PAUSED:
                     leases.give_back(change, run, state, reason=reason, attempt=run.attempt)
                 case FoldRunState.FAILED:
@@ -212,6 +215,11 @@ class Ledger(LedgerView):
         """Leave the role to the next that asks; without effect if somebody else holds it."""
         with writing(self.engine) as connection:
             connection.execute(delete(RoleRow).where(*self._role(role), RoleRow.owner == owner))
+
+    def update_config(self, config: dict[str, Any]) -> None:
+        """Record what of the study file may change while a study goes on: its budget, storage and trackers."""
+        with writing(self.engine) as connection:
+            connection.execute(update(StudyRow).where(StudyRow.id == self.study_id).values(config=config))
 
     def finish_study(self, reason: str) -> None:
         """End the study; without effect if it has ended before."""

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select
 
 from storage.catalog import STUDY_COLUMNS
-from storage.database import reading
+from storage.database import clock, reading
 from storage.errors import StorageError
 from storage.leases import COLUMNS as FOLD_RUN_COLUMNS
 from storage.records import EpochRecord, Event, FoldRun, FoldRunState, StudyRecord, TrialRecord
-from storage.tables import CursorRow, EpochRow, EventRow, FoldRunRow, StudyRow, TrialRow
+from storage.tables import CounterRow, CursorRow, EpochRow, EventRow, FoldRunRow, RoleRow, StudyRow, TrialRow
 
 TRIAL_COLUMNS = [c for c in TrialRow.__table__.columns if c.name not in ("study_id", "finished_at")]
 EPOCH_COLUMNS = [c for c in EpochRow.__table__.columns if c.name != "study_id"]
@@ -90,6 +90,19 @@ class LedgerView:
         with reading(self.engine) as connection:
             rows = connection.execute(events.order_by(EventRow.sequence).limit(limit)).mappings()
             return [Event(**row) for row in rows]
+
+    def last_sequence(self) -> int:
+        """The sequence of the last event."""
+        last = select(CounterRow.last_sequence).where(CounterRow.study_id == self.study_id)
+        with reading(self.engine) as connection:
+            return connection.scalar(last) or 0
+
+    def live_roles(self, prefix: str) -> list[str]:
+        """The roles whose names begin so and whose lease has not lapsed."""
+        named = RoleRow.role.startswith(prefix, autoescape=True)
+        live = select(RoleRow.role).where(RoleRow.study_id == self.study_id, named, RoleRow.expires_at >= clock())
+        with reading(self.engine) as connection:
+            return list(connection.scalars(live.order_by(RoleRow.role)))
 
     def cursor(self, tracker: str) -> int:
         """The sequence of the last event the tracker has; 0 if it has none."""
