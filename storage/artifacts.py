@@ -1,0 +1,98 @@
+"""Checkpoints, predictions and reports behind a URL: a local folder, or whatever fsspec reaches."""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from storage.database import redact
+from storage.errors import StorageError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Artifacts:
+    """Named bytes under one folder or URL; names are relative paths with `/`. Every method raises StorageError."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        with _explaining(redact(url)):
+            self._filesystem, self._root = fsspec.core.url_to_fs(url)
+        self._local = isinstance(self._filesystem, LocalFileSystem)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store the bytes whole or not at all; what was there under the name is replaced."""
+        path = self._path(name)
+        with _explaining(path):
+            if self._local:
+                _write(Path(path), data)
+            else:
+                self._filesystem.pipe_file(path, data)
+
+    def get(self, name: str) -> bytes:
+        """The bytes that were put."""
+        path = self._path(name)
+        with _explaining(path):
+            data: bytes = self._filesystem.cat_file(path)
+            return data
+
+    def delete(self, name: str) -> None:
+        """Remove it; without effect if it is not there."""
+        path = self._path(name)
+        with _explaining(path), suppress(FileNotFoundError):
+            self._filesystem.rm_file(path)
+
+    def exists(self, name: str) -> bool:
+        """Whether it is there."""
+        path = self._path(name)
+        with _explaining(path):
+            return bool(self._filesystem.isfile(path))
+
+    def _path(self, name: str) -> str:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+            raise StorageError(f"artifact name: found {name!r}, expected a relative path inside {redact(self.url)}")
+        return f"{self._root}/{'/'.join(parts)}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write beside the final name, let the disk confirm it, then rename: a reader sees the old bytes or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explaining(place: str) -> Iterator[None]:
+    """Turn a file system's errors into one line that names the path."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StorageError(f"{place}: there is no such artifact") from None
+    except OSError as error:
+        reason = "the disk is full" if error.errno in FULL else error.strerror or str(error)
+        raise StorageError(f"{place}: {reason}") from None
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"{place}: {error}") from None
