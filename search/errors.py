@@ -21,7 +21,7 @@ from storage.errors import StorageError
 
 
 class ConfigError(ValueError):
-    """The study file, an option or the environment cannot be used; one line with the key, what was found and expected."""
+    """The study file, an option or the environment cannot be used; one line: the key, what was found and expected."""
 
 
 USER_ERRORS = (ConfigError, DataError, StorageError, EncoderError)

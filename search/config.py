@@ -1,0 +1,277 @@
+"""The study file as frozen models: what may stand in it, how it is loaded, recorded and compared."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from models.params import ModelParams, Scalar
+from objectives.data import DataSpec
+from objectives.params import TrainingParams
+from search.errors import ConfigError
+from search.parameters import Choices, Domain, Range, check_conditions, check_domains
+from search.study_file import Override, apply_override, parse_override, read_study_file
+from search.wording import describe, dotted, flat, location, shown, unmet, without_password
+
+_DURATION = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?")
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_RECORD = "the study's record"
+_MAY_CHANGE = {"budget", "storage", "trackers"}
+
+
+def _parse_time(value: object) -> float | None:
+    """Seconds of "1h30m", or of a number of seconds."""
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        counts = _DURATION.fullmatch(str(value))
+        seconds = sum(int(count) * _SECONDS[unit] for unit, count in counts.groupdict("0").items()) if counts else 0.0
+    if not seconds > 0:
+        raise unmet("a time above 0 such as 2h, 90m, 1h30m or a number of seconds")
+    return seconds
+
+
+def _check_time(value: Any) -> Any:
+    _parse_time(value)
+    return value
+
+
+def _switch(value: object) -> object:
+    """Let `mlflow: null` and `mlflow: false` switch a tracker off, `true` on."""
+    return {"enabled": bool(value)} if value is None or isinstance(value, bool) else value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# Neither a dump nor a repr of the study file shows the password of an address.
+Address = Annotated[str, Field(min_length=1, repr=False), PlainSerializer(without_password)]
+
+
+class GoalConfig(_Section):
+    """What is sought, and how configurations are proposed."""
+
+    metric: Literal["macro_f1", "accuracy"] = Field(
+        "macro_f1", description="The score of an epoch on the validation rows; the best epoch counts."
+    )
+    sampler: Literal["tpe", "random", "grid"] = Field(
+        "tpe", description="How Optuna proposes configurations; grid tries every combination once, in order."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the proposals, of initialisation and of the batch order.")
+
+
+class FoldsConfig(_Section):
+    """How the rows are split for cross-validation; frozen when the study begins."""
+
+    k: int = Field(5, ge=2, le=100, description="Number of folds.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the split.")
+    stratified: bool = Field(True, description="Whether every fold gets its share of every class.")
+    group_duplicates: bool = Field(True, description="Whether rows with equal texts stay in one fold.")
+
+
+class RaceConfig(_Section):
+    """When a trial is stopped before all its folds are trained."""
+
+    rule: Literal["forgiving", "none"] = Field(
+        "forgiving",
+        description="forgiving: stop a trial whose mean over its finished folds is not better than the best trial's "
+        "worst of those folds; none: train everything.",
+    )
+    min_trials: int = Field(3, ge=1, description="Complete trials before anything is stopped.")
+    min_epochs: int = Field(2, ge=1, description="Epochs before a fold run is stopped within a fold.")
+
+
+class BudgetConfig(_Section):
+    """When the search ends; whichever comes first."""
+
+    trials: int = Field(30, ge=1, description="Trials of the whole study, continued runs included.")
+    time: Annotated[str | float | None, PlainValidator(_check_time)] = Field(
+        None, description="Time of one `search run`: 2h, 90m, 1h30m or seconds; null for no limit."
+    )
+
+    @property
+    def seconds(self) -> float | None:
+        """`time` in seconds."""
+        return _parse_time(self.time)
+
+
+class StorageConfig(_Section):
+    """Where the study is kept; paths are relative to the working directory."""
+
+    url: Address = Field(
+        "sqlite:///studies/search.db",
+        description="SQLAlchemy URL of the study's database; its password belongs in SEARCH_STORAGE_PASSWORD.",
+    )
+    artifacts: Address = Field("studies/artifacts", description="Folder or fsspec URL of checkpoints and predictions.")
+    cache: str = Field("studies/cache", min_length=1, description="Folder of tokens and embeddings; may be deleted.")
+
+
+class MlflowConfig(_Section):
+    """MLflow, filled from the ledger."""
+
+    enabled: bool = Field(True, description="Whether results are published to MLflow.")
+    uri: Address = Field("sqlite:///studies/mlflow.db", description="MLflow tracking URI: a database or a server.")
+
+
+class NeptuneConfig(_Section):
+    """Neptune, filled from the ledger; online with NEPTUNE_API_TOKEN and NEPTUNE_PROJECT, else offline."""
+
+    enabled: bool = Field(False, description="Whether results are published to Neptune; needs the extra `neptune`.")
+    directory: str = Field("studies/neptune", min_length=1, description="Folder of the offline runs.")
+
+
+class TrackersConfig(_Section):
+    """Where people look at results; null or false switches one off."""
+
+    mlflow: Annotated[MlflowConfig, BeforeValidator(_switch)] = MlflowConfig()
+    neptune: Annotated[NeptuneConfig, BeforeValidator(_switch)] = NeptuneConfig()
+
+
+class StudyConfig(_Section):
+    """The whole study file."""
+
+    study: GoalConfig = GoalConfig()
+    data: DataSpec
+    model: ModelParams
+    training: TrainingParams = TrainingParams()
+    space: dict[str, Domain] = Field(default_factory=dict)
+    folds: FoldsConfig = FoldsConfig()
+    race: RaceConfig = RaceConfig()
+    budget: BudgetConfig = BudgetConfig()
+    storage: StorageConfig = StorageConfig()
+    trackers: TrackersConfig = TrackersConfig()
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _drop_what_is_not_searched(cls, space: object) -> object:
+        return {name: form for name, form in space.items() if form is not None} if isinstance(space, dict) else space
+
+    @field_validator("space")
+    @classmethod
+    def _fits_the_fields(cls, space: dict[str, Range | Choices]) -> dict[str, Range | Choices]:
+        return check_domains(space)
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> Self:
+        check_conditions(self.space, self.fixed)
+        for name, domain in self.space.items() if self.study.sampler == "grid" else ():
+            if domain.values() is None:
+                raise unmet(
+                    "a step, for the sampler is grid",
+                    path=("space", name),
+                    found=domain.model_dump(exclude_defaults=True),
+                )
+        return self
+
+    @property
+    def fixed(self) -> dict[str, Scalar]:
+        """The fixed value of every parameter, searched or not."""
+        return {**self.model.model_dump(), **self.training.model_dump()}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read the study file, then lay `section.field=value` overrides over it.
+
+    A relative `data.path` starts at the study file's folder, in an override at the working directory. `space.NAME=null`
+    takes a parameter out of the space. Raises ConfigError, one line.
+    """
+    sections = read_study_file(path)
+    _anchor(sections, path.parent)
+    return _overridden(sections, overrides, source=str(path))
+
+
+def config_from_record(record: Mapping[str, Any]) -> StudyConfig:
+    """Return the config that `to_record` recorded; raises ConfigError if this version does not understand it."""
+    return _validated(record, source=_RECORD)
+
+
+def on_this_machine(record: Mapping[str, Any], overrides: Sequence[str]) -> StudyConfig:
+    """Return a recorded config with overrides of what may differ between machines: where things are.
+
+    Raises ConfigError for an override of anything else.
+    """
+    for setting in map(parse_override, overrides):
+        if setting.path != ("data", "path") and setting.path[0] not in ("storage", "trackers"):
+            raise ConfigError(f"--set {dotted(setting.path)}: expected data.path, storage.* or trackers.* here")
+    return _overridden(deepcopy(dict(record)), overrides, source=_RECORD)
+
+
+def to_record(config: StudyConfig) -> dict[str, Any]:
+    """Return all sections as JSON has them, passwords removed; `config_from_record` reads it."""
+    return config.model_dump(mode="json")
+
+
+def fingerprint(config: StudyConfig) -> str:
+    """Return the sha256 of all that must not change when the study is continued."""
+    return hashlib.sha256(json.dumps(_lasting(config), sort_keys=True).encode()).hexdigest()
+
+
+def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
+    """Name what must not change but did, as in "training.epochs: 3 -> 4"; empty if the study may be continued."""
+    before, after = flat(_lasting(begun)), flat(_lasting(now))
+    return [
+        f"{key}: {_written(before, key)} -> {_written(after, key)}"
+        for key in before | after
+        if (key in before, before.get(key)) != (key in after, after.get(key))
+    ]
+
+
+def _lasting(config: StudyConfig) -> dict[str, Any]:
+    # The file may move; the ledger knows its content by a fingerprint of its own.
+    return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": {"path"}})
+
+
+def _written(leaves: Mapping[str, Any], key: str) -> str:
+    return shown(leaves[key]) if key in leaves else "nothing"
+
+
+def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
+    data = sections.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        data["path"] = str((folder / Path(data["path"]).expanduser()).resolve())
+
+
+def _overridden(sections: dict[str, Any], overrides: Sequence[str], *, source: str) -> StudyConfig:
+    settings = [parse_override(text) for text in overrides]
+    for setting in settings:
+        apply_override(sections, setting)
+    _anchor(sections, Path.cwd())
+    config = _validated(sections, source=source, settings=settings)
+    for section, name in (setting.path for setting in settings if len(setting.path) == 2):
+        if section in ("model", "training") and name in config.space:
+            raise ConfigError(f"--set {section}.{name}: {name} is searched; add --set space.{name}=null to fix it")
+    return config
+
+
+def _validated(sections: Mapping[str, Any], *, source: str, settings: Sequence[Override] = ()) -> StudyConfig:
+    try:
+        as_json = json.dumps(sections, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{source}: expected finite numbers, text, lists and sections only") from None
+    try:
+        # As JSON, because pydantic's strict mode then takes lists for tuples and text for paths, and nothing else.
+        return StudyConfig.model_validate_json(as_json, strict=True)
+    except ValidationError as error:
+        # A misspelt key comes before the key that is missing because of it.
+        problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+    overridden = any(setting.concerns(location(problems[0])) for setting in settings)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    raise ConfigError(f"{'--set ' if overridden else f'{source}: '}{describe(problems[0], StudyConfig)}{more}")

@@ -1,0 +1,83 @@
+"""The space of a study: what a trial samples of it, what then stands for all parameters, and every combination."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from models.params import ModelParams, Scalar
+from objectives.params import Params
+from search.config import StudyConfig
+from search.errors import ConfigError
+from search.parameters import Choices, Range, is_active
+from search.wording import describe
+
+if TYPE_CHECKING:
+    import optuna
+
+MOST_COMBINATIONS = 100_000
+
+
+def suggest(trial: "optuna.Trial", config: StudyConfig) -> dict[str, Scalar]:
+    """Sample the searched parameters in the order of their declaration, those alone that have any effect."""
+    sampled: dict[str, Scalar] = {}
+    for name, domain in config.space.items():
+        if is_active(name, config.fixed | sampled):
+            sampled[name] = _suggest(trial, name, domain)
+    return sampled
+
+
+def resolve(config: StudyConfig, sampled: dict[str, Scalar]) -> Params:
+    """Return all parameters of a trial, the sampled over the fixed; raises ConfigError if the models refuse them."""
+    model, training = config.model.model_dump(), config.training.model_dump()
+    for name, value in sampled.items():
+        (model if name in ModelParams.model_fields else training)[name] = value
+    try:
+        return Params.model_validate({"model": model, "training": training})
+    except ValidationError as error:
+        problem = describe(error.errors(include_url=False)[0], Params)
+        raise ConfigError(f"the parameters of a trial: {problem}") from None
+
+
+def field_values(config: StudyConfig, name: str) -> list[Scalar]:
+    """The values that parameter `name` may take: the choices, the two ends of a range, or the fixed one."""
+    domain = config.space.get(name)
+    if isinstance(domain, Range):
+        return [domain.low, domain.high]
+    return domain.values() if domain else [config.fixed[name]]
+
+
+def grid(config: StudyConfig) -> list[dict[str, Scalar]]:
+    """Return every distinct combination that `suggest` could sample, the last parameter varying fastest.
+
+    Raises ConfigError where a range has no step or there are over 100,000 combinations.
+    """
+    combinations: list[dict[str, Scalar]] = [{}]
+    for name, domain in config.space.items():
+        values = domain.values()
+        if values is None:
+            raise ConfigError(f"space.{name}: expected a step or choices, for a grid lists all values")
+        grown = _extend(combinations, name=name, values=values, fixed=config.fixed)
+        combinations = list(islice(grown, MOST_COMBINATIONS + 1))
+        if len(combinations) > MOST_COMBINATIONS:
+            raise ConfigError(f"space: the grid has more than {MOST_COMBINATIONS:,} combinations")
+    return combinations
+
+
+def _extend(
+    combinations: list[dict[str, Scalar]], *, name: str, values: Sequence[Scalar], fixed: dict[str, Scalar]
+) -> Iterator[dict[str, Scalar]]:
+    for chosen in combinations:
+        if is_active(name, fixed | chosen):
+            yield from ({**chosen, name: value} for value in values)
+        else:
+            yield chosen
+
+
+def _suggest(trial: "optuna.Trial", name: str, domain: Range | Choices) -> Scalar:
+    if isinstance(domain, Choices):
+        return trial.suggest_categorical(name, domain.choices)
+    if isinstance(domain.low, int) and isinstance(domain.high, int):
+        return trial.suggest_int(name, domain.low, domain.high, step=int(domain.step or 1), log=domain.log)
+    return trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)

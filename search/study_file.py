@@ -1,0 +1,118 @@
+"""Reads the study file: YAML without its surprises, and the `--set a.b=c` of the command line laid over it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search.errors import ConfigError
+
+_MOST_BYTES = 1_000_000
+_FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only: no repeated keys, no aliases, no dates; 1e-5 is a number."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to declare them
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="an alias (*name) is not supported", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[object] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """One `--set a.b=c` of the command line."""
+
+    path: tuple[str, ...]
+    value: Any
+
+    def concerns(self, path: Sequence[int | str]) -> bool:
+        """Whether `path` leads to, into or towards what is set."""
+        shared = min(len(path), len(self.path))
+        return tuple(path[:shared]) == self.path[:shared]
+
+
+def parse_override(text: str) -> Override:
+    """Read `a.b=c`, the value as YAML; raises ConfigError."""
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(f"--set {path}: expected section.field=value")
+    return Override(path=tuple(path.strip().split(".")), value=_parse(value, f"--set {path}"))
+
+
+def read_study_file(path: Path) -> dict[str, Any]:
+    """Return the sections of the file, those without content left out; raises ConfigError."""
+    sections = _parse(_read_text(path), str(path))
+    if sections is None:
+        raise ConfigError(f"{path}: the file is empty, expected at least the sections data and model")
+    if not isinstance(sections, dict):
+        raise ConfigError(f"{path}: found {_kind(sections)}, expected sections with `key: value` lines")
+    return {str(key): section for key, section in sections.items() if section is not None}
+
+
+def apply_override(sections: dict[str, Any], override: Override) -> None:
+    """Set one value in place, with the sections that lead to it; raises ConfigError where a value stands in the way."""
+    *parents, name = override.path
+    section: Any = sections
+    for depth, parent in enumerate(parents, start=1):
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            key = ".".join(parents[:depth])
+            raise ConfigError(f"--set {'.'.join(override.path)}: {key} is {_kind(section)}, set it as a whole")
+    section[name] = override.value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"{path}: larger than {_MOST_BYTES:,} bytes, expected a study file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}: found the byte 0x{content[error.start]:02x} in line {line}, expected UTF-8 text"
+        ) from None
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{source}: not valid YAML{line}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: nested too deeply") from None
+
+
+def _kind(value: object) -> str:
+    return "a list" if isinstance(value, list) else "a single value"

@@ -1,0 +1,114 @@
+"""What is wrong with a study file, in its own words: the key, what was found, what was expected, on one line."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from search.errors import nearest
+
+_LONGEST_FOUND = 60
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a section of `key: value` lines",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "a section of `key: value` lines",
+    "path_type": "a path",
+    "string_too_short": "text that is not empty",
+    "string_type": "text",
+    "too_short": "a list that is not empty",
+    "tuple_type": "a list",
+    "unmet": "{expected}",
+}
+
+
+def unmet(expected: str, *, path: Sequence[int | str] = (), **found: object) -> PydanticCustomError:
+    """Make the error of a validator: what was expected, and `path` and `found` where they are not what is validated."""
+    place = {"path": tuple(path)} if path else {}
+    return PydanticCustomError("unmet", "expected {expected}", {"expected": expected, **place, **found})
+
+
+def no_effect(message: str, *, path: Sequence[int | str]) -> PydanticCustomError:
+    """Make the error of something that is right by itself but can do nothing."""
+    return PydanticCustomError("no_effect", "{message}", {"message": message, "path": tuple(path)})
+
+
+def location(error: ErrorDetails) -> tuple[int | str, ...]:
+    """The path to the key that `error` is about."""
+    path = tuple(error.get("ctx", {}).get("path") or error["loc"])
+    # The third part below `space` may be pydantic's tag of the form that was tried, which is no key of the file.
+    tagged = path[:1] == ("space",) and path[2:3] in {("range",), ("choices",)}
+    return (*path[:2], *path[3:]) if tagged else path
+
+
+def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
+    """Say on one line, passwords removed, what is wrong with which key of `model`."""
+    path = location(error)
+    if error["type"] == "missing":
+        return f"{dotted(path)}: missing"
+    if error["type"] == "extra_forbidden":
+        return f"{dotted(path)}: unknown key; {suggestion(str(path[-1]), known_keys(model, path[:-1]))}"
+    if error["type"] not in _EXPECTED:
+        return without_password(f"{dotted(path)}: {error['msg'].removeprefix('Value error, ')}")
+    found = error.get("ctx", {}).get("found", error["input"])
+    return f"{dotted(path)}: found {shown(found)}, expected {expected(error)}"
+
+
+def expected(error: ErrorDetails) -> str:
+    """What would have been right in place of what `error` found."""
+    template = _EXPECTED.get(error["type"])
+    return template.format_map(error.get("ctx", {})) if template else error["msg"]
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """Name the nearest known word, or all of them."""
+    close = nearest(word, known)
+    return f"did you mean {close}?" if close else f"expected one of {', '.join(known)}"
+
+
+def known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The keys of the section of `model` that `path` leads to."""
+    for part in path:
+        inner = model.model_fields[str(part)].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ["low", "high", "step", "log", "choices"]
+        model = inner
+    return list(model.model_fields)
+
+
+def shown(value: object) -> str:
+    """Write a value as the study file would, shortened, passwords removed."""
+    text = without_password(json.dumps(value, ensure_ascii=False, default=str))
+    return text if len(text) <= _LONGEST_FOUND else f"{text[: _LONGEST_FOUND - 3]}..."
+
+
+def without_password(text: str) -> str:
+    """Remove the passwords of all URLs in `text`, the user names stay."""
+    text = re.sub(r"(//[^:/@\s]*):\S*@", r"\1@", text)
+    return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&\s\"]*", r"\1", text)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        leaves |= inner
+    return leaves
+
+
+def dotted(path: Sequence[int | str]) -> str:
+    """Write a path as in `data.text[0]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")

@@ -1,0 +1,226 @@
+"""The space: what is suggested, under which conditions, and what a study may search at all."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from models.params import ModelParams
+from objectives.params import TrainingParams
+from search.config import StudyConfig, load_config
+from search.errors import ConfigError
+from search.parameters import PARAMETERS, Choices, Range
+from search.space import field_values, grid, resolve, suggest
+
+FOCAL: dict[str, Any] = {
+    "class_balanced_beta": [0.9, 0.999],
+    "focal_alpha": ["none", "class_balanced"],
+    "focal_gamma": {"low": 0.5, "high": 4},
+    "loss": ["cross_entropy", "focal"],
+}
+
+
+def config_of(space: dict[str, Any], **sections: Any) -> StudyConfig:
+    return StudyConfig.model_validate(
+        {"data": {"path": "rows.csv", "label": "l", "text": "t"}, "model": {"encoder": "e"}, "space": space, **sections}
+    )
+
+
+def refusal(tmp_path: Path, space: str, more: str = "") -> str:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"data: {{path: d, label: l, text: t}}\nmodel: {{encoder: e}}\nspace: {{{space}}}\n{more}")
+    with pytest.raises(ConfigError) as refused:
+        load_config(path)
+    return str(refused.value).removeprefix(f"{path}: ")
+
+
+def test_no_name_is_both_a_field_of_the_model_and_of_the_training():
+    """The space names fields without their section."""
+    assert not ModelParams.model_fields.keys() & TrainingParams.model_fields.keys()
+
+
+def test_conditions_name_earlier_fields_and_values_that_these_can_have():
+    """Sampling in the order of declaration has then seen all that a condition needs."""
+    names = list(PARAMETERS)
+    for name, parameter in PARAMETERS.items():
+        for other, allowed in parameter.when.items():
+            assert names.index(other) < names.index(name)
+            assert PARAMETERS[other].check(Choices(choices=tuple(allowed))).values() == allowed
+
+
+def test_every_suggested_range_fits_its_field():
+    """What `search init` proposes is accepted by the study file."""
+    suggested = {name: domain for name, parameter in PARAMETERS.items() if (domain := parameter.suggested)}
+    assert {"learning_rate", "loss", "sampler", "focal_gamma"} <= suggested.keys()
+    assert config_of(suggested).space == suggested
+
+
+def test_values_become_those_of_the_field():
+    """A whole number in the file is a float where the field is one."""
+    space = config_of({"learning_rate": {"low": 1e-5, "high": 1, "log": True}, "dropout": [0, 0.1]}).space
+    assert repr(space["learning_rate"].high) == "1.0"
+    assert repr(space["dropout"].values()) == "[0.0, 0.1]"
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("los: [focal]", 'space.los: found "los", expected a field of model or training; did you mean loss?'),
+        ("dropout: 5", "space.dropout: found 5, expected a range such as {low: 1, high: 5} or a list of choices"),
+        ("dropout: {low: 0.1}", "space.dropout.high: missing"),
+        ("dropout: {low: a, high: 0.3}", 'space.dropout.low: found "a", expected a number'),
+        ("dropout: {low: 0.1, high: 0.3, log: 1}", "space.dropout.log: found 1, expected true or false"),
+        ("dropout: {low: 0.3, high: 0.1}", 'space.dropout: found {"low": 0.3, "high": 0.1}, expected low below high'),
+        ("dropout: {low: 0.3, high: 0.3}", 'space.dropout: found {"low": 0.3, "high": 0.3}, expected low below high'),
+        ("dropout: {low: 0.1, high: 1}", "space.dropout.high: found 1, expected less than 1.0"),
+        ("dropout: [0.1, 1.5]", "space.dropout[1]: found 1.5, expected less than 1.0"),
+        ("dropout: {choices: [0.1, [0.2]]}", "space.dropout.choices[1]: found [0.2], expected a single value"),
+        ("dropout: []", "space.dropout.choices: found [], expected a list that is not empty"),
+        ("dropout: [0.1, 0.1]", "space.dropout: found [0.1, 0.1], expected choices that all differ"),
+        ("dropout: {low: 0, high: 0.5, step: 0.3}", "space.dropout: found {"),
+        ("dropout: {low: 0, high: 0.5, step: 0}", "space.dropout: found {"),
+        ("learning_rate: {low: 0, high: 1e-3, log: true}", "space.learning_rate: found {"),
+        ("learning_rate: {low: 1e-4, high: 1e-3, log: true, step: 1e-4}", "space.learning_rate: found {"),
+        ("epochs: {low: 1.5, high: 3}", "space.epochs.low: found 1.5, expected a whole number"),
+        ("epochs: {low: 1, high: 3, step: 0.5}", "space.epochs.step: found 0.5, expected a whole number"),
+        ("epochs: [1, two]", 'space.epochs[1]: found "two", expected a whole number'),
+        ("loss: {low: 1, high: 2}", 'space.loss: found {"low": 1, "high": 2}, expected a list of choices'),
+        ("loss: [focal, hinge]", "space.loss[1]: found \"hinge\", expected 'cross_entropy' or 'focal'"),
+        ("focal_gamma: [1, 2]", "space.focal_gamma: no effect while training.loss is cross_entropy; it needs focal"),
+        (
+            "loss: [cross_entropy], focal_gamma: [1, 2]",
+            "space.focal_gamma: no effect while space.loss is cross_entropy",
+        ),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(tmp_path, space, message):
+    """The line names the parameter and the end or choice that is wrong."""
+    assert refusal(tmp_path, space).startswith(message)
+
+
+def test_a_condition_is_followed_to_its_own(tmp_path):
+    """Beta depends on the weights and these on the loss."""
+    message = refusal(tmp_path, "class_balanced_beta: [0.9, 0.99]", "training: {focal_alpha: class_balanced}")
+    assert message == "space.class_balanced_beta: no effect while training.loss is cross_entropy; it needs focal"
+
+
+def test_a_grid_needs_values_that_can_be_listed(tmp_path):
+    """A range without a step has no end of them."""
+    message = refusal(tmp_path, "dropout: {low: 0, high: 0.5}", "study: {sampler: grid}")
+    assert message.startswith("space.dropout: found {")
+    assert message.endswith("expected a step, for the sampler is grid")
+
+
+def test_parameters_are_suggested_only_where_they_have_an_effect():
+    """Conditions hold along the chain: beta needs class-balanced weights, which need focal loss."""
+    names = {"none": {"loss", "focal_gamma", "focal_alpha"}, "class_balanced": set(FOCAL)}
+    for alpha, expected in names.items():
+        trial = optuna.trial.FixedTrial(
+            {"loss": "focal", "focal_alpha": alpha, "focal_gamma": 1.0, "class_balanced_beta": 0.9}
+        )
+        assert suggest(trial, config_of(FOCAL)).keys() == expected
+    trial = optuna.trial.FixedTrial({"loss": "cross_entropy", "focal_alpha": "class_balanced"})
+    assert suggest(trial, config_of(FOCAL)) == {"loss": "cross_entropy"}
+
+
+def test_a_condition_may_be_met_by_a_fixed_value():
+    """With focal loss fixed, its gamma is always suggested."""
+    config = config_of({"focal_gamma": {"low": 1, "high": 2}}, training={"loss": "focal"})
+    assert suggest(optuna.trial.FixedTrial({"focal_gamma": 1.5}), config) == {"focal_gamma": 1.5}
+
+
+def test_every_form_is_suggested_by_optuna():
+    """Ranges, steps, log scales, whole numbers, choices with null."""
+    config = config_of(
+        {
+            "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+            "dropout": {"low": 0.0, "high": 0.5, "step": 0.1},
+            "epochs": {"low": 2, "high": 8, "step": 2},
+            "batch_size": {"low": 4, "high": 64, "log": True},
+            "encoder_dropout": [None, 0.1],
+        }
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    samples = [suggest(study.ask(), config) for _ in range(30)]
+    assert {sample["encoder_dropout"] for sample in samples} == {None, 0.1}
+    assert {sample["epochs"] for sample in samples} == {2, 4, 6, 8}
+    assert all(resolve(config, sample).training.epochs == sample["epochs"] for sample in samples)
+
+
+def test_what_is_sampled_overrides_what_is_fixed():
+    """The rest keeps its fixed value."""
+    params = resolve(config_of(FOCAL, training={"focal_gamma": 5.0}), {"loss": "focal"})
+    assert (params.training.loss, params.training.focal_gamma, params.model.encoder) == ("focal", 5.0, "e")
+
+
+@pytest.mark.parametrize(
+    ("sampled", "message"),
+    [
+        ({"epochs": 0}, "the parameters of a trial: training.epochs: found 0, expected at least 1"),
+        ({"epoch": 1}, "the parameters of a trial: training.epoch: unknown key; did you mean epochs?"),
+    ],
+)
+def test_parameters_that_the_models_refuse_are_a_config_error(sampled, message):
+    """They come from a database that another version may have written."""
+    with pytest.raises(ConfigError) as refused:
+        resolve(config_of({}), sampled)
+    assert str(refused.value) == message
+
+
+def test_a_grid_has_each_distinct_combination_once():
+    """Parameters without effect do not multiply the grid."""
+    space = FOCAL | {"focal_gamma": {"low": 1, "high": 2, "step": 0.5}}
+    combinations = grid(config_of(space))
+    assert len(combinations) == 1 + 3 * (1 + 2)
+    assert combinations[0] == {"loss": "cross_entropy"}
+    assert {
+        "loss": "focal",
+        "focal_gamma": 1.5,
+        "focal_alpha": "class_balanced",
+        "class_balanced_beta": 0.9,
+    } in combinations
+
+
+def test_a_grid_is_what_optuna_would_accept():
+    """Each combination can be enqueued and is suggested unchanged."""
+    config = config_of(FOCAL | {"focal_gamma": {"low": 1, "high": 2, "step": 0.5}})
+    for combination in grid(config):
+        assert suggest(optuna.trial.FixedTrial(combination), config) == combination
+
+
+def test_an_endless_grid_is_refused():
+    """Before it fills the memory."""
+    everything = {"epochs": {"low": 1, "high": 1000}, "batch_size": {"low": 1, "high": 1000}}
+    with pytest.raises(ConfigError, match="more than 100,000 combinations"):
+        grid(config_of(everything))
+    with pytest.raises(ConfigError, match=r"space\.dropout: expected a step or choices"):
+        grid(config_of({"dropout": {"low": 0, "high": 0.5}}))
+
+
+def test_the_values_of_a_field_include_the_largest():
+    """Texts are tokenised once for all trials."""
+    assert max(field_values(config_of({"max_length": {"low": 32, "high": 256}}), "max_length")) == 256
+    assert field_values(config_of({"max_length": [64, 128]}), "max_length") == [64, 128]
+    assert field_values(config_of({}), "max_length") == [128]
+
+
+@given(low=st.integers(1, 50), steps=st.integers(1, 20), step=st.integers(1, 7))
+def test_the_values_of_a_range_start_low_and_end_high(low, steps, step):
+    """Both ends are included, in whole steps."""
+    values = Range(low=low, high=low + steps * step, step=step).values()
+    assert values == list(range(low, low + steps * step + 1, step))
+
+
+def test_decimal_steps_do_not_drift():
+    """0.1 three times is 0.3, not 0.30000000000000004."""
+    assert Range(low=0.0, high=0.5, step=0.1).values() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_a_space_made_in_python_is_checked_like_one_from_a_file():
+    """The model itself refuses it."""
+    with pytest.raises(ValidationError, match="expected at most"):
+        config_of({"learning_rate": {"low": 1, "high": 2}})
