@@ -1,0 +1,313 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.config import StudyConfig
+    from search.environment import Secrets
+    from search.study import OpenStudy
+
+P = ParamSpec("P")
+
+DEFAULT_STORAGE = "sqlite:///studies/search.db"
+DEFAULT_MLFLOW = "sqlite:///studies/mlflow.db"
+
+study_option = click.option("--study", "name", required=True, metavar="NAME", help="The study's name.")
+storage_option = click.option(
+    "--storage", metavar="URL", help=f"The study's database.  [default: the study file's, else {DEFAULT_STORAGE}]"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind to.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fold-search")
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug logs.")
+@click.pass_context
+def app(context: click.Context, debug: bool) -> None:
+    """Hyperparameter search for fine-tuned classifiers on imbalanced data; the fold is the unit of work."""
+    context.obj = debug
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(message)s")
+
+
+def main() -> None:
+    """Run the command line; what the user can correct ends with one line and exit code 2."""
+    app(prog_name="search")
+
+
+def command(function: Callable[P, int | None]) -> Callable[P, None]:
+    """Turn a user's errors into one line and exit code 2, and a returned number into the exit code."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from search.errors import USER_ERRORS
+
+        debug = click.get_current_context().obj
+        try:
+            code = function(*args, **kwargs)
+        except USER_ERRORS as error:
+            if debug:
+                raise
+            click.echo(f"error: {error}", err=True)
+            code = 2
+        sys.exit(code or 0)
+
+    return run
+
+
+@app.command("init")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--label", required=True, metavar="COLUMN", help="The column with the class of a row.")
+@click.option("--text", "text", required=True, multiple=True, metavar="COLUMN", help="A text column; repeat to join.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("study.yaml"), show_default=True)
+@click.option("--force", is_flag=True, help="Overwrite the study file.")
+@command
+def init(data: Path, label: str, text: tuple[str, ...], out: Path, force: bool) -> None:
+    """Look at a data file and write a study file for exactly that data."""
+    from objectives.data import DataSpec
+    from search.plan import render_table, survey, write_study_file
+
+    found = survey(DataSpec(path=data, label=label, text=text))
+    console = _console()
+    console.print(render_table(found))
+    write_study_file(found, out, overwrite=force)
+    console.print(f"wrote {out}; next: search run --study NAME --config {out}", highlight=False)
+
+
+@app.command("run")
+@study_option
+@click.option("--config", "file", required=True, type=click.Path(path_type=Path), help="The study file.")
+@click.option("--trials", type=click.IntRange(min=1), help="Trials of the whole study: budget.trials.")
+@click.option("--timeout", metavar="TIME", help="Time of this run, such as 2h or 90m: budget.time.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
+@storage_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the study file.")
+@command
+def run(
+    name: str,
+    file: Path,
+    trials: int | None,
+    timeout: str | None,
+    workers: int | None,
+    storage: str | None,
+    overrides: Sequence[str],
+) -> int:
+    """Run a study, or continue it."""
+    from search.config import load_config
+    from search.environment import Secrets
+
+    given = {"budget.trials": trials, "budget.time": timeout, "storage.url": storage}
+    options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    config = load_config(file, [*overrides, *options])
+    secrets = Secrets.read()
+    from search.study import begin, reopen_if_budget_grew
+
+    console = _console()
+    study = begin(config, name, secrets=secrets)
+    for note in study.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    if not reopen_if_budget_grew(study, config):
+        console.print(f"study {name!r} is finished: all {len(study.ledger.trials())} trials; --trials N adds to them")
+        return _print_best(study, console)
+    return _run(study, config, workers=workers, secrets=secrets)
+
+
+@app.command("worker")
+@study_option
+@storage_option
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine.")
+@command
+def worker(name: str, storage: str | None, workers: int | None, overrides: Sequence[str]) -> int:
+    """Join a study from this or another machine: train its fold runs, and coordinate it when nobody else does."""
+    from search.environment import Secrets
+    from search.study import on_this_machine
+
+    study = _find(name, storage)
+    config = on_this_machine(study.record, overrides)
+    return _run(study, config, workers=workers, secrets=Secrets.read())
+
+
+@app.command("status")
+@study_option
+@storage_option
+@json_option
+@command
+def status(name: str, storage: str | None, as_json: bool) -> None:
+    """Show a study's trials, fold runs and best score."""
+    from search.report import render_status, summarise, trials_as_json
+
+    study = _find(name, storage)
+    if as_json:
+        _print_json({**summarise(study.ledger).as_json(), "all_trials": trials_as_json(study.ledger)})
+    else:
+        _console().print(render_status(study.ledger))
+
+
+@app.command("list")
+@storage_option
+@json_option
+@command
+def list_command(storage: str | None, as_json: bool) -> None:
+    """List the studies of a database."""
+    from search.report import render_studies, summarise_all
+
+    summaries = summarise_all(_url(storage))
+    if as_json:
+        _print_json([summary.as_json() for summary in summaries])
+    else:
+        _console().print(render_studies(summaries))
+
+
+@app.command("best")
+@study_option
+@storage_option
+@json_option
+@command
+def best(name: str, storage: str | None, as_json: bool) -> int:
+    """Show the best trial's params and scores."""
+    from search.report import summarise
+
+    study = _find(name, storage)
+    if not as_json:
+        return _print_best(study, _console())
+    found = summarise(study.ledger).as_json()["best"]
+    _print_json(found)
+    return 0 if found else 1
+
+
+@app.command("dashboard")
+@click.option("--study", "name", metavar="NAME", help="Check that this study is there.")
+@storage_option
+@host_option
+@click.option("--port", default=8080, show_default=True)
+@command
+def dashboard(name: str | None, storage: str | None, host: str, port: int) -> None:
+    """Serve the Optuna dashboard."""
+    from search.serve import serve_dashboard
+
+    url = _find(name, storage).url if name else _url(storage)
+    click.echo(f"Optuna dashboard: http://{host}:{port}/ (Ctrl-C ends it)")
+    serve_dashboard(url, host=host, port=port)
+
+
+@app.command("ui")
+@click.option("--study", "name", metavar="NAME", help="Take the tracking URI from this study.")
+@storage_option
+@host_option
+@click.option("--port", default=5000, show_default=True)
+@command
+def ui(name: str | None, storage: str | None, host: str, port: int) -> int:
+    """Serve the MLflow UI."""
+    from search.config import config_from_record
+    from search.serve import serve_mlflow
+
+    uri = config_from_record(_find(name, storage).record.config).trackers.mlflow.uri if name else DEFAULT_MLFLOW
+    click.echo(f"MLflow UI: http://{host}:{port}/ (Ctrl-C ends it)")
+    return serve_mlflow(uri, host=host, port=port)
+
+
+@app.command("publish")
+@study_option
+@storage_option
+@click.option("--rebuild", is_flag=True, help="Publish everything again: recreates a lost tracker.")
+@command
+def publish(name: str, storage: str | None, rebuild: bool) -> int:
+    """Publish what the trackers have not seen yet."""
+    from search.environment import Secrets
+    from search.publish import publish_now
+
+    return publish_now(_find(name, storage), secrets=Secrets.read(), rebuild=rebuild, say=click.echo)
+
+
+@app.group("neptune")
+def neptune() -> None:
+    """Offline Neptune runs."""
+
+
+@neptune.command("show")
+@click.option("--directory", type=click.Path(path_type=Path), default=Path("studies/neptune"), show_default=True)
+@json_option
+@command
+def neptune_show(directory: Path, as_json: bool) -> None:
+    """Read offline runs back: what was recorded."""
+    from search.publish import offline_as_json, render_offline
+
+    if as_json:
+        _print_json(offline_as_json(directory))
+    else:
+        _console().print(render_offline(directory))
+
+
+@app.group("data")
+def data() -> None:
+    """Make data sets."""
+
+
+@data.command("demo")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--rows", type=click.IntRange(min=1), default=900, show_default=True)
+@click.option("--classes", type=click.IntRange(min=2), default=8, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@command
+def data_demo(out: Path, rows: int, classes: int, seed: int) -> None:
+    """Build a real, long-tailed text set from the docstrings of installed packages."""
+    from search.demo import build_demo
+
+    click.echo(build_demo(out, rows=rows, classes=classes, seed=seed))
+
+
+def _url(storage: str | None) -> str:
+    from search.environment import Secrets, with_password
+
+    return with_password(storage or DEFAULT_STORAGE, Secrets.read())
+
+
+def _find(name: str, storage: str | None) -> "OpenStudy":
+    url = _url(storage)
+    from search.study import find
+
+    return find(name, url=url)
+
+
+def _run(study: "OpenStudy", config: "StudyConfig", *, workers: int | None, secrets: "Secrets") -> int:
+    from search.engines.local import num_gpus
+    from search.run import Ending, run_study
+
+    console = _console()
+    ending = run_study(study, config, num_workers=workers or max(1, num_gpus()), secrets=secrets, console=console)
+    _print_best(study, console)
+    name = study.record.name
+    if ending is Ending.FINISHED:
+        console.print(f"look at it: search dashboard --study {name}, search ui --study {name}", highlight=False)
+        return 0
+    console.print("nothing is lost; the same command continues", highlight=False)
+    return 0 if ending is Ending.TIMEOUT else 130
+
+
+def _print_best(study: "OpenStudy", console: "Console") -> int:
+    from search.report import render_best, summarise
+
+    summary = summarise(study.ledger)
+    console.print(render_best(summary))
+    return 0 if summary.best else 1
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()

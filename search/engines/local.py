@@ -1,0 +1,180 @@
+"""The local engine: worker processes on this machine, spawned, spread over its GPUs, replaced when they die."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import uuid
+from dataclasses import dataclass, field
+from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from search.config import StudyConfig
+from search.errors import USER_ERRORS
+
+# Exit codes of a worker process: what its parent needs to know.
+FINISHED = 0
+USER_ERROR = 2
+MAX_REPLACEMENTS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJob:
+    """What a worker process is told; it travels through a pipe, so that no password stands in a process title."""
+
+    url: str
+    study: str
+    config: StudyConfig
+    index: int
+    num_workers: int
+    owner: str
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalEngine:
+    """N spawned worker processes of one study."""
+
+    url: str
+    study: str
+    config: StudyConfig
+    num_workers: int
+    deaths: int = 0
+    error: str | None = None
+    _workers: dict[int, "_Process"] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Start every worker."""
+        for index in range(self.num_workers):
+            self._workers[index] = self._spawn(index)
+
+    def tend(self) -> list[str]:
+        """Replace the workers that died and return their owners; `error` is set when going on makes no sense."""
+        dead = []
+        for index, worker in list(self._workers.items()):
+            if worker.process.exitcode is None or worker.process.exitcode == FINISHED:
+                continue
+            dead.append(worker.owner)
+            if worker.process.exitcode == USER_ERROR:
+                self.error = worker.message()
+                del self._workers[index]
+                continue
+            self.deaths += 1
+            if self.deaths > MAX_REPLACEMENTS:
+                self.error = f"workers died {self.deaths} times, the last with exit code {worker.process.exitcode}"
+                del self._workers[index]
+                continue
+            self._workers[index] = self._spawn(index)
+        return dead
+
+    def stop(self) -> None:
+        """Ask every worker to leave after the epoch in hand."""
+        for worker in self._workers.values():
+            worker.stop.set()
+
+    def alive(self) -> bool:
+        """Whether any worker process still runs."""
+        return any(worker.process.is_alive() for worker in self._workers.values())
+
+    def kill(self) -> list[str]:
+        """End every worker now; returns their owners, whose leases can be freed at once."""
+        for worker in self._workers.values():
+            worker.process.kill()
+            worker.process.join()
+        return [worker.owner for worker in self._workers.values()]
+
+    def _spawn(self, index: int) -> "_Process":
+        context = multiprocessing.get_context("spawn")
+        owner = make_owner()
+        job = WorkerJob(
+            url=self.url,
+            study=self.study,
+            config=self.config,
+            index=index,
+            num_workers=self.num_workers,
+            owner=owner,
+        )
+        stop = context.Event()
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_main, args=(job, stop, sender), name=owner)
+        process.start()
+        sender.close()
+        return _Process(process=process, owner=owner, stop=stop, errors=receiver)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Process:
+    process: SpawnProcess
+    owner: str
+    stop: Event
+    errors: "multiprocessing.connection.Connection[str, str]"
+
+    def message(self) -> str:
+        """The one line that a worker left behind when it ended with a user's error."""
+        try:
+            return self.errors.recv() if self.errors.poll() else "a worker ended without a message"
+        except EOFError:
+            return "a worker ended without a message"
+
+
+def make_owner() -> str:
+    """A name for a worker or coordinator that no other process has, on any machine, at any time."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def num_gpus() -> int:
+    """How many NVIDIA GPUs this machine shows, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _main(job: WorkerJob, stop: Event, errors: "multiprocessing.connection.Connection[str, str]") -> None:
+    """The worker process. Ctrl-C reaches the whole group; the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: leave.set())
+    threading.Thread(target=_watch, args=(stop, leave, os.getppid()), name="watch", daemon=True).start()
+    try:
+        run_worker(job, leave)
+    except USER_ERRORS as error:
+        errors.send(str(error))
+        raise SystemExit(USER_ERROR) from None
+
+
+def _watch(stop: Event, leave: threading.Event, parent: int) -> None:
+    """Leave after the epoch in hand when the parent asks, or when it is gone."""
+    while not stop.wait(1.0):
+        if os.getppid() != parent:
+            break
+    leave.set()
+
+
+def run_worker(job: WorkerJob, stop: threading.Event) -> None:
+    """Train fold runs in this process until the study is finished or `stop` is set."""
+    import torch
+    from storage.artifacts import Artifacts
+
+    from search.objective import Objective, choose_device
+    from search.worker import Worker
+    from storage.catalog import find_study
+    from storage.database import connect
+    from storage.errors import StorageError
+    from storage.ledger import Ledger
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.num_workers))
+    engine = connect(job.url)
+    record = find_study(engine, job.study)
+    if record is None:
+        raise StorageError(f"study {job.study!r} is not in this database any more")
+    ledger = Ledger(engine, record.id)
+    Worker(
+        ledger=ledger,
+        artifacts=Artifacts(job.config.storage.artifacts),
+        objective=Objective(ledger, config=job.config, device=choose_device(job.index)),
+        race=job.config.race,
+        owner=job.owner,
+        stop=stop,
+    ).work()

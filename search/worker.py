@@ -1,0 +1,214 @@
+"""The worker: claim a fold run, train it, record every epoch, repeat. It knows the ledger and nothing of Optuna."""
+
+import io
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from storage.artifacts import Artifacts
+
+from objectives.errors import Diverged, TrialError
+from objectives.training import EpochScore
+from search.config import RaceConfig
+from search.errors import USER_ERRORS
+from search.race import Decision, Verdict, verdict
+from search.scores import read_matrix
+from storage.errors import LeaseLost, StorageError
+from storage.ledger import Ledger
+from storage.records import Claim, FoldRunState, StudyState, TrialState
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 60.0
+POLL_SECONDS = 0.2
+
+
+class Training(Protocol):
+    """One fold of one trial while it is trained; `objectives.training.FoldTraining` is the real one."""
+
+    num_epochs: int
+
+    @property
+    def best(self) -> EpochScore:
+        """The best epoch so far by the study's metric."""
+
+    @property
+    def best_predictions(self) -> NDArray[np.float32]:
+        """Probabilities of the best epoch so far, (validation rows, classes)."""
+
+    def epochs(self) -> Iterator[EpochScore]:
+        """Train the remaining epochs; raises TrialError."""
+
+    def save(self) -> bytes:
+        """Return a checkpoint of the state after the last epoch."""
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Go back to where `save` was called; raises TrialError, and changes nothing, if the checkpoint is damaged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Trains the fold runs of one study until it is finished or `stop` is set.
+
+    `stop` is looked at after every epoch: the fold run is then given back with its checkpoint and loses nothing.
+    """
+
+    ledger: Ledger
+    artifacts: Artifacts
+    objective: Callable[[Claim], Training]
+    race: RaceConfig
+    owner: str
+    stop: threading.Event
+    lease_seconds: float = LEASE_SECONDS
+
+    def work(self) -> None:
+        """Claim and train until the study is finished or a stop is asked for."""
+        with Presence(self.ledger, self.owner, lease_seconds=self.lease_seconds) as presence:
+            while not self.stop.is_set():
+                claim = self.ledger.claim(self.owner, lease_seconds=self.lease_seconds)
+                if claim is not None:
+                    presence.claim = claim
+                    self.train(claim)
+                    presence.claim = None
+                elif self.ledger.study().state is StudyState.FINISHED:
+                    return
+                else:
+                    self.stop.wait(POLL_SECONDS)
+
+    def train(self, claim: Claim) -> None:
+        """Train one fold run to its end, a verdict or a stop; what goes wrong with it ends its trial, not the worker."""
+        try:
+            self._train(claim)
+        except LeaseLost as error:
+            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
+        except Diverged as error:
+            self.ledger.stop_trial(claim, reason=f"diverged: {error}")
+        except TrialError as error:
+            self._fail(claim, str(error))
+        except USER_ERRORS as error:
+            # Not this configuration's fault: whoever claims the fold run next continues from its checkpoint.
+            self.ledger.release(claim, reason=str(error))
+            raise
+        except Exception as error:
+            log.exception("trial %d fold %d failed", claim.trial, claim.fold)
+            self._fail(claim, f"{type(error).__name__}: {error}")
+
+    def _train(self, claim: Claim) -> None:
+        training = self.objective(claim)
+        checkpoint = self._restore(training, claim)
+        for score in training.epochs():
+            if score.epoch <= claim.num_epochs:
+                continue  # recorded before the checkpoint was lost; the same seed gave the same score
+            previous, checkpoint = checkpoint, self._save(training, claim, score.epoch)
+            trial_state = self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
+            self._discard(previous)
+            last = score.epoch == training.num_epochs
+            judged = self._judge(claim, done=False) if trial_state is TrialState.RUNNING else _ENDED
+            if judged.decision is Decision.STOP and not last:
+                self.ledger.stop_trial(claim, reason=judged.reason)
+                self._discard(checkpoint)
+                return
+            if self.stop.is_set() and not last:
+                self.ledger.release(claim, reason="the worker was asked to leave")
+                return
+        self._finish(training, claim)
+        self._discard(checkpoint)
+
+    def _finish(self, training: Training, claim: Claim) -> None:
+        """Record the fold as done and, in the same transaction, the race's verdict on its trial."""
+        predictions = f"{self._folder(claim)}/predictions-{claim.token}.npy"
+        buffer = io.BytesIO()
+        np.save(buffer, training.best_predictions, allow_pickle=False)
+        self.artifacts.put(predictions, buffer.getvalue())
+        judged = self._judge(claim, done=True)
+        self.ledger.finish_fold(
+            claim,
+            FoldRunState.DONE,
+            score=training.best.score,
+            best_epoch=training.best.epoch,
+            predictions=predictions,
+            stop_reason=judged.reason if judged.decision is Decision.STOP else None,
+        )
+
+    def _judge(self, claim: Claim, *, done: bool) -> Verdict:
+        matrix = read_matrix(self.ledger, also_done=[(claim.trial, claim.fold)] if done else [])
+        return verdict(matrix, trial=claim.trial, fold=claim.fold, settings=self.race)
+
+    def _fail(self, claim: Claim, reason: str) -> None:
+        try:
+            self.ledger.finish_fold(claim, FoldRunState.FAILED, reason=reason)
+        except LeaseLost as error:
+            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
+
+    def _save(self, training: Training, claim: Claim, epoch: int) -> str:
+        # The token in the name keeps a late writer of an older lease away from this checkpoint.
+        name = f"{self._folder(claim)}/checkpoint-{claim.token}-{epoch}.safetensors"
+        self.artifacts.put(name, training.save())
+        return name
+
+    def _restore(self, training: Training, claim: Claim) -> str | None:
+        if claim.checkpoint is None:
+            return None
+        try:
+            training.restore(self.artifacts.get(claim.checkpoint))
+        except (StorageError, TrialError) as error:
+            log.warning("trial %d fold %d starts afresh: %s", claim.trial, claim.fold, error)
+            return None
+        return claim.checkpoint
+
+    def _folder(self, claim: Claim) -> str:
+        return f"study-{self.ledger.study_id}/trial-{claim.trial}/fold-{claim.fold}"
+
+    def _discard(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self.artifacts.delete(checkpoint)
+
+
+_ENDED = Verdict(decision=Decision.STOP, reason="the trial has ended")
+
+
+class Presence:
+    """Tells the database every third of a lease that this worker lives, and with it the lease of the claim in hand."""
+
+    def __init__(self, ledger: Ledger, owner: str, *, lease_seconds: float) -> None:
+        self.claim: Claim | None = None
+        self._ledger = ledger
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+
+    def __enter__(self) -> "Presence":
+        self._renew()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave.set()
+        self._thread.join()
+        self._ledger.release_role(_role(self._owner), self._owner)
+
+    def _run(self) -> None:
+        while not self._leave.wait(self._lease_seconds / 3):
+            try:
+                self._renew()
+            except LeaseLost:
+                pass  # the next write of the training is refused, and it ends there
+            except Exception as error:
+                log.warning("the lease could not be renewed and is tried again: %s", error)
+
+    def _renew(self) -> None:
+        self._ledger.acquire_role(_role(self._owner), self._owner, lease_seconds=self._lease_seconds)
+        if (claim := self.claim) is not None:
+            self._ledger.renew(claim, lease_seconds=self._lease_seconds)
+
+
+def _role(owner: str) -> str:
+    return f"{WORKER_ROLE}{owner}"
+
+
+WORKER_ROLE = "worker/"

@@ -1,0 +1,80 @@
+"""A study in a real database with scripted trainings, for the coordinator's and the worker's tests."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from search.config import StudyConfig
+from search.coordinator import Coordinator
+from search.worker import Worker
+from storage.artifacts import Artifacts
+from storage.database import connect, migrate
+from storage.catalog import create_study
+from storage.ledger import Ledger
+
+from tests.search.scripted import Script
+
+
+class ScriptedStudy:
+    """One study: its ledger, its coordinator, and workers with scripted trainings."""
+
+    def __init__(self, url: str, folder: Path, **sections: object) -> None:
+        self.url = url
+        self.config = StudyConfig.model_validate(
+            {
+                "data": {"path": "none.csv", "label": "label", "text": "text"},
+                "model": {"encoder": "none"},
+                "space": {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}},
+                "folds": {"k": 3},
+                "training": {"epochs": 3},
+                "race": {"min_trials": 1},
+                "budget": {"trials": 4},
+                **sections,
+            }
+        )
+        engine = connect(url)
+        migrate(engine)
+        record = create_study(
+            engine,
+            name="scripted",
+            config=self.config.model_dump(mode="json"),
+            metric="macro_f1",
+            direction="maximize",
+            fingerprints={},
+            provenance={},
+            assignments=np.arange(9, dtype=np.int16) % 3,
+        )
+        self.ledger = Ledger(engine, record.id)
+        self.artifacts = Artifacts(str(folder / "artifacts"))
+        self.stop = threading.Event()
+
+    def coordinator(self, owner: str = "coordinator") -> Coordinator:
+        return Coordinator(ledger=self.ledger, config=self.config, url=self.url, owner=owner)
+
+    def worker(self, script: Script, owner: str = "worker", lease_seconds: float = 60.0) -> Worker:
+        return Worker(
+            ledger=self.ledger,
+            artifacts=self.artifacts,
+            objective=script,
+            race=self.config.race,
+            owner=owner,
+            stop=self.stop,
+            lease_seconds=lease_seconds,
+        )
+
+    def run(self, script: Script, coordinator: Coordinator | None = None) -> None:
+        """Let coordinator and one worker take turns until the study is finished."""
+        coordinator = coordinator or self.coordinator()
+        worker = self.worker(script)
+        while coordinator.step():
+            while (claim := self.ledger.claim("worker", lease_seconds=60)) is not None:
+                worker.train(claim)
+                coordinator.step()
+
+
+@pytest.fixture
+def scripted_study(sqlite_url: str, tmp_path: Path) -> Callable[..., ScriptedStudy]:
+    """Make a scripted study in a new SQLite file; keyword arguments are sections of its study file."""
+    return lambda **sections: ScriptedStudy(sqlite_url, tmp_path, **sections)

@@ -1,0 +1,82 @@
+"""A scripted curve in place of a network: a real Training whose scores are written down beforehand."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from objectives.errors import TrialError
+from objectives.training import EpochScore
+from storage.records import Claim
+
+
+@dataclass
+class ScriptedTraining:
+    """Yields the scores of `curve`; an exception in it is raised at its place."""
+
+    curve: list[float | Exception]
+    epoch: int = 0
+    log: list[int] = field(default_factory=list)
+
+    @property
+    def num_epochs(self) -> int:
+        return len(self.curve)
+
+    @property
+    def best(self) -> EpochScore:
+        seen = [score for score in self.curve[: self.epoch] if isinstance(score, float)]
+        return self._score(seen.index(max(seen)) + 1)
+
+    @property
+    def best_predictions(self) -> NDArray[np.float32]:
+        return np.full((2, 2), self.best.score, dtype=np.float32)
+
+    def epochs(self) -> Iterator[EpochScore]:
+        while self.epoch < len(self.curve):
+            score = self.curve[self.epoch]
+            if isinstance(score, Exception):
+                raise score
+            self.epoch += 1
+            self.log.append(self.epoch)
+            yield self._score(self.epoch)
+
+    def save(self) -> bytes:
+        return json.dumps(self.epoch).encode()
+
+    def restore(self, checkpoint: bytes) -> None:
+        try:
+            self.epoch = json.loads(checkpoint)
+        except ValueError:
+            raise TrialError("the checkpoint is damaged") from None
+
+    def _score(self, epoch: int) -> EpochScore:
+        value = self.curve[epoch - 1]
+        assert isinstance(value, float)
+        return EpochScore(epoch=epoch, score=value, metrics={"train_loss": 1.0, "val_loss": 1.0}, seconds=0.1)
+
+
+@dataclass
+class Script:
+    """An objective: what each (trial, fold) will score, and a log of every epoch that was really trained."""
+
+    curves: Callable[[int, int], list[float | Exception]]
+    trained: list[tuple[int, int, int]] = field(default_factory=list)
+    on_epoch: Callable[[int, int, int], None] = lambda trial, fold, epoch: None
+
+    def __call__(self, claim: Claim) -> "LoggedTraining":
+        return LoggedTraining(curve=self.curves(claim.trial, claim.fold), claim=claim, script=self)
+
+
+@dataclass(kw_only=True)
+class LoggedTraining(ScriptedTraining):
+    """A scripted training that tells its script which epochs it trained."""
+
+    claim: Claim
+    script: Script
+
+    def epochs(self) -> Iterator[EpochScore]:
+        for score in super().epochs():
+            self.script.trained.append((self.claim.trial, self.claim.fold, score.epoch))
+            self.script.on_epoch(self.claim.trial, self.claim.fold, score.epoch)
+            yield score

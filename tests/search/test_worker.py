@@ -1,0 +1,129 @@
+"""The worker against a real ledger: what it records, and what it does when something goes wrong."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from objectives.errors import Diverged, TrialError
+from storage.errors import StorageError
+from storage.records import Claim, FoldRun, FoldRunState, TrialState
+
+from tests.search.conftest import ScriptedStudy
+from tests.search.scripted import Script
+
+Studies = Callable[..., ScriptedStudy]
+
+
+def claimed(study: ScriptedStudy, owner: str = "worker") -> Claim:
+    claim = study.ledger.claim(owner, lease_seconds=60)
+    assert claim is not None
+    return claim
+
+
+def begun(study: ScriptedStudy) -> ScriptedStudy:
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    return study
+
+
+def fold_run(study: ScriptedStudy, fold: int = 0) -> FoldRun:
+    return next(run for run in study.ledger.fold_runs() if run.fold == fold)
+
+
+def test_a_fold_run_is_recorded_epoch_by_epoch_and_its_best_epoch_counts(scripted_study: Studies):
+    """The score is the best epoch's, and its predictions are kept."""
+    study = begun(scripted_study())
+    study.worker(Script(lambda trial, fold: [0.2, 0.6, 0.4])).train(claimed(study))
+    run = fold_run(study)
+    assert (run.state, run.score, run.best_epoch, run.num_epochs) == (FoldRunState.DONE, 0.6, 2, 3)
+    assert [record.score for record in study.ledger.epochs()] == [0.2, 0.6, 0.4]
+    predictions = io.BytesIO(study.artifacts.get(run.predictions))
+    assert np.load(predictions, allow_pickle=False)[0, 0] == np.float32(0.6)
+
+
+def test_only_the_latest_checkpoint_is_kept_and_none_after_the_end(scripted_study: Studies, tmp_path):
+    """A study of many epochs does not fill the disk."""
+    study = begun(scripted_study())
+    kept = []
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    script.on_epoch = lambda *_: kept.append(len(list(tmp_path.rglob("*.safetensors"))))
+    study.worker(script).train(claimed(study))
+    assert kept == [0, 1, 1]
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+def test_a_stop_gives_the_fold_run_back_and_the_next_worker_continues_it(scripted_study: Studies):
+    """Every epoch is trained once over both workers."""
+    study = begun(scripted_study())
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    script.on_epoch = lambda trial, fold, epoch: study.stop.set() if epoch == 2 else None
+    study.worker(script).train(claimed(study))
+    assert fold_run(study).state is FoldRunState.WAITING
+    study.stop.clear()
+    study.worker(script).train(claimed(study))
+    assert fold_run(study).state is FoldRunState.DONE
+    assert script.trained == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
+
+
+def test_a_damaged_checkpoint_starts_the_fold_afresh_without_recording_twice(scripted_study: Studies, tmp_path):
+    """The scores that were recorded before stay; the epochs are trained again."""
+    study = begun(scripted_study())
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    script.on_epoch = lambda trial, fold, epoch: study.stop.set() if epoch == 2 else None
+    study.worker(script).train(claimed(study))
+    next(tmp_path.rglob("*.safetensors")).write_bytes(b"\x00half")
+    study.stop.clear()
+    script.on_epoch = lambda *_: None
+    study.worker(script).train(claimed(study))
+    assert fold_run(study).state is FoldRunState.DONE
+    assert [record.epoch for record in study.ledger.epochs()] == [1, 2, 3]
+    assert [epoch for *_, epoch in script.trained] == [1, 2, 1, 2, 3]
+
+
+def test_a_worker_whose_lease_was_lost_writes_nothing_more(scripted_study: Studies):
+    """Another worker took the fold run over while this one slept; only the other one's epochs count."""
+    study = begun(scripted_study())
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    claim = claimed(study, "sleeper")
+
+    def lose_it(trial: int, fold: int, epoch: int) -> None:
+        if epoch == 2:
+            study.ledger.release_owner("sleeper", reason="its worker died")
+
+    script.on_epoch = lose_it
+    study.worker(script, owner="sleeper").train(claim)
+    assert (fold_run(study).state, fold_run(study).num_epochs) == (FoldRunState.WAITING, 1)
+
+
+def test_diverged_training_stops_the_trial_with_its_reason(scripted_study: Studies):
+    """The other folds are not tried."""
+    study = begun(scripted_study())
+    study.worker(Script(lambda *_: [0.2, Diverged("the loss is nan in epoch 2")])).train(claimed(study))
+    [trial] = study.ledger.trials()
+    assert (trial.state, trial.reason) == (TrialState.STOPPED, "diverged: the loss is nan in epoch 2")
+    assert {run.state for run in study.ledger.fold_runs()} == {FoldRunState.STOPPED}
+
+
+@pytest.mark.parametrize("error", [TrialError("no memory left"), KeyError("a bug")])
+def test_a_trial_that_cannot_be_trained_fails_and_the_worker_goes_on(scripted_study: Studies, error: Exception):
+    """The reason is recorded with the trial."""
+    study = begun(scripted_study())
+    study.worker(Script(lambda *_: [error])).train(claimed(study))
+    [trial] = study.ledger.trials()
+    assert trial.state is TrialState.FAILED
+    assert str(error.args[0]) in (trial.reason or "")
+
+
+def test_a_full_disk_gives_the_fold_run_back_and_ends_the_worker(scripted_study: Studies):
+    """It is not the configuration's fault: what was recorded stays, and the user is told."""
+    study = begun(scripted_study())
+    script = Script(lambda *_: [0.2, 0.4, 0.6])
+
+    def full(trial: int, fold: int, epoch: int) -> None:
+        if epoch == 2:
+            raise StorageError("artifacts: the disk is full")
+
+    script.on_epoch = full
+    with pytest.raises(StorageError, match="disk is full"):
+        study.worker(script).train(claimed(study))
+    assert (fold_run(study).state, fold_run(study).num_epochs) == (FoldRunState.WAITING, 1)
