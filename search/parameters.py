@@ -1,7 +1,7 @@
 """The parameters that a study may fix or search: what the models declare of each, and the ranges and choices given."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -214,15 +214,16 @@ def check_domains(space: Mapping[str, Range | Choices]) -> dict[str, Range | Cho
 def check_conditions(space: Mapping[str, Range | Choices], fixed: Mapping[str, Scalar]) -> None:
     """Raise pydantic's error if something is searched that can never have an effect."""
     for name in space:
-        _check_condition(name, space, fixed)
+        for obstacle in _obstacles(name, space, fixed):
+            raise no_effect(f"no effect while {obstacle}", path=("space", name))
 
 
-def _check_condition(name: str, space: Mapping[str, Range | Choices], fixed: Mapping[str, Scalar]) -> None:
+def _obstacles(name: str, space: Mapping[str, Range | Choices], fixed: Mapping[str, Scalar]) -> Iterator[str]:
     for other, allowed in PARAMETERS[name].when.items():
         domain = space.get(other)
         possible = [fixed[other]] if domain is None else domain.values() or []
         if not set(possible) & set(allowed):
-            place = f"{PARAMETERS[other].section if domain is None else 'space'}.{other}"
+            section = PARAMETERS[other].section if domain is None else "space"
             values, needed = " or ".join(map(str, possible)), " or ".join(allowed)
-            raise no_effect(f"no effect while {place} is {values}; it needs {needed}", path=("space", name))
-        _check_condition(other, space, fixed)
+            yield f"{section}.{other} is {values}; it needs {needed}"
+        yield from _obstacles(other, space, fixed)
