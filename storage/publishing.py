@@ -74,7 +74,8 @@ def one_line(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("\x1b", "--"))]  # neptune's banners
     return without_secrets(lines[0] if lines else type(error).__name__)[:LONGEST_MESSAGE]
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from storage.publishing import without_secrets
 from storage.records import Event, EventKind, TrialState
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 8000
@@ -101,7 +102,7 @@ def _key(name: str) -> str:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return without_secrets(value if isinstance(value, str) else json.dumps(value))
 
 
 def _joined(state: str, reason: str | None) -> str:
