@@ -21,7 +21,7 @@ def searchable(
     `suggest` is the range or the choices that `search init` proposes (`{"low", "high", "log"}` or a list); `when` names
     the field and its values under which this one has any effect; `bounds` are pydantic's (`ge`, `gt`, `le`, `lt`).
     """
-    extra = {"suggest": suggest, "when": when, "source": source}
+    extra: dict[str, Any] = {"suggest": suggest, "when": when, "source": source}
     return Field(default, description=meaning, json_schema_extra=extra, **bounds)
 
 
@@ -31,7 +31,7 @@ class ModelParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     encoder: str = Field(
-        description="A model hub name, a folder with a pretrained model, or `package:NAME/FOLDER` inside an installed package."
+        description="A model hub name, a pretrained model's folder, or `package:NAME/FOLDER` in an installed package."
     )
     max_length: int = searchable(128, "Tokens of a text that are kept, special tokens included.", ge=4, le=8192)
     pooling: Literal["mean", "cls"] = searchable(

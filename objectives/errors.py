@@ -6,7 +6,7 @@ class DataError(ValueError):
 
 
 class TrialError(RuntimeError):
-    """This configuration cannot be trained; the trial ends as failed and the search goes on."""
+    """The configuration cannot be trained: the trial ends as failed and the search goes on."""
 
 
 class Diverged(TrialError):

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from models.params import ModelParams, searchable
 from pydantic import BaseModel, ConfigDict
+
+from models.params import ModelParams, searchable
 
 
 class TrainingParams(BaseModel):

@@ -1,0 +1,178 @@
+"""Where pretrained encoders come from: a folder, an installed package or the model hub."""
+
+import functools
+import importlib.util
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import transformers
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from models.errors import EncoderError
+
+PACKAGE_PREFIX = "package:"
+HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
+
+# The families do not agree on the names of their dropout probabilities.
+DROPOUT_FIELDS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "hidden_dropout",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+
+
+def resolve_encoder(name: str) -> Path:
+    """Return the folder of the encoder; downloads a hub model once. Raises EncoderError."""
+    return _resolve(name, files=HUB_FILES)
+
+
+def check_encoder(name: str, *, trainable_layers: int | None = None, max_length: int | None = None) -> None:
+    """Raise EncoderError if the encoder is not there, is no text encoder, or has fewer layers or positions than asked.
+
+    Reads the configuration only, no weights.
+    """
+    config = _load_config(name)
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
+        raise EncoderError(f"encoder {name!r}: a {config.model_type} is no text encoder")
+    if trainable_layers is not None and trainable_layers > config.num_hidden_layers:
+        raise EncoderError(
+            f"encoder {name!r}: trainable_layers is {trainable_layers}, the encoder has {config.num_hidden_layers}"
+        )
+    if max_length is not None and max_length > _max_positions(config):
+        raise EncoderError(f"encoder {name!r}: max_length is {max_length}, the encoder takes {_max_positions(config)}")
+
+
+def num_encoder_layers(name: str) -> int:
+    """Return how many transformer layers the encoder has; raises EncoderError."""
+    return int(_load_config(name).num_hidden_layers)
+
+
+def load_encoder(name: str, *, dropout: float | None = None) -> PreTrainedModel:
+    """Return the pretrained encoder without its pooler, in float32; `dropout` replaces its own probabilities."""
+    folder = resolve_encoder(name)
+    config = _load_config(name)
+    if dropout is not None:
+        for field in DROPOUT_FIELDS:
+            if hasattr(config, field):
+                setattr(config, field, dropout)
+    with _errors_of(name), _quiet():
+        encoder: PreTrainedModel = AutoModel.from_pretrained(
+            folder, config=config, dtype="float32", trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
+    # Its output is not used, and without a gradient its weights would only weigh down every checkpoint.
+    if hasattr(encoder, "pooler"):
+        encoder.register_module("pooler", None)
+    return encoder
+
+
+def load_tokenizer(name: str) -> Any:
+    """Return the encoder's fast tokenizer; raises EncoderError."""
+    folder = resolve_encoder(name)
+    with _errors_of(name), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if not tokenizer.is_fast:
+        raise EncoderError(f"encoder {name!r}: it has no fast tokenizer (tokenizer.json)")
+    return tokenizer
+
+
+def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList:
+    """Return the transformer layers, lowest first: the module list that is as long as the configuration says."""
+    num_layers = encoder.config.num_hidden_layers
+    lists = (module for module in encoder.modules() if isinstance(module, nn.ModuleList))
+    return next(layers for layers in lists if len(layers) == num_layers)
+
+
+def _load_config(name: str) -> Any:
+    folder = _resolve(name, files=("config.json",))
+    if not (folder / "config.json").is_file():
+        raise EncoderError(
+            f"encoder {name!r}: there is no config.json in {folder}; expected a pretrained model's folder"
+        )
+    with _errors_of(name), _quiet():
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def _resolve(name: str, *, files: tuple[str, ...]) -> Path:
+    if name.startswith(PACKAGE_PREFIX):
+        return _package_folder(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise EncoderError(f"encoder {name!r}: there is no such folder")
+    return _hub_folder(name, files)
+
+
+def _package_folder(name: str) -> Path:
+    """Find the package without importing it: its __init__ may load anything."""
+    package, _, inner = name.removeprefix(PACKAGE_PREFIX).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise EncoderError(f"encoder {name!r}: no package {package!r} is installed")
+    folder = Path(spec.submodule_search_locations[0], inner)
+    if not folder.is_dir():
+        raise EncoderError(f"encoder {name!r}: package {package!r} has no folder {inner!r}")
+    return folder
+
+
+@functools.cache
+def _hub_folder(name: str, files: tuple[str, ...]) -> Path:
+    """The snapshot's own fallback: without a connection, what an earlier download left is used."""
+    advice = "give a folder with a pretrained model instead, or package:NAME/FOLDER"
+    try:
+        with _quiet():
+            return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), etag_timeout=10))
+    except LocalEntryNotFoundError as error:
+        raise EncoderError(
+            f"encoder {name!r}: no such folder, and the model hub cannot be reached; {advice}"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise EncoderError(
+            f"encoder {name!r}: no such folder, and the model hub has no such model; {advice}"
+        ) from error
+
+
+def _max_positions(config: Any) -> float:
+    """RoBERTa and its kin number positions from the padding token on."""
+    positions = getattr(config, "max_position_embeddings", None) or math.inf
+    return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
+
+
+@contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EncoderError(f"encoder {name!r}: cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no warnings about weights that are left out on purpose; errors are raised anyway."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    disable_progress_bars()
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+        enable_progress_bars()
+        logger.setLevel(level)

@@ -1,0 +1,171 @@
+"""Texts as model inputs: tokenised once a study, cached as memory-mapped files, batched by length."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.classifiers import mean_pool
+from models.encoders import load_encoder, load_tokenizer, resolve_encoder
+from objectives.data import Dataset
+
+Array = NDArray[Any]
+
+TEXTS_PER_CALL = 4096
+ROWS_PER_FORWARD = 64  # without gradients
+BATCHES_PER_POOL = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenisedTexts:
+    """The token ids of all rows, end to end; `offsets[row]` to `offsets[row + 1]` are one row's."""
+
+    ids: NDArray[np.int32]  # (tokens,)
+    offsets: NDArray[np.int64]  # (rows + 1,)
+    pad_id: int
+    num_closing: int  # special tokens at the end of every text
+    key: str  # the same for the same texts, tokenizer and length
+
+    def lengths(self, rows: NDArray[np.int64], *, max_length: int) -> NDArray[np.int64]:
+        """Return the number of tokens of each row, at most max_length."""
+        return (self.offsets[rows + 1] - self.offsets[rows]).clip(max=max_length)
+
+    def batch(self, rows: NDArray[np.int64], *, max_length: int) -> dict[str, torch.Tensor]:
+        """Return `input_ids` and `attention_mask`, both int64 (rows, longest of them), padded on the right.
+
+        A text that is too long loses the tokens before its closing special ones.
+        """
+        lengths = self.lengths(rows, max_length=max_length)
+        ids = np.full((len(rows), int(lengths.max())), self.pad_id, dtype=np.int64)
+        for line, row, length in zip(ids, rows, lengths, strict=True):
+            start, end = self.offsets[row], self.offsets[row + 1]
+            line[:length] = self.ids[start : start + length]
+            line[length - self.num_closing : length] = self.ids[end - self.num_closing : end]
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextInputs:
+    """What all fold runs of a study share: the tokens for one encoder, and its frozen embeddings when asked for."""
+
+    tokens: TokenisedTexts
+    embeddings: Callable[[], NDArray[np.float32]]  # (rows, width), unit length
+    encoder: str
+
+
+def prepare_text(dataset: Dataset, *, encoder: str, max_length: int, cache: Path, device: str = "cpu") -> TextInputs:
+    """Tokenise the rows for `encoder`, or find them in `cache`; `max_length` is the largest of the study's trials.
+
+    The embeddings are computed on `device` when they are first asked for. Raises EncoderError.
+    """
+    tokens = tokenise(dataset.texts, encoder=encoder, max_length=max_length, cache=cache)
+    embeddings = partial(embed, tokens, encoder=encoder, cache=cache, device=device)
+    return TextInputs(tokens=tokens, embeddings=embeddings, encoder=encoder)
+
+
+def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path) -> TokenisedTexts:
+    """Return the token ids of all texts from `cache`, where they are put first if need be; raises EncoderError."""
+    tokenizer = load_tokenizer(encoder)
+    key = _digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *texts])
+
+    def compute() -> dict[str, Array]:
+        batches = (texts[start : start + TEXTS_PER_CALL] for start in range(0, len(texts), TEXTS_PER_CALL))
+        options = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
+        ids = [row for batch in batches for row in tokenizer(batch, **options)["input_ids"]]
+        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+        return {"ids": np.fromiter((token for row in ids for token in row), np.int32, offsets[-1]), "offsets": offsets}
+
+    arrays = _cached(cache / f"tokens-{key}", compute)
+    return TokenisedTexts(
+        ids=arrays["ids"],
+        offsets=arrays["offsets"],
+        pad_id=tokenizer.pad_token_id or 0,
+        num_closing=_num_closing(tokenizer),
+        key=key,
+    )
+
+
+def embed(tokens: TokenisedTexts, *, encoder: str, cache: Path, device: str = "cpu") -> NDArray[np.float32]:
+    """Return the frozen encoder's mean-pooled states of all rows, (rows, width), each of unit length; cached."""
+    weights = [_digest_file(path) for path in sorted(resolve_encoder(encoder).glob("*.safetensors"))]
+
+    def compute() -> dict[str, Array]:
+        return {"embeddings": _embed(tokens, encoder=encoder, device=device)}
+
+    return _cached(cache / f"embeddings-{_digest([tokens.key, *weights])}", compute)["embeddings"]
+
+
+def bucketed_batches(
+    lengths: NDArray[np.int64], *, batch_size: int, random: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Return batches of positions in `lengths`, each once, in random order; a batch's lengths are close to each other.
+
+    Shuffled, sorted by length within pools of 50 batches, and the batches shuffled: little padding, and still random.
+    """
+    order = random.permutation(len(lengths))
+    pool_size = batch_size * BATCHES_PER_POOL
+    pools = [order[start : start + pool_size] for start in range(0, len(order), pool_size)]
+    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
+@torch.inference_mode()
+def _embed(tokens: TokenisedTexts, *, encoder: str, device: str) -> NDArray[np.float32]:
+    model = load_encoder(encoder).eval()
+    width: int = model.config.hidden_size
+    torch.nn.Module.to(model, device)
+    rows = np.arange(len(tokens.offsets) - 1)
+    max_length = int(np.diff(tokens.offsets).max())
+    order = np.argsort(tokens.lengths(rows, max_length=max_length), kind="stable")
+    embeddings = np.empty((len(rows), width), dtype=np.float32)
+    for start in range(0, len(order), ROWS_PER_FORWARD):
+        chosen = order[start : start + ROWS_PER_FORWARD]
+        batch = {name: tensor.to(device) for name, tensor in tokens.batch(chosen, max_length=max_length).items()}
+        pooled = mean_pool(model(**batch).last_hidden_state, batch["attention_mask"])
+        embeddings[chosen] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
+    return embeddings
+
+
+def _num_closing(tokenizer: Any) -> int:
+    """Count the special tokens that end a text, such as [SEP]."""
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return next(count for count, is_special in enumerate(reversed(special)) if not is_special)
+
+
+def _cached(folder: Path, compute: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+    """Map the arrays of `folder`, computed first if it is not there; of two processes at once, the first one's stay."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            complete = Path(scratch, folder.name)
+            complete.mkdir()
+            for name, array in compute().items():
+                np.save(complete / f"{name}.npy", array, allow_pickle=False)
+            try:
+                complete.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()[:32]
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
