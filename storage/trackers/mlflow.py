@@ -70,7 +70,7 @@ class MlflowTracker:
         # Beside the database: MLflow's default is a folder `mlruns` wherever the process was started.
         artifacts = self._database.with_name("mlartifacts").as_uri() if self._database else None
         if self._database and not self._database.exists():
-            _create_database(self._database)
+            create_database(self._database)
         return _Session(MlflowClient(self._uri), study, artifacts=artifacts)
 
 
@@ -192,7 +192,7 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(make_url(uri).database or "mlflow.db").resolve()
 
 
-def _create_database(file: Path) -> None:
+def create_database(file: Path) -> None:
     """Create MLflow's tables under another name, then link: several processes may do so at once, and any be killed."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

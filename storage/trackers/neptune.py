@@ -91,10 +91,12 @@ class NeptuneTracker:
 
     def _init_run(self, study: StudyRecord, *, name: str, custom_id: str, tag: str) -> Run:
         neptune = import_client()
+        # Without its threads: their errors end up on the terminal, and one lets the server end this process.
+        run_class = type("Run", (neptune.Run,), {"_get_background_jobs": lambda run: []})
         server = {"mode": "sync", "api_token": self._token, "project": self._project}
         place = server if self._token else {"mode": "offline"}
         with _data_directory(self._directory):
-            run: Run = neptune.init_run(name=name, custom_run_id=custom_id, tags=[tag], **place, **NOTHING_ELSE)
+            run: Run = run_class(name=name, custom_run_id=custom_id, tags=[tag], **place, **NOTHING_ELSE)
         run["sys/group_tags"].add([study.name])
         return run
 

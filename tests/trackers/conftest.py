@@ -1,17 +1,21 @@
-"""A real ledger with a scripted study, and both trackers with a way to look at what they hold."""
+"""A real ledger, and an MLflow database that is made once and copied."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import pytest
 from sqlalchemy import Engine
 
 from storage.database import connect, migrate
-from storage.ledger import Ledger, create_study
-from storage.records import EpochRecord, FoldRunState, TrialState
+from storage.ledger import Ledger
+from storage.trackers.mlflow import create_database
+from tests.trackers.looks import Look, MlflowLook, OfflineLook, ServerLook
+from tests.trackers.neptune_server import NeptuneServer
+from tests.trackers.scripted import new_ledger
 
-NUM_FOLDS = 2
-NUM_EPOCHS = 3
+AnyLook = TypeVar("AnyLook", bound=Look)
 
 
 @pytest.fixture
@@ -29,45 +33,48 @@ def ledger(engine: Engine) -> Ledger:
     return new_ledger(engine)
 
 
-def new_ledger(engine: Engine, name: str = "spam", *, num_folds: int = NUM_FOLDS) -> Ledger:
-    """The ledger of a study of that name."""
-    record = create_study(
-        engine,
-        name=name,
-        config={
-            "study": {"metric": "macro_f1"},
-            "data": {"path": "spam.csv", "label": "class", "text": ["text"]},
-            "storage": {"url": "postgresql://ann:s3cret@db/search"},
-        },
-        metric="macro_f1",
-        direction="maximize",
-        fingerprints={"data": "d" * 64, "folds": "f" * 64, "config": "c" * 64},
-        provenance={"python": "3.11.9", "packages": {"torch": "2.11"}, "git_commit": None},
-        assignments=np.arange(10, dtype=np.int16) % num_folds,
-    )
-    return Ledger(engine, record.id)
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without experiments of ours; making one takes seconds."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    create_database(file)
+    return file
 
 
-def score_of(trial: int, fold: int, epoch: int) -> float:
-    """The scripted curve."""
-    return round(0.5 + 0.1 * trial + 0.01 * fold + 0.001 * epoch, 6)
+@pytest.fixture
+def mlflow_uri(empty_mlflow: Path, tmp_path: Path) -> str:
+    """A copy of it for one test."""
+    return f"sqlite:///{shutil.copy(empty_mlflow, tmp_path / 'mlflow.db')}"
 
 
-def run_trial(ledger: Ledger, number: int, *, num_folds: int = NUM_FOLDS, num_epochs: int = NUM_EPOCHS) -> None:
-    """A trial from its start to COMPLETE."""
-    ledger.add_trial(number, {"training.learning_rate": 1e-4 * (number + 1), "training.loss": "focal"})
-    scores = [run_fold(ledger, num_epochs=num_epochs) for _ in range(num_folds)]
-    ledger.finish_trial(number, TrialState.COMPLETE, score=float(np.mean(scores)), std=float(np.std(scores)))
+@pytest.fixture
+def neptune_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NeptuneServer]:
+    """A Neptune server on loopback, without TLS."""
+    monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
+    server = NeptuneServer()
+    yield server
+    server.stop()
 
 
-def run_fold(ledger: Ledger, *, num_epochs: int = NUM_EPOCHS) -> float:
-    """The next waiting fold run from its claim to DONE; its score."""
-    claim = ledger.claim("tester/0", lease_seconds=60)
-    assert claim is not None
-    for epoch in range(1, num_epochs + 1):
-        score = score_of(claim.trial, claim.fold, epoch)
-        metrics = {"train_loss": 1 / epoch, "val_loss": 1.1 / epoch, "val_macro_f1": score, "learning_rate": 1e-4}
-        record = EpochRecord(trial=claim.trial, fold=claim.fold, epoch=epoch, score=score, metrics=metrics, seconds=0.1)
-        ledger.record_epoch(claim, record, checkpoint=None)
-    ledger.finish_fold(claim, FoldRunState.DONE, score=score, best_epoch=num_epochs)
-    return score
+@pytest.fixture
+def mlflow_look(mlflow_uri: str) -> Iterator[MlflowLook]:
+    """An MLflow database."""
+    yield from _closing(MlflowLook(mlflow_uri))
+
+
+@pytest.fixture
+def offline_look(tmp_path: Path) -> Iterator[OfflineLook]:
+    """A folder for Neptune's offline runs."""
+    yield from _closing(OfflineLook(tmp_path / "neptune"))
+
+
+@pytest.fixture
+def server_look(neptune_server: NeptuneServer, tmp_path: Path) -> Iterator[ServerLook]:
+    """A Neptune server."""
+    yield from _closing(ServerLook(neptune_server, tmp_path / "neptune"))
+
+
+def _closing(look: AnyLook) -> Iterator[AnyLook]:
+    yield look
+    for tracker in look.opened:
+        tracker.close()

@@ -1,4 +1,4 @@
-"""A Neptune server for tests: speaks to the real client over loopback and keeps every point it is sent, equal ones too."""
+"""A Neptune server for tests: speaks to the real client over loopback and keeps every point, equal ones too."""
 
 import base64
 import json
