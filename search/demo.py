@@ -24,8 +24,8 @@ from search.errors import ConfigError
 PACKAGES = (
     "torch", "transformers", "sympy", "databricks", "mlflow", "scipy", "sklearn", "pandas", "sqlalchemy", "matplotlib",
     "networkx", "numpy", "huggingface_hub", "fontTools", "pygments", "pydantic", "narwhals", "graphql", "opentelemetry",
-    "sentence_transformers", "gunicorn", "aiohttp", "werkzeug", "git", "psycopg", "PIL", "jinja2", "fsspec", "mpmath", "joblib",
-    "pyarrow", "optuna", "docker", "anyio", "alembic", "imblearn", "click", "flask", "cryptography", "mako",
+    "sentence_transformers", "gunicorn", "aiohttp", "werkzeug", "git", "psycopg", "PIL", "jinja2", "fsspec", "mpmath",
+    "joblib", "pyarrow", "optuna", "docker", "anyio", "alembic", "imblearn", "click", "flask", "cryptography", "mako",
     "typer", "tqdm", "attr", "dateutil", "rich", "urllib3", "uvicorn", "requests", "safetensors", "h11",
 )  # fmt: skip
 COLUMNS = ("name", "summary", "body", "label")
@@ -50,6 +50,11 @@ class DemoSummary:
     path: Path
     rows: int
     counts: dict[str, int]
+
+    def __str__(self) -> str:
+        labels = list(self.counts)
+        span = f"{labels[0]} {self.counts[labels[0]]} ... {labels[-1]} {self.counts[labels[-1]]}"
+        return f"{self.path}: {self.rows} rows, {len(labels)} classes ({span})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

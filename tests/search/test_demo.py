@@ -68,6 +68,7 @@ def test_more_rows_than_there_are_gives_all(tmp_path):
     summary = build_demo(tmp_path / "all.csv", rows=1_000_000, classes=4, seed=0)
     assert 500 < summary.rows < 2000
     assert summary.rows == sum(summary.counts.values())
+    assert f"{summary.rows} rows, 4 classes (rich {summary.counts['rich']} ... h11" in str(summary)
 
 
 @pytest.mark.usefixtures("small_packages")
