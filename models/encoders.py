@@ -42,9 +42,12 @@ def resolve_encoder(name: str) -> Path:
 def check_encoder(name: str, *, trainable_layers: int | None = None, max_length: int | None = None) -> None:
     """Raise EncoderError if the encoder is not there, is no text encoder, or has fewer layers or positions than asked.
 
-    Reads the configuration only, no weights.
+    Reads the configuration only, no weights; a hub model's configuration is downloaded.
     """
     config = _load_config(name)
+    folder = _local_folder(name)
+    if folder is not None and not any(folder.glob("*.safetensors")):
+        raise EncoderError(f"encoder {name!r}: there are no weights (*.safetensors) in {folder}")
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
         raise EncoderError(f"encoder {name!r}: a {config.model_type} is no text encoder")
     if trainable_layers is not None and trainable_layers > config.num_hidden_layers:
@@ -69,13 +72,23 @@ def load_encoder(name: str, *, dropout: float | None = None) -> PreTrainedModel:
             if hasattr(config, field):
                 setattr(config, field, dropout)
     with _errors_of(name), _quiet():
-        encoder: PreTrainedModel = AutoModel.from_pretrained(
-            folder, config=config, dtype="float32", trust_remote_code=False, use_safetensors=True, local_files_only=True
+        encoder, report = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype="float32",
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise EncoderError(f"encoder {name!r}: its file has no {missing[0]} ({len(missing)} weights are missing)")
     # Its output is not used, and without a gradient its weights would only weigh down every checkpoint.
     if hasattr(encoder, "pooler"):
         encoder.register_module("pooler", None)
-    return encoder
+    loaded: PreTrainedModel = encoder
+    return loaded
 
 
 def load_tokenizer(name: str) -> Any:
@@ -83,8 +96,9 @@ def load_tokenizer(name: str) -> Any:
     folder = resolve_encoder(name)
     with _errors_of(name), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if not tokenizer.is_fast:
-        raise EncoderError(f"encoder {name!r}: it has no fast tokenizer (tokenizer.json)")
+    # Where its files are missing, transformers makes up a tokenizer that knows the special tokens only.
+    if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise EncoderError(f"encoder {name!r}: there is no fast tokenizer (tokenizer.json) in {folder}")
     return tokenizer
 
 
@@ -106,13 +120,18 @@ def _load_config(name: str) -> Any:
 
 
 def _resolve(name: str, *, files: tuple[str, ...]) -> Path:
+    return _local_folder(name) or _hub_folder(name, files)
+
+
+def _local_folder(name: str) -> Path | None:
+    """Return the folder that `name` is or points to; None if it can only be a hub model's name."""
     if name.startswith(PACKAGE_PREFIX):
         return _package_folder(name)
     if Path(name).is_dir():
         return Path(name)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise EncoderError(f"encoder {name!r}: there is no such folder")
-    return _hub_folder(name, files)
+    return None
 
 
 def _package_folder(name: str) -> Path:
@@ -152,9 +171,10 @@ def _max_positions(config: Any) -> float:
 
 @contextmanager
 def _errors_of(name: str) -> Iterator[None]:
+    """The libraries raise almost anything for a folder that is not theirs; the first line of it says what."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EncoderError(f"encoder {name!r}: cannot be loaded: {reason}") from error
 

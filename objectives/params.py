@@ -90,7 +90,7 @@ class TrainingParams(BaseModel):
     )
     enn_neighbors: int = searchable(
         3,
-        "ENN: a row goes when most of this many neighbours in the frozen encoder's space are of other classes.",
+        "ENN: a row goes when its class is not the commonest of this many neighbours in the frozen encoder's space.",
         suggest=[3, 5],
         when={"sampler": ["enn"]},
         source="Wilson 1972",

@@ -69,6 +69,7 @@ class FoldTraining:
     """
 
     def __init__(self, job: FoldJob, *, inputs: TextInputs, device: str) -> None:
+        assert inputs.encoder == job.params.model.encoder, "the tokens are of another encoder"
         training = job.params.training
         self.num_epochs = training.epochs
         self.scores: list[EpochScore] = []
@@ -154,6 +155,8 @@ class FoldTraining:
         metrics["rows_per_second"] = len(self._rows) / (time.perf_counter() - start)
         _, metrics["train_loss"] = self._evaluate(self._training_sample)
         probabilities, metrics["val_loss"] = self._evaluate(job.validation_rows)
+        if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
+            raise Diverged(f"epoch {epoch}, after its last step: validation loss {metrics['val_loss']}")
         predicted = probabilities.argmax(axis=1)
         for name, metric in METRICS.items():
             metrics[f"val_{name}"] = metric.function(job.labels[job.validation_rows], predicted)

@@ -77,11 +77,13 @@ def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path
     key = _digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *texts])
 
     def compute() -> dict[str, Array]:
-        batches = (texts[start : start + TEXTS_PER_CALL] for start in range(0, len(texts), TEXTS_PER_CALL))
-        options = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
-        ids = [row for batch in batches for row in tokenizer(batch, **options)["input_ids"]]
-        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-        return {"ids": np.fromiter((token for row in ids for token in row), np.int32, offsets[-1]), "offsets": offsets}
+        ids, lengths = [], [0]
+        for start in range(0, len(texts), TEXTS_PER_CALL):
+            batch = list(texts[start : start + TEXTS_PER_CALL])
+            rows = tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]
+            lengths += map(len, rows)
+            ids.append(np.concatenate(rows, dtype=np.int32))
+        return {"ids": np.concatenate(ids), "offsets": np.cumsum(lengths, dtype=np.int64)}
 
     arrays = _cached(cache / f"tokens-{key}", compute)
     return TokenisedTexts(

@@ -1,0 +1,84 @@
+"""What of the classifier is trained, and what it computes."""
+
+import pytest
+import torch
+
+from models.classifiers import TextClassifier, mean_pool
+from models.encoders import encoder_layers
+from models.params import ModelParams
+
+TOKENS = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, 0, 0]])
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+
+
+@pytest.fixture
+def build(tiny_encoder):
+    def build(**params) -> TextClassifier:
+        torch.manual_seed(7)
+        return TextClassifier(ModelParams(encoder=str(tiny_encoder), max_length=16, **params), num_classes=4)
+
+    return build
+
+
+def test_mean_pool_leaves_padding_out():
+    """Only tokens that the mask keeps count."""
+    hidden = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]])
+    assert mean_pool(hidden, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 3.0]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_padding_does_not_change_the_logits(build, pooling):
+    """A text's logits do not depend on the longest text beside it."""
+    model = build(pooling=pooling).eval()
+    together = model(TOKENS, MASK)
+    alone = model(TOKENS[1:, :3], MASK[1:, :3])
+    torch.testing.assert_close(together[1:], alone)
+    assert together.shape == (2, 4)
+
+
+def test_pooling_reads_the_states_it_names(build):
+    """The first token's state and the mean give different logits."""
+    assert not torch.equal(build(pooling="mean").eval()(TOKENS, MASK), build(pooling="cls").eval()(TOKENS, MASK))
+
+
+def test_same_seed_gives_the_same_head(build):
+    """The head is drawn from torch's random state, of which nothing else takes."""
+    assert torch.equal(build().head.weight, build(trainable_layers=0).head.weight)
+
+
+@pytest.mark.parametrize(
+    ("layers", "trained"),
+    [(0, {"head"}), (1, {"head", "encoder.layer.1"}), (2, {"head", "encoder.layer.0", "encoder.layer.1"})],
+)
+def test_only_the_top_layers_and_the_head_get_gradients(build, layers, trained):
+    """Everything below the trained layers stays as it was pretrained."""
+    model = build(trainable_layers=layers)
+    model(TOKENS, MASK).sum().backward()
+    names = [name.removeprefix("encoder.") for name, weight in model.named_parameters() if weight.grad is not None]
+    assert {name[:4] if name.startswith("head") else name[:15] for name in names} == trained
+
+
+def test_everything_is_trained_by_default(build):
+    """Null trains the embeddings, too."""
+    model = build()
+    model(TOKENS, MASK).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_backward_ends_at_the_lowest_trained_layer(build):
+    """No graph is recorded for frozen layers, so that they cost a forward pass only."""
+    model = build(trainable_layers=1)
+    recorded = []
+    for layer in encoder_layers(model.encoder):
+        layer.register_forward_hook(lambda module, inputs, output: recorded.append(output.requires_grad))
+    model(TOKENS, MASK)
+    assert recorded == [False, True]
+
+
+def test_frozen_layers_stay_in_evaluation_mode(build):
+    """Dropout is on where weights are trained, and nowhere else."""
+    model = build(trainable_layers=1).train()
+    assert [layer.training for layer in encoder_layers(model.encoder)] == [False, True]
+    assert model.head.training
+    assert not model.encoder.embeddings.training
+    assert not any(module.training for module in model.eval().modules())
