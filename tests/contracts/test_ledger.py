@@ -1,0 +1,451 @@
+"""What everybody relies on about a ledger, on SQLite and on PostgreSQL."""
+
+import math
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, event
+
+from storage.catalog import find_study, list_studies
+from storage.errors import LeaseLost, StorageError
+from storage.ledger import Ledger
+from storage.records import Claim, EventKind, FoldRunState, StudyState, TrialState
+from tests.contracts.ledger_processes import (
+    Crowd,
+    Epoch,
+    claim_all,
+    create,
+    die_inside_a_change,
+    new_study,
+    spawning,
+    work,
+)
+
+
+def epoch(number: int, score: float = 0.5, **metrics: float) -> Epoch:
+    return Epoch(epoch=number, score=score, metrics=metrics)
+
+
+def claimed(ledger: Ledger, owner: str = "worker", lease_seconds: float = 60) -> Claim:
+    claim = ledger.claim(owner, lease_seconds=lease_seconds)
+    assert claim is not None
+    return claim
+
+
+def states(ledger: Ledger) -> list[FoldRunState]:
+    return [run.state for run in ledger.fold_runs()]
+
+
+def kinds(ledger: Ledger) -> list[EventKind]:
+    return [event.kind for event in ledger.events(after=0, limit=10_000)]
+
+
+class TestStudies:
+    def test_a_study_is_read_back_as_it_was_created(self, engine: Engine) -> None:
+        """The record holds what was given, the state and the database's time."""
+        study = new_study(engine)
+        assert (study.name, study.state, study.num_folds) == ("study", StudyState.RUNNING, 3)
+        assert study.config == {"model": {"encoder": "tiny"}}
+        assert study.fingerprints == {"data": "d1", "folds": "f1"}
+        assert abs(study.created_at - time.time()) < 60
+        assert find_study(engine, "study") == study == Ledger(engine, study.id).study()
+
+    def test_the_manifest_is_kept_row_by_row(self, ledger: Ledger) -> None:
+        """The assignments come back equal and as int16."""
+        expected = np.array([0, 1, 2] * 3, dtype=np.int16)
+        assert ledger.assignments().dtype == np.int16
+        np.testing.assert_array_equal(ledger.assignments(), expected)
+
+    def test_creating_a_study_again_changes_nothing(self, engine: Engine) -> None:
+        """The second creator gets the first one's record, and only one study_created is written."""
+        first, second = new_study(engine), new_study(engine, direction="minimize")
+        assert first == second
+        assert kinds(Ledger(engine, first.id)) == [EventKind.STUDY_CREATED]
+
+    def test_processes_that_create_the_same_study_at_once_share_it(self, database_url: str, crowd: Crowd) -> None:
+        """Eight processes start on an empty database: one schema, one study, no error."""
+        assert crowd.call(create, database_url) == [1] * 8
+
+    def test_studies_are_found_by_name_and_listed_by_age(self, engine: Engine) -> None:
+        """An unknown name is None, and a study does not see another's trials."""
+        first, second = new_study(engine, name="b"), new_study(engine, name="a")
+        Ledger(engine, first.id).add_trial(0, {})
+        assert list_studies(engine) == [first, second]
+        assert find_study(engine, "c") is None
+        assert Ledger(engine, second.id).trials() == []
+
+    def test_a_study_that_is_not_there_is_an_error(self, engine: Engine) -> None:
+        """Reading and writing both say which study is missing."""
+        with pytest.raises(StorageError, match="no study with id 7"):
+            Ledger(engine, 7).study()
+        with pytest.raises(StorageError, match="no study with id 7"):
+            Ledger(engine, 7).add_trial(0, {})
+
+    def test_a_study_ends_and_is_reopened_once(self, ledger: Ledger) -> None:
+        """Repeating either changes nothing and writes no event."""
+        ledger.reopen_study()
+        ledger.finish_study("budget")
+        ledger.finish_study("budget")
+        assert ledger.study().state is StudyState.FINISHED
+        ledger.reopen_study()
+        assert ledger.study().state is StudyState.RUNNING
+        assert kinds(ledger)[1:] == [EventKind.STUDY_FINISHED, EventKind.STUDY_REOPENED]
+
+    def test_the_recorded_configuration_can_be_replaced(self, ledger: Ledger) -> None:
+        """The study then has the new one."""
+        ledger.update_config({"budget": {"trials": 9}})
+        assert ledger.study().config == {"budget": {"trials": 9}}
+
+
+class TestClaims:
+    def test_fold_runs_are_claimed_by_trial_and_fold(self, ledger: Ledger) -> None:
+        """Also when the later trial was added first."""
+        ledger.add_trial(1, {"lr": 0.1})
+        ledger.add_trial(0, {"lr": 0.2})
+        claims = [claimed(ledger) for _ in range(6)]
+        assert [(c.trial, c.fold) for c in claims] == [(t, f) for t in (0, 1) for f in (0, 1, 2)]
+        assert [c.params["lr"] for c in claims] == [0.2] * 3 + [0.1] * 3
+        assert ledger.claim("worker", lease_seconds=60) is None
+
+    def test_every_claim_has_a_larger_token(self, ledger: Ledger) -> None:
+        """Also a claim of the same fold run again."""
+        ledger.add_trial(0, {})
+        tokens = []
+        for _ in range(4):
+            claim = claimed(ledger)
+            tokens.append(claim.token)
+            ledger.release(claim, reason="leaving")
+        assert tokens == sorted(set(tokens))
+
+    def test_a_trial_is_added_once(self, ledger: Ledger) -> None:
+        """A coordinator that died after adding it may add it again: nothing changes."""
+        assert ledger.add_trial(0, {"lr": 0.1})
+        assert not ledger.add_trial(0, {"lr": 0.9})
+        assert ledger.trials()[0].params == {"lr": 0.1}
+        assert len(ledger.fold_runs()) == 3
+        assert kinds(ledger).count(EventKind.TRIAL_STARTED) == 1
+
+    def test_processes_claim_every_fold_run_once(self, ledger: Ledger, database_url: str, crowd: Crowd) -> None:
+        """Eight processes at once on 201 fold runs: each is claimed, none twice."""
+        for number in range(67):
+            ledger.add_trial(number, {})
+        claims = chain.from_iterable(crowd.call(claim_all, database_url, ledger.study_id))
+        assert sorted(claims) == [(trial, fold) for trial in range(67) for fold in range(3)]
+        assert ledger.counts() == {state: 201 * (state is FoldRunState.DONE) for state in FoldRunState}
+
+    def test_a_late_writer_is_refused(self, ledger: Ledger) -> None:
+        """Whatever it tries with its old token raises LeaseLost and changes nothing."""
+        ledger.add_trial(0, {})
+        late = claimed(ledger, "late", lease_seconds=-1)
+        ledger.expire_leases(max_attempts=3)
+        claimed(ledger, "next")
+        before = ledger.fold_runs(), ledger.trials(), kinds(ledger)
+        for attempt in (
+            lambda: ledger.renew(late, lease_seconds=60),
+            lambda: ledger.record_epoch(late, epoch(1), checkpoint="late"),
+            lambda: ledger.finish_fold(late, FoldRunState.DONE, score=1.0, best_epoch=1),
+            lambda: ledger.finish_fold(late, FoldRunState.FAILED, reason="late"),
+            lambda: ledger.stop_trial(late, reason="late"),
+            lambda: ledger.release(late, reason="late"),
+        ):
+            with pytest.raises(LeaseLost, match="trial 0, fold 0: the lease of late was lost"):
+                attempt()
+        assert before == (ledger.fold_runs(), ledger.trials(), kinds(ledger))
+
+    def test_an_expired_lease_is_taken_over_where_it_stood(self, ledger: Ledger) -> None:
+        """The next claim continues after the recorded epoch, from its checkpoint, as the second attempt."""
+        ledger.add_trial(0, {})
+        lost = claimed(ledger, lease_seconds=-1)
+        ledger.record_epoch(lost, epoch(1), checkpoint="checkpoint-1")
+        assert ledger.expire_leases(max_attempts=3) == 1
+        again = claimed(ledger, "next")
+        assert (again.fold_run, again.attempt) == (lost.fold_run, 2)
+        assert (again.num_epochs, again.checkpoint) == (1, "checkpoint-1")
+
+    def test_a_renewed_lease_does_not_expire(self, ledger: Ledger) -> None:
+        """The renewal counts from the database's present."""
+        ledger.add_trial(0, {})
+        claim = claimed(ledger, lease_seconds=-1)
+        ledger.renew(claim, lease_seconds=60)
+        assert ledger.expire_leases(max_attempts=3) == 0
+        [run] = [run for run in ledger.fold_runs() if run.state is FoldRunState.LEASED]
+        assert run.expires_at is not None
+        assert 30 < run.expires_at - time.time() < 90
+
+    def test_a_fold_run_fails_after_its_last_attempt(self, ledger: Ledger) -> None:
+        """And its trial with it, so that a configuration that kills workers is not tried for ever."""
+        ledger.add_trial(0, {})
+        for attempt in (1, 2):
+            assert claimed(ledger, lease_seconds=-1).attempt == attempt
+            ledger.expire_leases(max_attempts=2)
+        assert states(ledger) == [FoldRunState.FAILED, FoldRunState.STOPPED, FoldRunState.STOPPED]
+        assert ledger.trials()[0].state is TrialState.FAILED
+        assert ledger.fold_runs()[0].reason == "lease expired, 2 times"
+        assert ledger.claim("worker", lease_seconds=60) is None
+
+    def test_giving_back_is_no_attempt(self, ledger: Ledger) -> None:
+        """A worker that leaves by itself may do so any number of times."""
+        ledger.add_trial(0, {})
+        for _ in range(5):
+            claim = claimed(ledger)
+            ledger.release(claim, reason="leaving")
+        assert (claim.attempt, ledger.fold_runs()[0].state) == (1, FoldRunState.WAITING)
+
+    def test_the_leases_of_an_owner_are_taken_by_its_prefix(self, ledger: Ledger) -> None:
+        """The name is taken literally; other owners keep theirs; with max_attempts they count as lost."""
+        ledger.add_trial(0, {})
+        claimed(ledger, "host_1:1")
+        claimed(ledger, "host_1:2")
+        other = claimed(ledger, "hostX1:1")
+        assert ledger.release_owner("host_1:", reason="its worker died", max_attempts=3) == 2
+        assert [run.attempt for run in ledger.fold_runs()] == [2, 2, 1]
+        ledger.renew(other, lease_seconds=60)
+        assert ledger.release_owner("hostX", reason="the run ended") == 1
+        assert {run.owner for run in ledger.fold_runs()} == {None}
+
+
+class TestEpochs:
+    def test_an_epoch_is_recorded_with_its_checkpoint(self, ledger: Ledger) -> None:
+        """Score, metrics, number of epochs, time and checkpoint are there together."""
+        ledger.add_trial(0, {})
+        claim = claimed(ledger)
+        assert ledger.record_epoch(claim, epoch(1, 0.5, loss=2.0), checkpoint="a") is TrialState.RUNNING
+        ledger.record_epoch(claim, epoch(2, 0.6, loss=1.0), checkpoint="b")
+        run = ledger.fold_runs()[0]
+        assert (run.num_epochs, run.checkpoint, run.seconds) == (2, "b", 3.0)
+        assert [(e.epoch, e.score, e.metrics) for e in ledger.epochs(trial=0)] == [
+            (1, 0.5, {"loss": 2.0}),
+            (2, 0.6, {"loss": 1.0}),
+        ]
+        assert ledger.epochs(trial=1) == []
+
+    def test_an_epoch_is_recorded_once(self, ledger: Ledger) -> None:
+        """A repeated epoch is refused and its checkpoint is not taken."""
+        ledger.add_trial(0, {})
+        claim = claimed(ledger)
+        ledger.record_epoch(claim, epoch(1), checkpoint="a")
+        with pytest.raises(LeaseLost, match="found epoch 1, expected 2"):
+            ledger.record_epoch(claim, epoch(1), checkpoint="b")
+        assert (len(ledger.epochs()), ledger.fold_runs()[0].checkpoint) == (1, "a")
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.1, 5e-324])
+    def test_every_float_survives(self, ledger: Ledger, value: float) -> None:
+        """Scores, metrics, params and event payloads come back bit by bit, whatever went wrong in the training."""
+        ledger.add_trial(0, {"value": value})
+        claim = claimed(ledger)
+        ledger.record_epoch(claim, epoch(1, value, loss=value), checkpoint=None)
+        ledger.finish_fold(claim, FoldRunState.DONE, score=value, best_epoch=1)
+        ledger.finish_trial(0, TrialState.COMPLETE, score=value, std=value, estimate=value)
+        [record], [trial] = ledger.epochs(), ledger.trials()
+        payload = ledger.events(after=3, limit=1)[0].payload
+        found = [record.score, record.metrics["loss"], trial.params["value"], trial.score, trial.std, trial.estimate]
+        found += [trial.fold_scores[0], payload["score"], payload["metrics"]["loss"]]
+        np.testing.assert_array_equal(np.array(found, dtype=float), np.full(9, value))
+
+
+class TestEnds:
+    def test_a_worker_learns_that_its_trial_has_ended(self, ledger: Ledger) -> None:
+        """Stopping ends the waiting fold runs at once; another worker's one ends when it has heard of it."""
+        ledger.add_trial(0, {})
+        first, second = claimed(ledger), claimed(ledger)
+        ledger.stop_trial(first, reason="weak")
+        assert states(ledger) == [FoldRunState.STOPPED, FoldRunState.LEASED, FoldRunState.STOPPED]
+        assert ledger.record_epoch(second, epoch(1), checkpoint=None) is TrialState.STOPPED
+        ledger.stop_trial(second, reason="its trial has ended")
+        assert set(states(ledger)) == {FoldRunState.STOPPED}
+        assert ledger.trials()[0].reason == "weak"
+
+    def test_a_failed_fold_ends_its_trial(self, ledger: Ledger) -> None:
+        """Waiting and paused fold runs stop, other trials go on."""
+        ledger.add_trial(0, {})
+        ledger.add_trial(1, {})
+        ledger.finish_fold(claimed(ledger), FoldRunState.PAUSED, reason="later")
+        ledger.finish_fold(claimed(ledger), FoldRunState.FAILED, reason="diverged")
+        assert states(ledger)[:3] == [FoldRunState.STOPPED, FoldRunState.FAILED, FoldRunState.STOPPED]
+        assert [trial.state for trial in ledger.trials()] == [TrialState.FAILED, TrialState.RUNNING]
+        assert claimed(ledger).trial == 1
+
+    def test_a_done_fold_can_end_its_trial(self, ledger: Ledger) -> None:
+        """The race's verdict on the trial is committed with the fold's score."""
+        ledger.add_trial(0, {})
+        claim = claimed(ledger)
+        ledger.finish_fold(claim, FoldRunState.DONE, score=0.1, best_epoch=1, stop_reason="weak")
+        assert states(ledger) == [FoldRunState.DONE, FoldRunState.STOPPED, FoldRunState.STOPPED]
+        assert ledger.trials()[0].state is TrialState.STOPPED
+
+    @pytest.mark.parametrize("end", ["release", "pause", "expire"])
+    def test_nothing_of_an_ended_trial_waits_again(self, ledger: Ledger, end: str) -> None:
+        """A fold run that is given back after its trial's end stops."""
+        ledger.add_trial(0, {})
+        first, second = claimed(ledger), claimed(ledger, lease_seconds=-1)
+        ledger.stop_trial(first, reason="weak")
+        match end:
+            case "release":
+                ledger.release(second, reason="leaving")
+            case "pause":
+                ledger.finish_fold(second, FoldRunState.PAUSED)
+            case "expire":
+                ledger.expire_leases(max_attempts=3)
+        assert set(states(ledger)) == {FoldRunState.STOPPED}
+
+    def test_a_trial_is_finished_once(self, ledger: Ledger) -> None:
+        """A coordinator that died after finishing it may finish it again: the first result stays."""
+        ledger.add_trial(0, {})
+        ledger.stop_trial(claimed(ledger), reason="weak")
+        for estimate in (0.4, 0.3):
+            ledger.finish_trial(0, TrialState.STOPPED, estimate=estimate)
+        trial = ledger.trials()[0]
+        assert (trial.state, trial.estimate, trial.reason, trial.told) == (TrialState.STOPPED, 0.4, "weak", False)
+        assert kinds(ledger).count(EventKind.TRIAL_FINISHED) == 1
+        ledger.mark_told(0)
+        assert ledger.trials()[0].told
+
+    def test_finishing_stops_what_is_open(self, ledger: Ledger) -> None:
+        """Waiting, paused and leased fold runs stop; each fold run has one fold_finished; a worker is refused."""
+        ledger.add_trial(0, {})
+        ledger.finish_fold(claimed(ledger), FoldRunState.PAUSED)
+        claim = claimed(ledger)
+        ledger.finish_trial(0, TrialState.STOPPED, reason="budget")
+        finished = [e for e in ledger.events(after=0, limit=100) if e.kind is EventKind.FOLD_FINISHED]
+        assert [(e.fold, e.payload["state"]) for e in finished] == [(0, "stopped"), (1, "stopped"), (2, "stopped")]
+        with pytest.raises(LeaseLost):
+            ledger.record_epoch(claim, epoch(1), checkpoint=None)
+
+    @pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 2)])
+    def test_a_finished_trial_names_the_best_so_far(self, engine: Engine, direction: str, best: int) -> None:
+        """By the study's direction, among complete trials with a score, the earlier of equals."""
+        ledger = Ledger(engine, new_study(engine, direction=direction).id)
+        scores = [math.nan, 0.8, 0.2, 0.8, 0.2]
+        for number, score in enumerate(scores):
+            ledger.add_trial(number, {})
+            ledger.finish_trial(number, TrialState.COMPLETE, score=score)
+        ledger.add_trial(5, {})
+        ledger.finish_trial(5, TrialState.STOPPED, score=0.9 if direction == "maximize" else 0.1)
+        found = [e.payload["best"] for e in ledger.events(after=0, limit=100) if e.kind is EventKind.TRIAL_FINISHED]
+        assert found[0] is None
+        assert found[1] == {"trial": 1, "score": 0.8}
+        assert found[-1] == {"trial": best, "score": scores[best]}
+
+    def test_a_trial_has_one_score_per_fold(self, ledger: Ledger) -> None:
+        """None for the folds that are not done, in the record and in the event."""
+        ledger.add_trial(0, {"lr": 0.1})
+        claimed(ledger)
+        ledger.finish_fold(claimed(ledger), FoldRunState.DONE, score=0.7, best_epoch=2, predictions="p")
+        ledger.finish_trial(0, TrialState.STOPPED, estimate=0.6)
+        assert ledger.trials()[0].fold_scores == (None, 0.7, None)
+        payload = ledger.events(after=0, limit=100)[-1].payload
+        assert (payload["fold_scores"], payload["params"]) == ([None, 0.7, None], {"lr": 0.1})
+
+    def test_a_trial_that_is_not_there_cannot_be_finished(self, ledger: Ledger) -> None:
+        """The error names it."""
+        with pytest.raises(StorageError, match="no trial 3"):
+            ledger.finish_trial(3, TrialState.STOPPED)
+
+
+class TestEvents:
+    def test_a_fold_run_tells_its_story(self, ledger: Ledger) -> None:
+        """Kinds, places and payloads, in order."""
+        ledger.add_trial(0, {"lr": 0.1})
+        claim = claimed(ledger, "me")
+        ledger.record_epoch(claim, epoch(1, 0.5, loss=2.0), checkpoint="a")
+        ledger.release(claim, reason="leaving")
+        claim = claimed(ledger, "you")
+        ledger.finish_fold(claim, FoldRunState.DONE, score=0.5, best_epoch=1)
+        found = [(e.kind, e.trial, e.fold, e.epoch, e.payload) for e in ledger.events(after=1, limit=100)]
+        finished = {"state": "done", "score": 0.5, "best_epoch": 1, "reason": None, "seconds": 1.5}
+        assert found == [
+            (EventKind.TRIAL_STARTED, 0, None, None, {"params": {"lr": 0.1}}),
+            (EventKind.FOLD_STARTED, 0, 0, None, {"owner": "me", "attempt": 1, "num_epochs": 0}),
+            (EventKind.EPOCH, 0, 0, 1, {"score": 0.5, "metrics": {"loss": 2.0}, "seconds": 1.5}),
+            (EventKind.FOLD_RELEASED, 0, 0, None, {"reason": "leaving", "owner": "me"}),
+            (EventKind.FOLD_STARTED, 0, 0, None, {"owner": "you", "attempt": 1, "num_epochs": 1}),
+            (EventKind.FOLD_FINISHED, 0, 0, None, finished),
+        ]
+
+    def test_events_are_read_in_batches(self, ledger: Ledger) -> None:
+        """`after` and `limit` walk through all of them once."""
+        for number in range(5):
+            ledger.add_trial(number, {})
+        sequences: list[int] = []
+        while batch := ledger.events(after=sequences[-1] if sequences else 0, limit=2):
+            sequences += [event.sequence for event in batch]
+        assert sequences == [1, 2, 3, 4, 5, 6]
+        assert ledger.last_sequence() == 6
+
+    def test_writers_at_once_leave_no_gap_at_any_time(self, ledger: Ledger, database_url: str, crowd: Crowd) -> None:
+        """While eight processes write, a reader never sees a number before all smaller ones, nor time run back."""
+        events = []
+        with ThreadPoolExecutor(1) as executor:
+            working = executor.submit(crowd.call, work, database_url, ledger.study_id)
+            while not working.done():
+                events += ledger.events(after=len(events), limit=10)
+                assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+            working.result()
+        events = ledger.events(after=0, limit=10_000)
+        assert [event.sequence for event in events] == list(range(1, ledger.last_sequence() + 1))
+        assert [event.at for event in events] == sorted(event.at for event in events)
+        finished = [(e.trial, e.fold) for e in events if e.kind is EventKind.FOLD_FINISHED]
+        assert sorted(finished) == [(trial, fold) for trial in range(32) for fold in range(3)]
+
+    def test_a_writer_that_dies_leaves_nothing(self, ledger: Ledger, database_url: str) -> None:
+        """Neither its change nor its lock: the next event takes the number."""
+        process = spawning.Process(target=die_inside_a_change, args=(database_url, ledger.study_id))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        ledger.add_trial(0, {})
+        assert kinds(ledger) == [EventKind.STUDY_CREATED, EventKind.TRIAL_STARTED]
+
+    def test_each_tracker_has_its_cursor(self, ledger: Ledger) -> None:
+        """It starts at 0 and is where it was last set."""
+        ledger.set_cursor("mlflow", 3)
+        ledger.set_cursor("mlflow", 5)
+        assert (ledger.cursor("mlflow"), ledger.cursor("neptune")) == (5, 0)
+
+
+class TestRoles:
+    def test_one_owner_holds_a_role(self, ledger: Ledger) -> None:
+        """The holder renews it, others have to wait, other roles are free."""
+        assert ledger.acquire_role("coordinator", "a", lease_seconds=60)
+        assert ledger.acquire_role("coordinator", "a", lease_seconds=60)
+        assert not ledger.acquire_role("coordinator", "b", lease_seconds=60)
+        assert ledger.acquire_role("publisher", "b", lease_seconds=60)
+
+    def test_a_lapsed_role_is_taken_over(self, ledger: Ledger) -> None:
+        """Its last holder then has to wait."""
+        ledger.acquire_role("coordinator", "a", lease_seconds=-1)
+        assert ledger.acquire_role("coordinator", "b", lease_seconds=60)
+        assert not ledger.acquire_role("coordinator", "a", lease_seconds=60)
+
+    def test_a_role_is_given_up_by_its_holder_only(self, ledger: Ledger) -> None:
+        """Giving up somebody else's role changes nothing."""
+        ledger.acquire_role("coordinator", "a", lease_seconds=60)
+        ledger.release_role("coordinator", "b")
+        assert not ledger.acquire_role("coordinator", "b", lease_seconds=60)
+        ledger.release_role("coordinator", "a")
+        assert ledger.acquire_role("coordinator", "b", lease_seconds=60)
+
+    def test_live_roles_are_those_that_are_held(self, ledger: Ledger) -> None:
+        """By prefix, without those that lapsed."""
+        ledger.acquire_role("worker/1", "a", lease_seconds=60)
+        ledger.acquire_role("worker/2", "b", lease_seconds=-1)
+        ledger.acquire_role("coordinator", "c", lease_seconds=60)
+        assert ledger.live_roles("worker/") == ["worker/1"]
+
+
+def test_reading_costs_the_same_number_of_statements_however_much_there_is(ledger: Ledger) -> None:
+    """Trials take two statements, all other bulk reads one."""
+    for number in range(20):
+        ledger.add_trial(number, {})
+    statements: list[str] = []
+    event.listen(ledger.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    counts = []
+    for read in (ledger.trials, ledger.fold_runs, ledger.epochs, ledger.counts, ledger.events):
+        statements.clear()
+        read()
+        counts.append(sum(statement.startswith("SELECT") for statement in statements))
+    assert counts == [2, 1, 1, 1, 1]
