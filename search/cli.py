@@ -75,7 +75,8 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
 def init(data: Path, label: str, text: tuple[str, ...], out: Path, force: bool) -> None:
     """Look at a data file and write a study file for exactly that data."""
     from objectives.data import DataSpec
-    from search.plan import render_table, survey, write_study_file
+    from search.survey import render_table, survey
+    from search.template import write_study_file
 
     found = survey(DataSpec(path=data, label=label, text=text))
     console = _console()

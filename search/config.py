@@ -67,7 +67,7 @@ Address = Annotated[str, Field(min_length=1, repr=False), PlainSerializer(withou
 
 
 class GoalConfig(_Section):
-    """What is sought, and how configurations are proposed."""
+    """The score and the sampler of Optuna's study."""
 
     metric: Literal["macro_f1", "accuracy"] = Field(
         "macro_f1", description="The score of an epoch on the validation rows; the best epoch counts."
@@ -79,7 +79,7 @@ class GoalConfig(_Section):
 
 
 class FoldsConfig(_Section):
-    """How the rows are split for cross-validation; frozen when the study begins."""
+    """The K folds of cross-validation."""
 
     k: int = Field(5, ge=2, le=100, description="Number of folds.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the split.")
@@ -88,7 +88,7 @@ class FoldsConfig(_Section):
 
 
 class RaceConfig(_Section):
-    """When a trial is stopped before all its folds are trained."""
+    """The policy that stops trials."""
 
     rule: Literal["forgiving", "none"] = Field(
         "forgiving",
@@ -100,7 +100,7 @@ class RaceConfig(_Section):
 
 
 class BudgetConfig(_Section):
-    """When the search ends; whichever comes first."""
+    """The limits of the search."""
 
     trials: int = Field(30, ge=1, description="Trials of the whole study, continued runs included.")
     time: Annotated[str | float | None, PlainValidator(_check_time)] = Field(
@@ -114,7 +114,7 @@ class BudgetConfig(_Section):
 
 
 class StorageConfig(_Section):
-    """Where the study is kept; paths are relative to the working directory."""
+    """The addresses of what is kept."""
 
     url: Address = Field(
         "sqlite:///studies/search.db",
@@ -125,39 +125,54 @@ class StorageConfig(_Section):
 
 
 class MlflowConfig(_Section):
-    """MLflow, filled from the ledger."""
+    """Whether and where to MLflow."""
 
     enabled: bool = Field(True, description="Whether results are published to MLflow.")
     uri: Address = Field("sqlite:///studies/mlflow.db", description="MLflow tracking URI: a database or a server.")
 
 
 class NeptuneConfig(_Section):
-    """Neptune, filled from the ledger; online with NEPTUNE_API_TOKEN and NEPTUNE_PROJECT, else offline."""
+    """Whether and where to Neptune."""
 
     enabled: bool = Field(False, description="Whether results are published to Neptune; needs the extra `neptune`.")
     directory: str = Field("studies/neptune", min_length=1, description="Folder of the offline runs.")
 
 
 class TrackersConfig(_Section):
-    """Where people look at results; null or false switches one off."""
+    """The trackers that the publisher fills."""
 
-    mlflow: Annotated[MlflowConfig, BeforeValidator(_switch)] = MlflowConfig()
-    neptune: Annotated[NeptuneConfig, BeforeValidator(_switch)] = NeptuneConfig()
+    mlflow: Annotated[MlflowConfig, BeforeValidator(_switch)] = Field(
+        MlflowConfig(), description="MLflow, filled from the ledger."
+    )
+    neptune: Annotated[NeptuneConfig, BeforeValidator(_switch)] = Field(
+        NeptuneConfig(),
+        description="Neptune, filled from the ledger; online with NEPTUNE_API_TOKEN and NEPTUNE_PROJECT, else offline.",
+    )
 
 
 class StudyConfig(_Section):
     """The whole study file."""
 
-    study: GoalConfig = GoalConfig()
-    data: DataSpec
-    model: ModelParams
-    training: TrainingParams = TrainingParams()
-    space: dict[str, Domain] = Field(default_factory=dict)
-    folds: FoldsConfig = FoldsConfig()
-    race: RaceConfig = RaceConfig()
-    budget: BudgetConfig = BudgetConfig()
-    storage: StorageConfig = StorageConfig()
-    trackers: TrackersConfig = TrackersConfig()
+    study: GoalConfig = Field(GoalConfig(), description="What is sought, and how configurations are proposed.")
+    data: DataSpec = Field(description="Where the rows are, and which columns count.")
+    model: ModelParams = Field(description="The encoder and its head; a searched parameter overrides its value here.")
+    training: TrainingParams = Field(
+        TrainingParams(), description="How a fold is trained; a searched parameter overrides its value here."
+    )
+    space: dict[str, Domain] = Field(
+        default_factory=dict, description="What is searched: fields of model and training with a range or choices."
+    )
+    folds: FoldsConfig = Field(
+        FoldsConfig(), description="How the rows are split for cross-validation; frozen when the study begins."
+    )
+    race: RaceConfig = Field(RaceConfig(), description="When a trial is stopped before all its folds are trained.")
+    budget: BudgetConfig = Field(BudgetConfig(), description="When the search ends, whichever comes first.")
+    storage: StorageConfig = Field(
+        StorageConfig(), description="Where the study is kept; paths are relative to the working directory."
+    )
+    trackers: TrackersConfig = Field(
+        TrackersConfig(), description="Where people look at results; null or false switches one off."
+    )
 
     @field_validator("space", mode="before")
     @classmethod

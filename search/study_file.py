@@ -10,7 +10,7 @@ import yaml
 
 from search.errors import ConfigError
 
-_MOST_BYTES = 1_000_000
+_MOST_BYTES = 100_000
 _FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
 
 
@@ -29,11 +29,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[object] = []
-        for key, _ in node.value:
-            if key.value in seen:
+        names: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in names:
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
-            seen.append(key.value)
+            names.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -144,11 +144,11 @@ def test_what_is_wrong_is_said_in_one_line(load, sections, message):
         ("a: !!python/object:os.system {}\n", "not valid YAML in line 1: could not determine a constructor"),
         ("? [a]\n: b\n", "not valid YAML in line 1: found unhashable key"),
         ("a: \x01\n", "not valid YAML: unacceptable character"),
-        ("a: " + "[" * 9000, "nested too deeply"),
+        ("- " * 2000, "nested too deeply"),
         ("a: " + "1" * 5000, "not valid YAML: Exceeds the limit"),
         ("training: {dropout: 1e999}", "expected finite numbers, text, lists and sections only"),
         (b"a: 1\nb: \xff\n", "found the byte 0xff in line 2, expected UTF-8 text"),
-        (b"#" * 1_000_001, "larger than 1,000,000 bytes, expected a study file"),
+        (b"#" * 100_001, "larger than 100,000 bytes, expected a study file"),
     ],
 )
 def test_a_file_that_is_no_study_file_is_refused(load, whole, message):

@@ -1,0 +1,122 @@
+"""`python -m search.reference`: writes docs/study-file.md, the reference of the study file, from the models."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from search.config import StudyConfig
+from search.parameters import PARAMETERS
+from search.template import as_yaml
+
+PATH = Path(__file__).parent.parent / "docs" / "study-file.md"
+
+_TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", NoneType: "null"}
+
+_INTRODUCTION = """\
+# The study file
+
+Generated from the models by `python -m search.reference`; do not edit.
+
+`search init DATA --label COLUMN --text COLUMN` writes a study file for a data file, and `search run --study NAME
+--config FILE` runs it. Only `data` and `model` must be there. A key that is not listed here is refused, and so is a
+value of another type. `--set section.key=value` overrides one key for one command, the value written as in the file;
+`--set space.NAME=null` takes a parameter out of the space. Numbers may be written as `1e-5`. Aliases (`*name`) and
+repeated keys are refused.
+
+A study can be continued with another `budget`, `storage` or `trackers`, and with the data file moved; a change of
+anything else is refused, with what differs.
+
+Secrets come from the environment: `SEARCH_STORAGE_PASSWORD`, or `SEARCH_STORAGE_PASSWORD_FILE` with the name of a file,
+is the password of `storage.url`; `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` let Neptune go online.
+"""
+
+_SPACE = """\
+Each key is a field of `model` or `training`; it is searched instead of having its value there.
+
+| form | meaning |
+|---|---|
+| `{low: 0.0, high: 0.5}` | any number between the two, both included |
+| `{low: 1e-5, high: 1e-3, log: true}` | the same on a log scale; `low` above 0 |
+| `{low: 2, high: 8, step: 2}` | every second number; `step` leads from `low` to `high` exactly |
+| `[8, 16, 32]` or `{choices: [8, 16, 32]}` | one of these |
+
+All values must be such as the field accepts. A field with a condition ("only with") is sampled in those trials alone
+in which the condition holds; to search it where it can never hold is refused. With `study.sampler: grid` every range
+needs a `step`, unless it is of whole numbers.
+"""
+
+
+def reference() -> str:
+    """Return the whole page as Markdown."""
+    return "\n".join([_INTRODUCTION, *_sections()])
+
+
+def _sections() -> Iterator[str]:
+    for name, field in StudyConfig.model_fields.items():
+        yield f"## `{name}`\n\n{field.description}\n"
+        yield _SPACE if name == "space" else _table(field.annotation)
+
+
+def _table(model: Any) -> str:
+    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *_rows(model), ""])
+
+
+def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _rows(inner, f"{prefix}{name}.")
+        else:
+            default = "required" if field.is_required() else f"`{as_yaml(field.default)}`"
+            yield f"| `{prefix}{name}` | {_type(field)} | {default} | {_meaning(name, field)} |"
+
+
+def _type(field: FieldInfo) -> str:
+    """The type in words, and the bounds."""
+    bounds = [_bound(limit) for limit in field.metadata]
+    return ", ".join([_words(field.annotation), *filter(None, bounds)])
+
+
+def _words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return f"{_words(get_args(annotation)[0])}, or a list"
+    if get_args(annotation):
+        return " or ".join(map(_words, get_args(annotation)))
+    return _TYPES[annotation]
+
+
+def _bound(limit: object) -> str:
+    match limit:
+        case Ge(ge=bound):
+            return f"≥ {bound}"
+        case Gt(gt=bound):
+            return f"> {bound}"
+        case Le(le=bound):
+            return f"≤ {bound}"
+        case Lt(lt=bound):
+            return f"< {bound}"
+        case MinLen():
+            return "not empty"
+    return ""
+
+
+def _meaning(name: str, field: FieldInfo) -> str:
+    """The meaning and, for what can be searched, its condition, the suggested range and the source."""
+    parts = [field.description or ""]
+    parameter = PARAMETERS.get(name)
+    if parameter is not None and parameter.field is field:
+        parts += [f"Only with `{other}: {' | '.join(values)}`." for other, values in parameter.when.items()]
+        parts += [f"Suggested: `{as_yaml(parameter.suggested)}`."] if parameter.suggested else []
+        parts += [f"Source: {parameter.declared['source']}."] if parameter.declared.get("source") else []
+    return " ".join(parts).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PATH.write_text(reference(), encoding="utf-8")

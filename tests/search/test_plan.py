@@ -1,0 +1,203 @@
+"""`search init`: what it finds in a file, what it proposes for it, and the study file that it writes."""
+
+import csv
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from objectives.data import DataSpec
+from objectives.errors import DataError
+from search.config import load_config
+from search.errors import ConfigError
+from search.parameters import PARAMETERS
+from search.plan import Plan, propose
+from search.survey import Survey, render_table, survey
+from search.template import as_yaml, write_study_file
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+Write = Callable[..., DataSpec]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes rows of (label, text) to a CSV file."""
+
+    def write(
+        rows: list[tuple[str, str]], name: str = "rows.csv", label: str = "label", text: str = "text"
+    ) -> DataSpec:
+        with (tmp_path / name).open("w", newline="") as file:
+            csv.writer(file).writerows([(label, text), *rows])
+        return DataSpec(path=tmp_path / name, label=label, text=(text,))
+
+    return write
+
+
+def rows_of(**classes: int) -> list[tuple[str, str]]:
+    """Different texts, so many for each class."""
+    return [(name, f"{name} {number}") for name, count in classes.items() for number in range(count)]
+
+
+def plan_for(write: Write, **classes: int) -> Plan:
+    return Plan(found=survey(write(rows_of(**classes))))
+
+
+def printed(found: Survey) -> str:
+    console = Console(file=StringIO(), width=100)
+    console.print(render_table(found))
+    return console.file.getvalue()
+
+
+def test_a_survey_counts_what_matters(write):
+    """Duplicates apart from case and white space, texts with two labels, empty cells."""
+    rows = [("a", "one two"), ("a", "One  two"), ("b", "one two"), ("b", "x"), ("b", ""), ("", "y")]
+    found = survey(write(rows))
+    assert (found.num_rows, found.classes, found.distinct) == (6, {"b": 3, "a": 2}, {"b": 3, "a": 1})
+    assert (found.num_duplicates, found.num_conflicts, found.missing) == (2, 1, {"label": 1, "text": 1})
+    assert (found.words.median, found.words.largest, found.characters.largest) == (2, 2, 8)
+    assert found.imbalance == 1.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "label", "message"),
+    [
+        ([("a", "x"), ("a", "y")], "label", "has 1 classes, expected at least two"),
+        ([("a", "x"), ("b", "y")], "lable", "did you mean 'label'?"),
+    ],
+)
+def test_a_file_that_cannot_be_searched_on_is_refused(write, rows, label, message):
+    """One class, or a column that is not there."""
+    spec = write(rows).model_copy(update={"label": label})
+    with pytest.raises(DataError) as refused:
+        survey(spec)
+    assert message in str(refused.value)
+
+
+def test_the_table_says_what_was_found_and_what_follows(write):
+    """A user reads it before anything is trained."""
+    table = printed(survey(write([*rows_of(common=30, rare=3), ("rare", "rare 0"), ("", "no label")])))
+    for expected in ("common: 30 rows", "rare: 4 rows", "7.5 : 1", "label 1, text 0", "refuses rows without a label"):
+        assert expected in table
+    assert "duplicates    │ 1 row " in table
+
+
+def test_names_from_the_data_can_neither_style_nor_break_the_table_or_the_file(write, tmp_path):
+    """Markup, control characters and line breaks are data."""
+    spec = write(rows_of(**{"[red]x\x1b[0m\u2028folds: {k: 99}": 3, "b": 9}), label="la: [bel] #", text="yes")
+    assert "[red]x?[0m?folds" in printed(survey(spec))
+    write_study_file(survey(spec), tmp_path / "study.yaml")
+    config = load_config(tmp_path / "study.yaml")
+    assert (config.data.label, config.data.text, config.folds.k) == ("la: [bel] #", ("yes",), 3)
+
+
+@pytest.mark.parametrize(
+    ("folder", "columns"),
+    [
+        ("kev_cwe", ("title", "description", "vendor_product")),
+        ("sms_spam", ("text",)),
+        ("r52", ("title", "body")),
+        ("biotools_topics", ("title", "description", "keywords")),
+    ],
+)
+def test_the_study_file_for_real_data_loads(tmp_path, folder, columns):
+    """What is written is accepted and searches what is proposed."""
+    spec = DataSpec(path=SHARED / folder / "train.csv.gz", label="label", text=columns)
+    found = survey(spec)
+    write_study_file(found, tmp_path / "study.yaml")
+    config = load_config(tmp_path / "study.yaml")
+    assert config.data == spec.model_copy(update={"path": spec.path.resolve()})
+    assert config.space == {
+        name: proposal.domain for name, proposal in propose(Plan(found=found)).items() if proposal.searched
+    }
+
+
+def test_every_line_of_the_study_file_is_commented(write, tmp_path):
+    """Above each key stands why it is there."""
+    write_study_file(survey(write(rows_of(a=60, b=6))), tmp_path / "study.yaml")
+    lines = (tmp_path / "study.yaml").read_text().splitlines()
+    keys = [number for number, line in enumerate(lines) if line and not line.lstrip().startswith("#")]
+    assert len(keys) > 40
+    assert all(lines[number - 1].lstrip().startswith("# ") for number in keys)
+
+
+def test_the_proposal_for_a_small_long_tail(write):
+    """Few rows: many epochs. A tiny class: no cutting down to it and no editing by neighbours."""
+    plan = plan_for(write, a=120, b=40, c=6)
+    proposals = propose(plan)
+    assert plan.num_folds == 5
+    assert proposals["epochs"].domain.high == 20
+    assert proposals["sampler"].domain.values() == ["none", "random_over", "minority_over"]
+    assert "Without enn" in proposals["sampler"].why
+    assert not proposals["enn_neighbors"].searched
+
+
+def test_balanced_classes_need_neither_focal_loss_nor_a_sampler(write):
+    """And nothing that depends on them."""
+    proposals = propose(plan_for(write, a=60, b=50))
+    unsearched = {name for name, proposal in proposals.items() if not proposal.searched}
+    assert {"loss", "focal_gamma", "focal_alpha", "class_balanced_beta", "sampler", "sampler_ratio"} <= unsearched
+    assert {"learning_rate", "epochs", "batch_size", "dropout", "label_smoothing"}.isdisjoint(unsearched)
+
+
+def test_repeating_small_classes_is_bounded_by_the_length_of_an_epoch(write):
+    """With many tiny classes full balance would multiply the cost."""
+    plan = plan_for(write, big=400, **{f"tiny{number}": 5 for number in range(20)})
+    proposals = propose(plan)
+    assert "random_over" not in proposals["sampler"].domain.values()
+    assert plan.growth(proposals["sampler_ratio"].domain.high) <= 4 < plan.growth(1.0)
+
+
+@pytest.mark.parametrize(("classes", "folds"), [({"a": 50, "b": 5}, 5), ({"a": 50, "b": 4}, 3), ({"a": 2, "b": 1}, 2)])
+def test_the_number_of_folds_follows_the_smallest_class(write, classes, folds):
+    """5 where every class has a row for each fold, and never more than the largest class has."""
+    assert plan_for(write, **classes).num_folds == folds
+
+
+def test_only_what_is_declared_searchable_is_proposed(write):
+    """The ranges come from the fields' own declarations."""
+    declared = {name for name, parameter in PARAMETERS.items() if parameter.suggested}
+    assert propose(plan_for(write, a=9, b=9)).keys() == declared
+
+
+def test_the_data_is_named_relative_to_the_study_file(write, tmp_path):
+    """A folder with both can be moved."""
+    write_study_file(survey(write(rows_of(a=9, b=9))), tmp_path / "study.yaml")
+    assert "  path: rows.csv\n" in (tmp_path / "study.yaml").read_text()
+
+
+def test_an_existing_file_is_not_overwritten_unless_told(write, tmp_path):
+    """A study file may have been edited by hand."""
+    found, path = survey(write(rows_of(a=9, b=9))), tmp_path / "study.yaml"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"study\.yaml: exists already; --force overwrites it"):
+        write_study_file(found, path)
+    assert path.read_text() == "mine"
+    write_study_file(found, path, overwrite=True)
+    assert load_config(path).data.label == "label"
+
+
+def test_a_folder_that_is_not_there_is_named(write, tmp_path):
+    """Nothing is made by accident."""
+    with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
+        write_study_file(survey(write(rows_of(a=9, b=9))), tmp_path / "absent" / "study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("no", '"no"'),
+        ("a/b", "a/b"),
+        ("1", '"1"'),
+        (1e-05, "1e-5"),
+        (0.5, "0.5"),
+        (None, "null"),
+        (True, "true"),
+        (("a", 2), "[a, 2]"),
+    ],
+)
+def test_values_are_written_as_a_person_would(value, written):
+    """Quotes only where YAML needs them."""
+    assert as_yaml(value) == written
