@@ -206,6 +206,16 @@ def test_a_record_gives_the_same_config_back(load):
     assert config_from_record(to_record(config)) == config
 
 
+def test_a_record_that_this_version_does_not_understand_is_named(load):
+    """A newer version may have written it."""
+    record = to_record(load())
+    record["race"]["rule"] = "risk_ledger"
+    with pytest.raises(
+        ConfigError, match=r"^the study's record: race\.rule: found \"risk_ledger\", expected 'forgiving'"
+    ):
+        config_from_record(record)
+
+
 @pytest.mark.parametrize(
     "sections",
     [
