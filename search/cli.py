@@ -111,7 +111,8 @@ def run(
     options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     config = load_config(file, [*overrides, *options])
     secrets = Secrets.read()
-    from search.study import begin, reopen_if_budget_grew
+    from search.beginning import begin
+    from search.study import reopen_if_budget_grew
 
     console = _console()
     study = begin(config, name, secrets=secrets)

@@ -10,17 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import optuna
-from models.params import Scalar
 from optuna.trial import TrialState as OptunaState
-from storage.studies import open_study
 
+from models.params import Scalar
 from search.config import StudyConfig
+from search.presence import WORKER_ROLE
 from search.race import Matrix, estimate
 from search.scores import read_matrix
 from search.space import grid, suggest
-from search.worker import WORKER_ROLE
 from storage.ledger import Ledger
 from storage.records import OPEN_STATES, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
+from storage.studies import open_study
 
 ROLE = "coordinator"
 ROLE_SECONDS = 20.0

@@ -11,13 +11,15 @@ from types import FrameType
 from rich.console import Console
 
 from search.config import StudyConfig
-from search.coordinator import Coordinator
+from search.coordinator import MAX_ATTEMPTS, Coordinator
 from search.engines.local import LocalEngine, make_owner
 from search.environment import Secrets
 from search.errors import ConfigError
+from search.presence import WORKER_ROLE
 from search.progress import Progress
 from search.publish import make_publisher
 from search.study import OpenStudy
+from storage.ledger import Ledger
 from storage.publishing import Publisher
 
 STEP_SECONDS = 0.2
@@ -68,7 +70,7 @@ def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secret
             ending = _loop(coordinator, engine, config=config, counter=counter, progress=progress)
         finally:
             for owner in engine.kill():
-                study.ledger.release_owner(owner, reason="the run ended")
+                _release(study.ledger, owner, reason="the run ended")
             coordinator.leave()
         progress.update(now=True)
         if ending is not Ending.KILLED:
@@ -92,7 +94,7 @@ def _loop(
     while True:
         working = coordinator.step()
         for owner in engine.tend():
-            coordinator.ledger.release_owner(owner, reason="its worker died")
+            _release(coordinator.ledger, owner, reason="its worker died")
         progress.update()
         if counter.count >= 2:
             return Ending.KILLED
@@ -114,6 +116,12 @@ _LEAVING = {
     Ending.INTERRUPTED: "leaving after the epoch in hand; once more to leave now",
     Ending.TIMEOUT: "the time budget is used; leaving after the epoch in hand",
 }
+
+
+def _release(ledger: Ledger, owner: str, *, reason: str) -> None:
+    """Free at once what a dead worker held, rather than wait for its leases to lapse."""
+    ledger.release_owner(owner, reason=reason, max_attempts=MAX_ATTEMPTS)
+    ledger.release_role(WORKER_ROLE + owner, owner)
 
 
 def _passed(deadline: float | None) -> bool:

@@ -9,14 +9,15 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from storage.artifacts import Artifacts
 
 from objectives.errors import Diverged, TrialError
 from objectives.training import EpochScore
 from search.config import RaceConfig
 from search.errors import USER_ERRORS
+from search.presence import Presence
 from search.race import Decision, Verdict, verdict
 from search.scores import read_matrix
+from storage.artifacts import Artifacts
 from storage.errors import LeaseLost, StorageError
 from storage.ledger import Ledger
 from storage.records import Claim, FoldRunState, StudyState, TrialState
@@ -80,7 +81,7 @@ class Worker:
                     self.stop.wait(POLL_SECONDS)
 
     def train(self, claim: Claim) -> None:
-        """Train one fold run to its end, a verdict or a stop; what goes wrong with it ends its trial, not the worker."""
+        """Train one fold run to its end, a verdict or a stop; what goes wrong with it ends its trial alone."""
         try:
             self._train(claim)
         except LeaseLost as error:
@@ -169,46 +170,3 @@ class Worker:
 
 
 _ENDED = Verdict(decision=Decision.STOP, reason="the trial has ended")
-
-
-class Presence:
-    """Tells the database every third of a lease that this worker lives, and with it the lease of the claim in hand."""
-
-    def __init__(self, ledger: Ledger, owner: str, *, lease_seconds: float) -> None:
-        self.claim: Claim | None = None
-        self._ledger = ledger
-        self._owner = owner
-        self._lease_seconds = lease_seconds
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
-
-    def __enter__(self) -> "Presence":
-        self._renew()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leave.set()
-        self._thread.join()
-        self._ledger.release_role(_role(self._owner), self._owner)
-
-    def _run(self) -> None:
-        while not self._leave.wait(self._lease_seconds / 3):
-            try:
-                self._renew()
-            except LeaseLost:
-                pass  # the next write of the training is refused, and it ends there
-            except Exception as error:
-                log.warning("the lease could not be renewed and is tried again: %s", error)
-
-    def _renew(self) -> None:
-        self._ledger.acquire_role(_role(self._owner), self._owner, lease_seconds=self._lease_seconds)
-        if (claim := self.claim) is not None:
-            self._ledger.renew(claim, lease_seconds=self._lease_seconds)
-
-
-def _role(owner: str) -> str:
-    return f"{WORKER_ROLE}{owner}"
-
-
-WORKER_ROLE = "worker/"

@@ -1,0 +1,48 @@
+"""Which workers live: each holds a role of its own in the ledger, renewed from a thread beside its training."""
+
+import logging
+import threading
+
+from storage.errors import LeaseLost
+from storage.ledger import Ledger
+from storage.records import Claim
+
+log = logging.getLogger(__name__)
+
+WORKER_ROLE = "worker/"
+
+
+class Presence:
+    """Tells the database every third of a lease that this worker lives, and with it the lease of the claim in hand."""
+
+    def __init__(self, ledger: Ledger, owner: str, *, lease_seconds: float) -> None:
+        self.claim: Claim | None = None
+        self._ledger = ledger
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+
+    def __enter__(self) -> "Presence":
+        self._renew()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave.set()
+        self._thread.join()
+        self._ledger.release_role(WORKER_ROLE + self._owner, self._owner)
+
+    def _run(self) -> None:
+        while not self._leave.wait(self._lease_seconds / 3):
+            try:
+                self._renew()
+            except LeaseLost:
+                pass  # the next write of the training is refused, and it ends there
+            except Exception as error:
+                log.warning("the lease could not be renewed and is tried again: %s", error)
+
+    def _renew(self) -> None:
+        self._ledger.acquire_role(WORKER_ROLE + self._owner, self._owner, lease_seconds=self._lease_seconds)
+        if (claim := self.claim) is not None:
+            self._ledger.renew(claim, lease_seconds=self._lease_seconds)
