@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,11 +25,10 @@ from objectives.params import TrainingParams
 from search.errors import ConfigError
 from search.parameters import Choices, Domain, Range, check_conditions, check_domains
 from search.study_file import Override, apply_override, parse_override, read_study_file
-from search.wording import describe, dotted, flat, location, shown, unmet, without_password
+from search.wording import describe, flat, location, shown, unmet, without_password
 
 _DURATION = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_RECORD = "the study's record"
 _MAY_CHANGE = {"budget", "storage", "trackers"}
 
 
@@ -210,23 +208,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """
     sections = read_study_file(path)
     _anchor(sections, path.parent)
-    return _overridden(sections, overrides, source=str(path))
+    settings = [parse_override(text) for text in overrides]
+    for setting in settings:
+        apply_override(sections, setting)
+    _anchor(sections, Path.cwd())
+    config = _validated(sections, source=str(path), settings=settings)
+    _refuse_without_effect(config, settings)
+    return config
 
 
 def config_from_record(record: Mapping[str, Any]) -> StudyConfig:
     """Return the config that `to_record` recorded; raises ConfigError if this version does not understand it."""
-    return _validated(record, source=_RECORD)
-
-
-def on_this_machine(record: Mapping[str, Any], overrides: Sequence[str]) -> StudyConfig:
-    """Return a recorded config with overrides of what may differ between machines: where things are.
-
-    Raises ConfigError for an override of anything else.
-    """
-    for setting in map(parse_override, overrides):
-        if setting.path != ("data", "path") and setting.path[0] not in ("storage", "trackers"):
-            raise ConfigError(f"--set {dotted(setting.path)}: expected data.path, storage.* or trackers.* here")
-    return _overridden(deepcopy(dict(record)), overrides, source=_RECORD)
+    return _validated(record, source="the study's record")
 
 
 def to_record(config: StudyConfig) -> dict[str, Any]:
@@ -264,16 +257,10 @@ def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
         data["path"] = str((folder / Path(data["path"]).expanduser()).resolve())
 
 
-def _overridden(sections: dict[str, Any], overrides: Sequence[str], *, source: str) -> StudyConfig:
-    settings = [parse_override(text) for text in overrides]
-    for setting in settings:
-        apply_override(sections, setting)
-    _anchor(sections, Path.cwd())
-    config = _validated(sections, source=source, settings=settings)
+def _refuse_without_effect(config: StudyConfig, settings: Sequence[Override]) -> None:
     for section, name in (setting.path for setting in settings if len(setting.path) == 2):
         if section in ("model", "training") and name in config.space:
             raise ConfigError(f"--set {section}.{name}: {name} is searched; add --set space.{name}=null to fix it")
-    return config
 
 
 def _validated(sections: Mapping[str, Any], *, source: str, settings: Sequence[Override] = ()) -> StudyConfig:

@@ -14,7 +14,6 @@ from search.config import (
     differences,
     fingerprint,
     load_config,
-    on_this_machine,
     to_record,
 )
 from search.environment import Secrets, storage_url
@@ -258,15 +257,6 @@ def test_what_must_not_change_is_named(load):
         "space.dropout.choices: [0.1, 0.2] -> nothing",
         'space.pooling.choices: nothing -> ["cls", "mean"]',
     ]
-
-
-def test_another_machine_may_say_where_things_are_and_nothing_else(load, tmp_path):
-    """A worker joins with its own paths; the experiment stays what it was."""
-    record = to_record(load())
-    assert on_this_machine(record, [f"data.path={tmp_path}/here.csv"]).data.path == tmp_path / "here.csv"
-    assert record == to_record(load())
-    with pytest.raises(ConfigError, match=r"--set folds\.k: expected data\.path, storage\.\* or trackers\.\* here"):
-        on_this_machine(record, ["folds.k=3"])
 
 
 def test_every_metric_can_be_chosen():
