@@ -243,7 +243,7 @@ def neptune() -> None:
 @command
 def neptune_show(directory: Path, as_json: bool) -> None:
     """Read offline runs back: what was recorded."""
-    from search.publish import offline_as_json, render_offline
+    from search.offline import offline_as_json, render_offline
 
     if as_json:
         _print_json(offline_as_json(directory))

@@ -3,14 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from storage.trackers.neptune import NeptuneTracker
-
 from search.config import StudyConfig, config_from_record
 from search.engines.local import make_owner
 from search.environment import Secrets
 from search.study import OpenStudy
 from storage.publishing import Publisher, Tracker
-from storage.trackers.mlflow import MlflowTracker
 
 PATIENCE_SECONDS = 600.0
 
@@ -44,7 +41,5 @@ def _trackers(config: StudyConfig, secrets: Secrets) -> Sequence[Tracker]:
         from storage.trackers.neptune import NeptuneTracker
 
         directory = Path(config.trackers.neptune.directory)
-        trackers.append(
-            NeptuneTracker(api_token=secrets.neptune_api_token, project=secrets.neptune_project, directory=directory)
-        )
+        trackers.append(NeptuneTracker(directory, api_token=secrets.neptune_api_token, project=secrets.neptune_project))
     return trackers

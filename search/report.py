@@ -147,7 +147,7 @@ def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
 
 def summarise_all(url: str) -> list[Summary]:
     """Summarise every study of a database."""
-    engine = connect(url)
+    engine = connect(url, create=False)
     migrate(engine)
     return [summarise(Ledger(engine, record.id)) for record in list_studies(engine)]
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
+from search.race import Matrix, build_matrix
 from storage.ledger import Ledger
 from storage.records import FoldRunState
-
-from search.race import Matrix, build_matrix
 
 
 def read_matrix(ledger: Ledger, *, also_done: Sequence[tuple[int, int]] = ()) -> Matrix:

@@ -28,7 +28,7 @@ class OpenStudy:
 
 def find(name: str, *, url: str) -> OpenStudy:
     """Open an existing study; ConfigError that names the nearest if there is none of that name."""
-    engine = connect(url)
+    engine = connect(url, create=False)
     migrate(engine)
     record = find_study(engine, name)
     if record is None:

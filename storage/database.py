@@ -84,14 +84,17 @@ def engine_options(url: URL) -> dict[str, Any]:
     }
 
 
-def connect(url: str) -> Engine:
-    """An engine on a database that answers; a SQLite file's folder is created.
+def connect(url: str, *, create: bool = True) -> Engine:
+    """An engine on a database that answers; a SQLite file and its folder are created unless `create` is false.
 
     Raises StorageError, or StorageUnavailable where trying again may help.
     """
     parsed = parse(url)
     if parsed.drivername.startswith("sqlite"):
-        _create_folder(Path(str(parsed.database)).parent)
+        file = Path(str(parsed.database))
+        if not create and not file.exists():
+            raise StorageError(f"{file}: there is no such database; `search run` creates it, --storage names another")
+        _create_folder(file.parent)
     engine = create_engine(parsed, **engine_options(parsed))
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _hand_over_transactions)

@@ -155,10 +155,10 @@ def _watch(stop: Event, leave: threading.Event, parent: int) -> None:
 def run_worker(job: WorkerJob, stop: threading.Event) -> None:
     """Train fold runs in this process until the study is finished or `stop` is set."""
     import torch
-    from storage.artifacts import Artifacts
 
     from search.objective import Objective, choose_device
     from search.worker import Worker
+    from storage.artifacts import Artifacts
     from storage.catalog import find_study
     from storage.database import connect
     from storage.errors import StorageError
