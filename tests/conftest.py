@@ -21,6 +21,7 @@ class PostgresServer:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
             self.execute(f"ALTER SYSTEM SET {setting} = off")
         self.execute("SELECT pg_reload_conf()")
+        self.execute("CREATE DATABASE common")
 
     def url(self, database: str, user: str = "postgres") -> str:
         return f"postgresql+psycopg://{user}@/{database}?host={quote(str(self.socket_folder), safe='')}"
@@ -37,6 +38,12 @@ class PostgresServer:
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def empty_database(self) -> str:
+        """The URL of the tests' common database, emptied: many times faster than a new one."""
+        self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'common'")
+        self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public", database="common")
+        return self.url("common")
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +63,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
-    """A new, empty PostgreSQL database."""
-    return postgres_server.create_database()
+    """An empty PostgreSQL database; `postgres_server.create_database()` makes one that lasts longer than a test."""
+    return postgres_server.empty_database()
 
 
 @pytest.fixture

@@ -129,11 +129,11 @@ class TestClaims:
         assert len(ledger.fold_runs()) == 3
         assert kinds(ledger).count(EventKind.TRIAL_STARTED) == 1
 
-    def test_processes_claim_every_fold_run_once(self, ledger: Ledger, database_url: str, crowd: Crowd) -> None:
+    def test_processes_claim_every_fold_run_once(self, ledger: Ledger, ledger_url: str, crowd: Crowd) -> None:
         """Eight processes at once on 201 fold runs: each is claimed, none twice."""
         for number in range(67):
             ledger.add_trial(number, {})
-        claims = chain.from_iterable(crowd.call(claim_all, database_url, ledger.study_id))
+        claims = chain.from_iterable(crowd.call(claim_all, ledger_url, ledger.study_id))
         assert sorted(claims) == [(trial, fold) for trial in range(67) for fold in range(3)]
         assert ledger.counts() == {state: 201 * (state is FoldRunState.DONE) for state in FoldRunState}
 
@@ -376,11 +376,11 @@ class TestEvents:
         assert sequences == [1, 2, 3, 4, 5, 6]
         assert ledger.last_sequence() == 6
 
-    def test_writers_at_once_leave_no_gap_at_any_time(self, ledger: Ledger, database_url: str, crowd: Crowd) -> None:
+    def test_writers_at_once_leave_no_gap_at_any_time(self, ledger: Ledger, ledger_url: str, crowd: Crowd) -> None:
         """While eight processes write, a reader never sees a number before all smaller ones, nor time run back."""
         events = []
         with ThreadPoolExecutor(1) as executor:
-            working = executor.submit(crowd.call, work, database_url, ledger.study_id)
+            working = executor.submit(crowd.call, work, ledger_url, ledger.study_id)
             while not working.done():
                 events += ledger.events(after=len(events), limit=10)
                 assert [event.sequence for event in events] == list(range(1, len(events) + 1))
@@ -391,9 +391,9 @@ class TestEvents:
         finished = [(e.trial, e.fold) for e in events if e.kind is EventKind.FOLD_FINISHED]
         assert sorted(finished) == [(trial, fold) for trial in range(32) for fold in range(3)]
 
-    def test_a_writer_that_dies_leaves_nothing(self, ledger: Ledger, database_url: str) -> None:
+    def test_a_writer_that_dies_leaves_nothing(self, ledger: Ledger, ledger_url: str) -> None:
         """Neither its change nor its lock: the next event takes the number."""
-        process = spawning.Process(target=die_inside_a_change, args=(database_url, ledger.study_id))
+        process = spawning.Process(target=die_inside_a_change, args=(ledger_url, ledger.study_id))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
