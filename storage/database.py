@@ -50,7 +50,7 @@ def _postgresql_clock(element: clock, compiler: Any, **options: Any) -> str:
 
 def redact(url: str) -> str:
     """The URL with every password in it replaced by ***."""
-    hidden = re.sub(r"(//[^/?#:@]*):.*@", r"\1:***@", url)
+    hidden = re.sub(r"(^|//)([^/?#:@]*):(?!//).*@", r"\1\2:***@", url)
     return re.sub(r"(password=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)
 
 
@@ -197,12 +197,14 @@ def _place(url: URL) -> str:
 
 
 def _explained(url: URL, error: DBAPIError) -> StorageError:
-    found = " ".join(str(error.orig).split())
+    # PostgreSQL's whole message quotes the statement.
+    primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    found = " ".join((primary or str(error.orig)).split())
     code = getattr(error.orig, "sqlite_errorname", "")
     for name, meaning in SQLITE_ERRORS.items():
         if code.startswith(name):
             return StorageError(f"{_place(url)}: {meaning} ({found})")
     passing = code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or (
-        not code and isinstance(error, OperationalError | InterfaceError)
+        not code and (error.connection_invalidated or isinstance(error, OperationalError | InterfaceError))
     )
     return (StorageUnavailable if passing else StorageError)(f"{_place(url)}: {found}")
