@@ -82,7 +82,7 @@ def _read_csv(path: Path, text: str, *, delimiter: str) -> pd.DataFrame:
         raise DataError(f"{path}: line {reader.line_num}: {error}") from error
     for row, cells in enumerate(records, start=1):
         if len(cells) != len(header):
-            raise DataError(f"{path}: data row {row} has {len(cells)} cells, the header has {len(header)}")
+            raise DataError(f"{path}: data row {row} has {len(cells)} cells, expected {len(header)} as in the header")
     return pd.DataFrame(records, columns=header, dtype=object)
 
 

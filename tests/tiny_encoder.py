@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertConfig, BertModel, BertTokenizer, logging
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -35,6 +35,7 @@ def build_tiny_encoder(folder: Path, texts: Sequence[str] = TEXTS) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = BertModel(config)
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

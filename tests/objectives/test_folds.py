@@ -1,0 +1,79 @@
+"""Folds: complete, stratified, duplicates together, the same for the same seed."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objectives.errors import DataError
+from objectives.folds import assign_folds, fingerprint_folds, small_classes
+
+
+def folds_of(labels, groups=None, *, num_folds=3, seed=0, stratified=True):
+    groups = np.arange(len(labels)) if groups is None else groups
+    return assign_folds(np.asarray(labels), np.asarray(groups), num_folds=num_folds, seed=seed, stratified=stratified)
+
+
+@given(
+    classes=st.lists(st.integers(0, 3), min_size=12, max_size=60),
+    duplicates=st.lists(st.integers(0, 50), max_size=20),
+    seed=st.integers(0, 2**32 - 1),
+    stratified=st.booleans(),
+)
+def test_folds_are_complete_and_never_split_a_group(classes, duplicates, seed, stratified):
+    """Every row has a fold, every fold rows, every group one fold, and every class is spread as evenly as it can be."""
+    labels = np.array(classes)
+    groups = np.arange(len(labels))
+    for row in duplicates:
+        groups[row % len(labels)] = groups[row % 7]
+    folds = folds_of(labels, groups, num_folds=2, seed=seed, stratified=stratified)
+    assert sorted(set(folds.tolist())) == [0, 1]
+    assert all(len(set(folds[groups == group])) == 1 for group in groups)
+
+
+@given(counts=st.lists(st.integers(1, 20), min_size=2, max_size=6), seed=st.integers(0, 1000))
+def test_stratified_folds_hold_each_class_evenly(counts, seed):
+    """Of a class, no two folds differ by more than one row: a small class is in as many folds as it has rows."""
+    labels = np.repeat(np.arange(len(counts) + 1), [*counts, 8])
+    folds = folds_of(labels, num_folds=4, seed=seed)
+    table = np.array([np.bincount(folds[labels == label], minlength=4) for label in np.unique(labels)])
+    assert (table.max(axis=1) - table.min(axis=1)).max() <= 1
+
+
+def test_same_seed_same_folds_other_seed_other_folds():
+    """The manifest is a function of the data and the seed."""
+    labels = np.arange(60) % 3
+    first, again, other = (fingerprint_folds(folds_of(labels, seed=seed)) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_group_counts_for_its_commonest_class():
+    """Three duplicates, two of them of class 0, are one row of class 0."""
+    labels, groups = [0, 0, 1, 1, 1, 2], [7, 7, 7, 3, 4, 5]
+    assert small_classes(np.array(labels), np.array(groups), 2) == [0, 2]
+
+
+def test_small_classes_have_fewer_groups_than_folds():
+    """Duplicates do not make a class larger."""
+    labels, groups = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 3, 3, 3])
+    assert small_classes(labels, groups, 3) == [1]
+    assert small_classes(labels, groups, 1) == []
+
+
+def test_more_folds_than_rows_of_any_class_are_refused():
+    """Such a study cannot be stratified."""
+    with pytest.raises(DataError, match="4 folds are too many: the largest class has 3 rows that are no duplicates"):
+        folds_of([0, 0, 0, 1, 1], num_folds=4)
+    with pytest.raises(DataError, match="6 folds are too many: there are 5 rows that are no duplicates"):
+        folds_of([0, 0, 0, 1, 1], num_folds=6, stratified=False)
+
+
+def test_a_hundred_thousand_rows_take_a_moment():
+    """The demo's largest set must not make anyone wait."""
+    random = np.random.default_rng(0)
+    labels = random.zipf(1.5, 100_000).clip(max=50) - 1
+    start = time.process_time()
+    folds_of(labels, random.integers(0, 80_000, 100_000), num_folds=5)
+    assert time.process_time() - start < 5

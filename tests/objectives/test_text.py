@@ -1,0 +1,131 @@
+"""Tokens: cached once, cut and padded right, batched by length; and frozen embeddings."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.classifiers import mean_pool
+from models.encoders import load_encoder, load_tokenizer
+from objectives.tasks.text import TokenisedTexts, bucketed_batches, prepare_text, tokenise
+from tests.tiny_encoder import TEXTS, build_tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> str:
+    return str(build_tiny_encoder(tmp_path_factory.mktemp("encoder")))
+
+
+@pytest.fixture
+def tokens(encoder, tmp_path) -> TokenisedTexts:
+    return tokenise(["the fox", "", *TEXTS], encoder=encoder, max_length=12, cache=tmp_path)
+
+
+def test_batch_is_what_the_tokenizer_gives(encoder, tokens):
+    """Ids and mask are those of the tokenizer with padding and truncation to the same length."""
+    rows = np.array([5, 0, 1])
+    texts = [["the fox", "", *TEXTS][row] for row in rows]
+    expected = load_tokenizer(encoder)(texts, padding=True, truncation=True, max_length=12, return_tensors="pt")
+    batch = tokens.batch(rows, max_length=12)
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+
+
+def test_shorter_trial_cuts_before_the_closing_token(encoder, tokens):
+    """Tokens cached for 12 and cut to 6 are those that the tokenizer gives for 6."""
+    expected = load_tokenizer(encoder)(list(TEXTS), truncation=True, max_length=6)["input_ids"]
+    batch = tokens.batch(np.arange(2, 6), max_length=6)
+    assert batch["input_ids"].tolist() == expected
+    assert tokens.lengths(np.arange(6), max_length=6).tolist() == [4, 2, 6, 6, 6, 6]
+
+
+def test_tokens_are_mapped_from_the_cache(encoder, tokens, tmp_path):
+    """The second call computes nothing, and no process holds a copy of its own."""
+    (cached,) = tmp_path.iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in cached.iterdir()}
+    again = tokenise(["the fox", "", *TEXTS], encoder=encoder, max_length=12, cache=tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in cached.iterdir()} == before
+    assert isinstance(again.ids, np.memmap)
+    assert again.ids.tolist() == tokens.ids.tolist()
+
+
+def test_other_texts_length_or_vocabulary_are_cached_apart(encoder, tokens, tmp_path):
+    """What decides the tokens decides the name."""
+    other = str(build_tiny_encoder(tmp_path / "other", ["entirely other words"]))
+    tokenise(["the fox"], encoder=encoder, max_length=12, cache=tmp_path / "cache")
+    tokenise(["the fox"], encoder=encoder, max_length=11, cache=tmp_path / "cache")
+    tokenise(["thefox"], encoder=encoder, max_length=12, cache=tmp_path / "cache")
+    tokenise(["the fox"], encoder=other, max_length=12, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_tokens_of_another_process_that_was_first_are_used(encoder, tmp_path):
+    """Of two processes at once one publishes, both get all tokens, and nothing else is left behind."""
+
+    class Overtaken(list):
+        def __getitem__(self, index):
+            tokenise(list(self), encoder=encoder, max_length=12, cache=tmp_path)
+            return super().__getitem__(index)
+
+    tokens = tokenise(Overtaken(TEXTS), encoder=encoder, max_length=12, cache=tmp_path)
+    assert len(tokens.offsets) == len(TEXTS) + 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"tokens-{tokens.key}"]
+
+
+def test_interrupted_computation_publishes_nothing(encoder, tmp_path):
+    """A cache entry is complete or not there."""
+
+    class Interrupted(list):
+        def __getitem__(self, index):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenise(Interrupted(TEXTS), encoder=encoder, max_length=12, cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embeddings_are_the_frozen_encoders_mean_states(dataset, inputs):
+    """Each row's is the mean of its token states, scaled to length 1, whatever it was batched with."""
+    embeddings = inputs.embeddings()
+    batch = inputs.tokens.batch(np.array([7]), max_length=24)
+    with torch.no_grad():
+        states = load_encoder(inputs.encoder).eval()(**batch).last_hidden_state
+    expected = torch.nn.functional.normalize(mean_pool(states, batch["attention_mask"]), dim=1)
+    torch.testing.assert_close(torch.tensor(embeddings[7:8]), expected)
+    assert embeddings.shape == (len(dataset.texts), 32)
+    assert isinstance(inputs.embeddings(), np.memmap)
+
+
+def test_new_weights_give_new_embeddings(dataset, tmp_path):
+    """A folder whose model was replaced is not answered from the cache."""
+    folder = build_tiny_encoder(tmp_path / "encoder")
+    before = prepare_text(dataset, encoder=str(folder), max_length=8, cache=tmp_path / "cache").embeddings()
+    model = load_encoder(str(folder))
+    torch.nn.init.normal_(model.embeddings.word_embeddings.weight)
+    model.save_pretrained(folder)
+    after = prepare_text(dataset, encoder=str(folder), max_length=8, cache=tmp_path / "cache").embeddings()
+    assert not np.allclose(before, after)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 100), min_size=1, max_size=300).map(np.array),
+    batch_size=st.integers(1, 40),
+    seed=st.integers(0, 100),
+)
+def test_batches_hold_every_row_once(lengths, batch_size, seed):
+    """All batches but one are full."""
+    batches = bucketed_batches(lengths, batch_size=batch_size, random=np.random.default_rng(seed))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert sum(len(batch) < batch_size for batch in batches) == (len(lengths) % batch_size > 0)
+    assert max(map(len, batches)) <= batch_size
+
+
+def test_batches_waste_little_padding_and_come_in_random_order():
+    """Rows of a batch have similar lengths, and neighbouring batches do not."""
+    lengths = np.random.default_rng(0).integers(1, 100, 2000)
+    batches = bucketed_batches(lengths, batch_size=16, random=np.random.default_rng(1))
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert padded < 1.1 * lengths.sum()
+    means = [lengths[batch].mean() for batch in batches]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.3

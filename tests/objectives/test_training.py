@@ -1,0 +1,272 @@
+"""Training a fold: it learns, it scores fairly, and it continues exactly where it stopped."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from models.classifiers import TextClassifier
+from objectives.errors import Diverged, TrialError
+from objectives.losses import row_losses
+from objectives.metrics import METRICS
+from objectives.training import EpochScore, FoldTraining
+
+
+@pytest.fixture(scope="module")
+def train(inputs, make_job):
+    """Build a training, not begun, of the first of three folds."""
+
+    def train(**settings) -> FoldTraining:
+        return FoldTraining(make_job(**settings), inputs=inputs, device="cpu")
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def trained(train) -> FoldTraining:
+    """Twelve epochs of the first of three folds."""
+    training = train(epochs=12, learning_rate=1e-2)
+    list(training.epochs())
+    return training
+
+
+def repeatable(scores: list[EpochScore]) -> list[tuple]:
+    """Everything of the scores but the times."""
+    timed = {"rows_per_second"}
+    return [(s.epoch, s.score, {k: v for k, v in s.metrics.items() if k not in timed}) for s in scores]
+
+
+def weights(training: FoldTraining) -> list[float]:
+    return torch.cat([weight.detach().flatten() for weight in training._model.parameters()]).tolist()
+
+
+def test_it_learns_what_the_words_give_away(trained):
+    """The validation rows are classified right, and both losses have fallen."""
+    first, last = trained.scores[0], trained.scores[-1]
+    assert trained.best.score > 0.95
+    assert last.metrics["val_loss"] < first.metrics["val_loss"] / 2
+    assert last.metrics["train_loss"] < first.metrics["train_loss"] / 2
+
+
+def test_each_epoch_has_all_metrics(trained):
+    """What trackers show: both losses on equal footing, the running one, the scores, the speed."""
+    assert [score.epoch for score in trained.scores] == list(range(1, 13))
+    assert set(trained.scores[0].metrics) == {
+        "train_loss",
+        "train_loss_running",
+        "val_loss",
+        "val_accuracy",
+        "val_macro_f1",
+        "gradient_norm",
+        "learning_rate",
+        "rows_per_second",
+    }
+    assert all(score.score == score.metrics["val_macro_f1"] for score in trained.scores)
+    assert all(math.isfinite(value) for score in trained.scores for value in score.metrics.values())
+
+
+def test_best_epoch_keeps_its_predictions(trained, make_job):
+    """The first of the best epochs counts; its probabilities give its score."""
+    job = make_job()
+    scores = [score.score for score in trained.scores]
+    assert trained.best.epoch == scores.index(max(scores)) + 1
+    predicted = trained.best_predictions.argmax(axis=1)
+    assert METRICS["macro_f1"].function(job.labels[job.validation_rows], predicted) == trained.best.score
+    assert trained.best_predictions.shape == (18, 3)
+    np.testing.assert_allclose(trained.best_predictions.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_score_is_the_studys_metric(train):
+    """A study of accuracy is scored by it."""
+    (score,) = train(metric="accuracy", epochs=1).epochs()
+    assert score.score == score.metrics["val_accuracy"]
+
+
+def test_validation_loss_is_the_trials_own_in_evaluation_mode(train, make_job, inputs):
+    """It is the focal loss, smoothed and weighed as in training, without dropout, of the rows one by one."""
+    settings = {"epochs": 1, "loss": "focal", "label_smoothing": 0.1, "model": {"dropout": 0.5}}
+    training = train(**settings)
+    (score,) = training.epochs()
+    job = make_job(**settings)
+    model = training._model.eval()
+    batches = [inputs.tokens.batch(np.array([row]), max_length=24) for row in job.validation_rows]
+    with torch.no_grad():
+        logits = torch.cat([model(**batch) for batch in batches])
+        labels = torch.tensor(job.labels[job.validation_rows])
+        losses = row_losses(logits, labels, params=job.params.training, alpha=None)
+    assert score.metrics["val_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+def test_training_loss_is_taken_of_as_many_original_rows_as_are_validated(train, make_job):
+    """Resampling does not move the sample that both losses are compared on."""
+    sample = train(sampler="random_over")._training_sample
+    assert sample.tolist() == train(learning_rate=1e-5)._training_sample.tolist()
+    assert len(set(sample.tolist())) == len(make_job().validation_rows)
+    assert set(sample.tolist()) <= set(make_job().training_rows.tolist())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"loss": "focal", "focal_alpha": "class_balanced", "label_smoothing": 0.1},
+        {"sampler": "random_over", "accumulation_steps": 3, "schedule": "cosine"},
+        {"model": {"trainable_layers": 1, "pooling": "cls"}, "gradient_clip": None},
+        {"model": {"trainable_layers": 0}, "sampler": "enn"},
+    ],
+)
+def test_interrupted_and_restored_is_undisturbed(train, settings):
+    """Continued from a checkpoint in a fresh object, scores, predictions and weights are the same, bit for bit."""
+    undisturbed, stopped, restored = train(**settings), train(**settings), train(**settings)
+    list(undisturbed.epochs())
+    next(stopped.epochs())
+    torch.manual_seed(99)  # whatever else used torch's random state in between
+    restored.restore(stopped.save())
+    assert [score.epoch for score in restored.epochs()] == [2, 3]
+    assert repeatable(restored.scores) == repeatable(undisturbed.scores)
+    assert weights(restored) == weights(undisturbed)
+    assert restored.best_predictions.tolist() == undisturbed.best_predictions.tolist()
+
+
+def test_best_epoch_survives_a_restart(train):
+    """An early best epoch is known, with its predictions, to whoever continues."""
+    stopped, restored = train(epochs=2), train(epochs=2)
+    list(stopped.epochs())
+    restored.restore(stopped.save())
+    assert restored.best == stopped.best
+    assert restored.best_predictions.tolist() == stopped.best_predictions.tolist()
+    assert list(restored.epochs()) == []
+
+
+def test_training_leaves_torchs_random_state_alone(train):
+    """Seeds are local to the training."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    list(train(epochs=1).epochs())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_trains_differently(train):
+    """Head, batch order and dropout follow the job's seed."""
+    (one,), (other,) = train(epochs=1, seed=1).epochs(), train(epochs=1, seed=2).epochs()
+    assert one.metrics["train_loss_running"] != other.metrics["train_loss_running"]
+
+
+def test_checkpoint_holds_only_what_is_trained(train):
+    """With one trainable layer the checkpoint is smaller by the rest of the encoder."""
+    training = train(epochs=1, model={"trainable_layers": 1})
+    list(training.epochs())
+    names = {name.removeprefix("model/") for name in load(training.save()) if name.startswith("model/")}
+    assert {name.split(".")[0] for name in names} == {"encoder", "head"}
+    assert all(".layer.1." in name for name in names if name.startswith("encoder"))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"\0" * len(data)])
+def test_damaged_checkpoint_is_refused_and_changes_nothing(train, damage):
+    """The fold can then start afresh."""
+    stopped, fresh = train(), train()
+    next(stopped.epochs())
+    before = weights(fresh)
+    with pytest.raises(TrialError, match="the checkpoint is damaged"):
+        fresh.restore(damage(stopped.save()))
+    assert (weights(fresh), fresh.scores) == (before, [])
+
+
+def test_checkpoint_of_another_job_is_refused(train):
+    """Other settings would continue something else."""
+    stopped = train()
+    next(stopped.epochs())
+    with pytest.raises(TrialError, match="another job"):
+        train(learning_rate=1e-4).restore(stopped.save())
+
+
+def test_divergence_names_epoch_and_step(train):
+    """A loss that is no longer finite ends the trial, and says when."""
+    training = train(learning_rate=1.0, gradient_clip=None, warmup_ratio=0.0, epochs=50)
+    with torch.no_grad():
+        training._model.head.weight.fill_(math.inf)
+    with pytest.raises(Diverged, match=r"epoch 1, step 1 of 5: loss nan"):
+        list(training.epochs())
+
+
+@pytest.mark.parametrize("accumulation_steps", [2, 3, 7])
+def test_accumulation_is_one_step_of_the_larger_batch(train, accumulation_steps):
+    """The gradient is the mean over all rows of a step, also where the last step has fewer batches."""
+    settings = {"epochs": 1, "model": {"dropout": 0.0, "encoder_dropout": 0.0}}
+    accumulated = train(batch_size=8, accumulation_steps=accumulation_steps, **settings)
+    steps = accumulated._steps(1)
+    assert [len(step) for step in steps] == {2: [2, 2, 1], 3: [3, 2], 7: [5]}[accumulation_steps]
+    whole = train(batch_size=36, **settings)
+    accumulated._optimiser.zero_grad()
+    accumulated._model.train()
+    loss = accumulated._backward(steps[-1])
+    expected = whole._backward([np.concatenate(steps[-1])])
+    assert loss == pytest.approx(expected, rel=1e-5)
+    for one, other in zip(accumulated._model.parameters(), whole._model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_batches_that_do_not_fit_into_memory_are_split(train, monkeypatch):
+    """A device with room for three rows gives what one with room for eight does."""
+    settings = {"epochs": 1, "model": {"dropout": 0.0, "encoder_dropout": 0.0}}
+    (roomy,) = train(**settings).epochs()
+    forward = TextClassifier.forward
+
+    def forward_of_small_device(self, input_ids, attention_mask):
+        if len(input_ids) > 3 and self.training:
+            raise torch.OutOfMemoryError
+        return forward(self, input_ids, attention_mask)
+
+    monkeypatch.setattr(TextClassifier, "forward", forward_of_small_device)
+    (small,) = train(**settings).epochs()
+    assert small.metrics["train_loss_running"] == pytest.approx(roomy.metrics["train_loss_running"], rel=1e-4)
+
+
+def test_a_device_without_room_for_one_row_ends_the_trial(train, monkeypatch):
+    """Out of memory is the configuration's failure, not the worker's."""
+
+    def forward(self, input_ids, attention_mask):
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setattr(TextClassifier, "forward", forward)
+    with pytest.raises(TrialError, match="out of memory on cpu: tried to allocate 9 GiB"):
+        list(train().epochs())
+
+
+def test_gradients_are_clipped_to_their_norm(train):
+    """The norm that is reported is the one before."""
+    clipped, free = train(gradient_clip=0.01), train(gradient_clip=None)
+    norms = {}
+    for name, training in (("clipped", clipped), ("free", free)):
+        training._optimiser.zero_grad()
+        training._model.eval()
+        training._backward(training._steps(1)[0])
+        norms[name] = training._clip(), training._clip()
+    assert norms["clipped"] == pytest.approx((norms["free"][0], 0.01), rel=1e-3)
+    assert norms["free"][0] == norms["free"][1]
+
+
+def test_learning_rate_ends_near_0_over_all_epochs(trained, make_job):
+    """After the warm-up it falls epoch by epoch, and is down to one step's share in the last."""
+    rates = [score.metrics["learning_rate"] / 1e-2 for score in trained.scores]
+    num_steps = 12 * math.ceil(len(make_job().training_rows) / 8)
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[-1] == pytest.approx(1 / (num_steps - round(num_steps * 0.1)))
+
+
+def test_a_class_without_training_rows_does_not_matter(make_job, inputs):
+    """A class that is in one fold only is scored as missed, and the class weights stay finite."""
+    job = make_job(epochs=1, loss="focal", focal_alpha="inverse_frequency", sampler="minority_over")
+    rows = job.training_rows[job.labels[job.training_rows] != 1]
+    lacking = type(job)(**{name: getattr(job, name) for name in job.__slots__} | {"training_rows": rows})
+    (score,) = FoldTraining(lacking, inputs=inputs, device="cpu").epochs()
+    assert all(math.isfinite(value) for value in score.metrics.values())
+
+
+def test_bf16_trains_close_to_fp32(train):
+    """Where bfloat16 is asked for it is used, and the loss is computed in float32."""
+    (half,), (full,) = train(epochs=1, precision="bf16").epochs(), train(epochs=1, precision="fp32").epochs()
+    assert half.metrics["val_loss"] == pytest.approx(full.metrics["val_loss"], rel=0.05)
+    assert half.metrics["val_loss"] != full.metrics["val_loss"]
