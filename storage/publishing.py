@@ -3,7 +3,7 @@
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Protocol
@@ -47,6 +47,15 @@ def publish_pending(ledger: Ledger, tracker: Tracker, *, limit: int = 500) -> in
         tracker.publish(ledger.study(), events)
         ledger.set_cursor(tracker.name, events[-1].sequence)
     return len(events)
+
+
+def by_trial(events: Iterable[Event]) -> dict[int, list[Event]]:
+    """The events of each trial, those of the study left out; all in their order."""
+    trials: dict[int, list[Event]] = {}
+    for event in events:
+        if event.trial is not None:
+            trials.setdefault(event.trial, []).append(event)
+    return trials
 
 
 def num_unpublished(ledger: Ledger, tracker_name: str) -> int:

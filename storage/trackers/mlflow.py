@@ -18,7 +18,7 @@ from uuid import uuid4
 import yaml
 from sqlalchemy import make_url
 
-from storage.publishing import TrackerUnavailable, one_line, study_key, without_secrets
+from storage.publishing import TrackerUnavailable, by_trial, one_line, study_key, without_secrets
 from storage.records import Event, EventKind, StudyRecord
 from storage.trackers.mlflow_runs import RunWrites, milliseconds, study_writes, trial_writes
 
@@ -52,7 +52,7 @@ class MlflowTracker:
     def publish(self, study: StudyRecord, events: Sequence[Event]) -> None:
         """As storage.publishing.Tracker says."""
         try:
-            if self._session is None or self._session.study.id != study.id:
+            if self._session is None or study_key(self._session.study) != study_key(study):
                 self._session = self._open(study)
             self._session.publish(events)
         except Exception as error:  # those of requests, SQLAlchemy, alembic and more come through MLflow's client
@@ -85,10 +85,9 @@ class _Session:
         self._trial_runs: dict[int, str] = {}
 
     def publish(self, events: Sequence[Event]) -> None:
-        if any(event.kind is EventKind.STUDY_CREATED for event in events):
+        if any(event.kind in (EventKind.STUDY_CREATED, EventKind.STUDY_REOPENED) for event in events):
             self._describe()
-        for trial in dict.fromkeys(event.trial for event in events if event.trial is not None):
-            own = [event for event in events if event.trial == trial]
+        for trial, own in by_trial(events).items():
             self._write(self._trial_run(trial, started_at=own[0].at), trial_writes(self.study.metric, own))
         self._write(self._run, study_writes(self.study.metric, events))
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from storage.errors import StorageError
-from storage.publishing import TrackerUnavailable, one_line, study_key
+from storage.publishing import TrackerUnavailable, by_trial, one_line, study_key
 from storage.records import Event, StudyRecord
 from storage.trackers.neptune_runs import (
     RunWrites,
@@ -75,7 +75,8 @@ class NeptuneTracker:
         try:
             if self._address:
                 _probe(self._address)
-            if self._session is None or self._session.study.id != study.id:
+            if self._session is None or study_key(self._session.study) != study_key(study):
+                self.close()
                 self._session = _Session(study, self._init_run)
             self._session.publish(events)
         except Exception as error:  # those of requests, bravado, oauthlib and more come through Neptune's client
@@ -111,8 +112,8 @@ class _Session:
 
     def publish(self, events: Sequence[Event]) -> None:
         study_run = self._study_run()
-        for trial in dict.fromkeys(event.trial for event in events if event.trial is not None):
-            writes = trial_writes(self.study.metric, [event for event in events if event.trial == trial])
+        for trial, own in by_trial(events).items():
+            writes = trial_writes(self.study.metric, own)
             self._trial_run(trial).write(writes)
             if writes.has_ended:
                 self._runs.pop(trial).stop()

@@ -99,9 +99,9 @@ class NeptuneServer:
                 return {"access_token": _jwt(self.url), "refresh_token": _jwt(self.url), "token_type": "bearer"}
 
 
-def api_token(address: str) -> str:
+def api_token(address: str, secret: str = "s3cret") -> str:
     """A token for the server at an address."""
-    return base64.b64encode(json.dumps({"api_address": address, "secret": "s3cret"}).encode()).decode()
+    return base64.b64encode(json.dumps({"api_address": address, "secret": secret}).encode()).decode()
 
 
 def _handler(server: NeptuneServer) -> type[BaseHTTPRequestHandler]:
@@ -114,8 +114,9 @@ def _handler(server: NeptuneServer) -> type[BaseHTTPRequestHandler]:
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = json.loads(sent) if "json" in self.headers.get("Content-Type", "") else None
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            token = self.headers.get("X-Neptune-Api-Token", server.token)
             content = json.dumps(server.answer(parts.path, query, body)).encode()
-            self.send_response(200)
+            self.send_response(200 if token == server.token else 401)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

@@ -1,0 +1,70 @@
+"""MLflow behind a real server that hangs, dies and comes back."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copy
+from time import monotonic, sleep
+
+import pytest
+from mlflow import MlflowClient
+from sqlalchemy import Engine
+
+from storage.ledger import Ledger
+from storage.publishing import Publisher, TrackerUnavailable, publish_pending
+from storage.trackers.mlflow import MlflowTracker
+from tests.trackers.looks import MlflowLook
+from tests.trackers.mlflow_server import MlflowServer
+from tests.trackers.scripted import SECRET, curve_of, new_ledger, run_trial
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(empty_mlflow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(Path(copy(empty_mlflow, tmp_path_factory.mktemp("server") / "mlflow.db")))
+    yield server
+    server.stop()
+
+
+def test_a_server_that_hangs_and_dies_costs_no_time_and_loses_nothing(server: MlflowServer, ledger: Ledger):
+    """Trials are recorded at their usual speed all the while; in the end MLflow has every point once."""
+    warnings: list[str] = []
+    publisher = Publisher(ledger, [MlflowTracker(server.url)], owner="a", warn=warnings.append)
+    publisher.start()
+    seconds = [_timed(ledger, 0)]
+    while ledger.cursor("mlflow") == 0:
+        sleep(0.05)
+    server.send(signal.SIGSTOP)
+    seconds.append(_timed(ledger, 1))
+    server.stop()
+    seconds.append(_timed(ledger, 2))
+    server.start()
+    assert publisher.drain(timeout_seconds=60) == {"mlflow": 0}
+    look = MlflowLook(server.url)
+    assert sorted(look.runs()) == ["spam", "trial 0", "trial 1", "trial 2"]
+    assert [look.curve(trial, 1) for trial in range(3)] == [curve_of(trial, 1) for trial in range(3)]
+    assert max(seconds) < 5
+    assert len(warnings) == 2
+
+
+def _timed(ledger: Ledger, trial: int) -> float:
+    began = monotonic()
+    run_trial(ledger, trial)
+    return monotonic() - began
+
+
+def test_the_study_file_goes_through_the_server(server: MlflowServer, engine: Engine):
+    """The server keeps the artifacts; it need not share a disk with the search."""
+    publish_pending(new_ledger(engine, "ham"), MlflowTracker(server.url))
+    client = MlflowClient(server.url)
+    [run] = client.search_runs([client.get_experiment_by_name("ham").experiment_id])
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["study.yaml"]
+
+
+def test_no_server_is_told_at_once_and_without_its_password(ledger: Ledger):
+    """The caller gets one line and an unmoved cursor."""
+    tracker = MlflowTracker(f"http://ann:{SECRET}@127.0.0.1:9")
+    with pytest.raises(TrackerUnavailable, match=r"^http://\*\*\*@127\.0\.0\.1:9: Connection refused$"):
+        publish_pending(ledger, tracker)
+    assert ledger.cursor("mlflow") == 0
