@@ -25,7 +25,7 @@ from objectives.params import TrainingParams
 from search.errors import ConfigError
 from search.parameters import Choices, Domain, Range, check_conditions, check_domains
 from search.study_file import Override, apply_override, parse_override, read_study_file
-from search.wording import describe, flat, location, shown, unmet, without_password
+from search.wording import describe, location, unmet, without_password
 
 _DURATION = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -234,11 +234,11 @@ def fingerprint(config: StudyConfig) -> str:
 
 def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
     """Name what must not change but did, as in "training.epochs: 3 -> 4"; empty if the study may be continued."""
-    before, after = flat(_lasting(begun)), flat(_lasting(now))
+    before, after = _written_leaves(begun), _written_leaves(now)
     return [
-        f"{key}: {_written(before, key)} -> {_written(after, key)}"
+        f"{key}: {before.get(key, 'nothing')} -> {after.get(key, 'nothing')}"
         for key in before | after
-        if (key in before, before.get(key)) != (key in after, after.get(key))
+        if before.get(key) != after.get(key)
     ]
 
 
@@ -247,8 +247,10 @@ def _lasting(config: StudyConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": {"path"}})
 
 
-def _written(leaves: Mapping[str, Any], key: str) -> str:
-    return shown(leaves[key]) if key in leaves else "nothing"
+def _written_leaves(config: StudyConfig) -> dict[str, str]:
+    """Each key of what must not change with its value as text, a range without what it leaves open."""
+    sections = _lasting(config) | {"space": config.model_dump(mode="json", exclude_defaults=True).get("space", {})}
+    return {f"{section}.{key}": json.dumps(value) for section, keys in sections.items() for key, value in keys.items()}
 
 
 def _anchor(sections: Mapping[str, Any], folder: Path) -> None:

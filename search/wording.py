@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -98,15 +98,6 @@ def without_password(text: str) -> str:
     """Remove the passwords of all URLs in `text`, the user names stay."""
     text = re.sub(r"(//[^:/@\s]*):\S*@", r"\1@", text)
     return re.sub(r"(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&\s\"]*", r"\1", text)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-        leaves |= inner
-    return leaves
 
 
 def dotted(path: Sequence[int | str]) -> str:

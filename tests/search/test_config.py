@@ -248,14 +248,15 @@ def test_budget_storage_trackers_and_the_place_of_the_data_may_change(load):
 
 def test_what_must_not_change_is_named(load):
     """Keys, the value before and the value now."""
-    before = load("space: {dropout: [0.1, 0.2]}")
-    now = load("space: {pooling: [cls, mean]}", "training.epochs=7", "data.label=kind")
+    before = load("space: {dropout: [0.1, 0.2], epochs: {low: 2, high: 3}}")
+    now = load("space: {pooling: [cls, mean], epochs: {low: 2, high: 4}}", "training.epochs=7", "data.label=kind")
     assert fingerprint(before) != fingerprint(now)
     assert differences(before, now) == [
         'data.label: "topic" -> "kind"',
         "training.epochs: 4 -> 7",
-        "space.dropout.choices: [0.1, 0.2] -> nothing",
-        'space.pooling.choices: nothing -> ["cls", "mean"]',
+        'space.dropout: {"choices": [0.1, 0.2]} -> nothing',
+        'space.epochs: {"low": 2, "high": 3} -> {"low": 2, "high": 4}',
+        'space.pooling: nothing -> {"choices": ["cls", "mean"]}',
     ]
 
 
