@@ -46,6 +46,8 @@ class LocalEngine:
 
     def start(self) -> None:
         """Start every worker."""
+        # OpenMP's threads otherwise spin while they wait: on a busy machine that costs a worker most of its speed.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         for index in range(self.num_workers):
             self._workers[index] = self._spawn(index)
 
