@@ -38,7 +38,10 @@ class Artifacts:
         """The bytes that were put."""
         path = self._path(name)
         with _explaining(path):
-            data: bytes = self._filesystem.cat_file(path)
+            try:
+                data: bytes = self._filesystem.cat_file(path)
+            except FileNotFoundError:
+                raise StorageError(f"{path}: there is no such artifact") from None
             return data
 
     def delete(self, name: str) -> None:
@@ -89,8 +92,8 @@ def _explaining(place: str) -> Iterator[None]:
     """Turn a file system's errors into one line that names the path."""
     try:
         yield
-    except FileNotFoundError:
-        raise StorageError(f"{place}: there is no such artifact") from None
+    except StorageError:
+        raise
     except OSError as error:
         reason = "the disk is full" if error.errno in FULL else error.strerror or str(error)
         raise StorageError(f"{place}: {reason}") from None

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
-from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from storage.database import connect, engine_options, explaining, parse
 from storage.records import Direction
@@ -32,11 +33,19 @@ def open_study(url: str, *, name: str, direction: Direction, sampler: BaseSample
 
 
 def optuna_storage(url: str) -> RDBStorage:
-    """Optuna's storage at our URL; raises StorageError. Its heartbeats stay off: the ledger's leases do their work."""
+    """Optuna's storage at our URL; raises StorageError. Its heartbeats stay off: the ledger's leases do their work.
+
+    Whoever opens it closes its `engine` (`dispose`) at the end.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     connect(url).dispose()
+    parsed = parse(url)
+    # Optuna formats the URL as a template.
+    template = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    options = engine_options(parsed)
     with optuna_errors(url):
-        return _create_storage(parse(url))
+        _create_tables(template, options)
+        return RDBStorage(template, engine_kwargs=options)
 
 
 @contextmanager
@@ -51,15 +60,11 @@ def optuna_errors(url: str) -> Iterator[None]:
             raise
 
 
-def _create_storage(url: URL) -> RDBStorage:
-    # Optuna formats the URL as a template.
-    template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    for attempt in range(1, CREATION_ATTEMPTS + 1):
+def _create_tables(template: str, options: dict[str, Any]) -> None:
+    # Processes that create Optuna's tables at once get in each other's way; the later ones find them made.
+    for attempt in range(CREATION_ATTEMPTS):
         try:
-            return RDBStorage(template, engine_kwargs=engine_options(url))
+            RDBStorage(template, engine_kwargs=options | {"poolclass": NullPool})
+            return
         except (DBAPIError, StorageInternalError):
-            # Two processes that create Optuna's tables at once get in each other's way; the later finds them made.
-            if attempt == CREATION_ATTEMPTS:
-                raise
-            time.sleep(0.1 * attempt)
-    raise AssertionError("unreachable")
+            time.sleep(0.1 * (attempt + 1))
