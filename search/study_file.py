@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from search.errors import ConfigError
+from search.wording import printable
 
 _MOST_BYTES = 100_000
 _FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
@@ -32,7 +33,9 @@ class _Loader(yaml.SafeLoader):
         names: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in names:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {printable(key.value)} stands twice", problem_mark=key.start_mark
+                )
             names.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -56,14 +55,17 @@ def location(error: ErrorDetails) -> tuple[int | str, ...]:
 def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
     """Say on one line, passwords removed, what is wrong with which key of `model`."""
     path = location(error)
+    return without_password(f"{dotted(path)}: {_problem(error, path, model)}")
+
+
+def _problem(error: ErrorDetails, path: tuple[int | str, ...], model: type[BaseModel]) -> str:
     if error["type"] == "missing":
-        return f"{dotted(path)}: missing"
+        return "missing"
     if error["type"] == "extra_forbidden":
-        return f"{dotted(path)}: unknown key; {suggestion(str(path[-1]), known_keys(model, path[:-1]))}"
+        return f"unknown key; {suggestion(str(path[-1]), known_keys(model, path[:-1]))}"
     if error["type"] not in _EXPECTED:
-        return without_password(f"{dotted(path)}: {error['msg'].removeprefix('Value error, ')}")
-    found = error.get("ctx", {}).get("found", error["input"])
-    return f"{dotted(path)}: found {shown(found)}, expected {expected(error)}"
+        return error["msg"].removeprefix("Value error, ")
+    return f"found {shown(error.get('ctx', {}).get('found', error['input']))}, expected {expected(error)}"
 
 
 def expected(error: ErrorDetails) -> str:
@@ -101,5 +103,10 @@ def without_password(text: str) -> str:
 
 
 def dotted(path: Sequence[int | str]) -> str:
-    """Write a path as in `data.text[0]`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    """Write a path as in `data.text[0]`; a key that would not print, as JSON."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{printable(part)}" for part in path).removeprefix(".")
+
+
+def printable(name: str) -> str:
+    """A name from a file, on one line whatever it holds."""
+    return name if name.isprintable() else json.dumps(name)

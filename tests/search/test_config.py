@@ -105,6 +105,7 @@ def test_a_time_is_read_as_people_write_it(load, written, seconds):
         ("training: {epochs: 0}", "training.epochs: found 0, expected at least 1"),
         ("training: {loss: hinge}", "training.loss: found \"hinge\", expected 'cross_entropy' or 'focal'"),
         ("training: {gradient_clip: .inf}", 'training.gradient_clip: found ".inf", expected a number'),
+        ('"a\\nb\\e[0m": 5', r'"a\nb\u001b[0m": unknown key'),
         ("training: 5", "training: found 5, expected a section of `key: value` lines"),
         ("folds: {k: 1}", "folds.k: found 1, expected at least 2"),
         ("folds: {stratified: 1}", "folds.stratified: found 1, expected true or false"),
@@ -139,6 +140,7 @@ def test_what_is_wrong_is_said_in_one_line(load, sections, message):
         ("data: a: b", "not valid YAML in line 1: mapping values are not allowed here"),
         ("folds: {}\nfolds: {}\n", "not valid YAML in line 2: the key folds stands twice"),
         ("folds:\n  k: 3\n  k: 4\n", "not valid YAML in line 3: the key k stands twice"),
+        ('"a\\nb": 1\n"a\\nb": 2\n', r'not valid YAML in line 2: the key "a\nb" stands twice'),
         ("a: &x [1]\nb: *x\n", "not valid YAML in line 2: an alias (*name) is not supported"),
         ("a: !!python/object:os.system {}\n", "not valid YAML in line 1: could not determine a constructor"),
         ("? [a]\n: b\n", "not valid YAML in line 1: found unhashable key"),
@@ -248,14 +250,14 @@ def test_budget_storage_trackers_and_the_place_of_the_data_may_change(load):
 
 def test_what_must_not_change_is_named(load):
     """Keys, the value before and the value now."""
-    before = load("space: {dropout: [0.1, 0.2], epochs: {low: 2, high: 3}}")
-    now = load("space: {pooling: [cls, mean], epochs: {low: 2, high: 4}}", "training.epochs=7", "data.label=kind")
+    before = load("space: {dropout: [0.1, 0.2], batch_size: {low: 2, high: 3}}")
+    now = load("space: {pooling: [cls, mean], batch_size: {low: 2, high: 4}}", "training.epochs=7", "data.label=kind")
     assert fingerprint(before) != fingerprint(now)
     assert differences(before, now) == [
         'data.label: "topic" -> "kind"',
         "training.epochs: 4 -> 7",
         'space.dropout: {"choices": [0.1, 0.2]} -> nothing',
-        'space.epochs: {"low": 2, "high": 3} -> {"low": 2, "high": 4}',
+        'space.batch_size: {"low": 2, "high": 3} -> {"low": 2, "high": 4}',
         'space.pooling: nothing -> {"choices": ["cls", "mean"]}',
     ]
 
