@@ -1,6 +1,7 @@
 """What the optimiser is told: which weights decay, and the learning rate of each step."""
 
 import math
+from collections.abc import Collection
 from typing import Any, Literal
 
 from torch import nn
@@ -21,10 +22,9 @@ def learning_rate_factor(
     return 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
 
 
-def decay_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(trained: Collection[nn.Parameter], *, weight_decay: float) -> list[dict[str, Any]]:
     """Return AdamW's parameter groups: matrices decay, vectors (biases and normalisation weights) do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
     ]

@@ -51,7 +51,7 @@ class FoldJob:
     def fingerprint(self) -> str:
         """Return the sha256 of everything that decides the training."""
         digest = hashlib.sha256(
-            f"{self.params.model_dump_json()} {self.metric} {self.num_classes} {self.seed}".encode()
+            f"1 {self.params.model_dump_json()} {self.metric} {self.num_classes} {self.seed}".encode()
         )
         for rows in (self.labels, self.training_rows, self.validation_rows):
             digest.update(rows.astype("<i8").tobytes() + b"/")
@@ -69,7 +69,8 @@ class FoldTraining:
     """
 
     def __init__(self, job: FoldJob, *, inputs: TextInputs, device: str) -> None:
-        assert inputs.encoder == job.params.model.encoder, "the tokens are of another encoder"
+        if inputs.encoder != job.params.model.encoder:
+            raise ValueError(f"tokens of {inputs.encoder!r} cannot train {job.params.model.encoder!r}")
         training = job.params.training
         self.num_epochs = training.epochs
         self.scores: list[EpochScore] = []
@@ -89,7 +90,8 @@ class FoldTraining:
         self._alpha = None if alpha is None else torch.tensor(alpha, dtype=torch.float32, device=self._device)
         with seeded(job.seed, 0, self._device):
             self._model = TextClassifier(job.params.model, num_classes=job.num_classes).to(self._device)
-        groups = decay_groups(self._model, weight_decay=training.weight_decay)
+        self._trained = {name: weight for name, weight in self._model.named_parameters() if weight.requires_grad}
+        groups = decay_groups(self._trained.values(), weight_decay=training.weight_decay)
         self._optimiser = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
 
     @property
@@ -121,7 +123,7 @@ class FoldTraining:
     def save(self) -> bytes:
         """Return a checkpoint of the state after the last epoch: what is trained, the optimiser and the scores."""
         tensors = {"best_predictions": torch.from_numpy(self._best_predictions)}
-        for name, parameter in self._trained().items():
+        for name, parameter in self._trained.items():
             tensors[f"model/{name}"] = parameter
             for key, value in self._optimiser.state[parameter].items():
                 tensors[f"{key}/{name}"] = value
@@ -135,17 +137,14 @@ class FoldTraining:
         tensors, metadata = unpack(checkpoint)
         if metadata["job"] != self._job.fingerprint():
             raise TrialError("the checkpoint is of another job: other settings, rows or seed")
-        states = _states(tensors, self._trained())
-        for name, parameter in self._trained().items():
+        states = _states(tensors, self._trained)
+        for name, parameter in self._trained.items():
             state = {key: value.to(self._device) for key, value in states[name].items()}
             with torch.no_grad():
                 parameter.copy_(state.pop("model"))
             self._optimiser.state[parameter] = state
         self._best_predictions = tensors["best_predictions"].numpy()
         self.scores = [EpochScore(**score) for score in metadata["scores"]]
-
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self._model.named_parameters() if parameter.requires_grad}
 
     def _run_epoch(self, epoch: int) -> tuple[EpochScore, Probabilities]:
         job = self._job
@@ -228,7 +227,7 @@ class FoldTraining:
 
     def _clip(self) -> float:
         """Scale the gradients down to the largest norm allowed; return their norm before."""
-        parameters = self._trained().values()
+        parameters = self._trained.values()
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         limit = self._job.params.training.gradient_clip
         if limit is not None:
