@@ -12,7 +12,7 @@ from storage.ledger import Ledger
 from storage.records import Event, StudyRecord
 
 INTERVAL_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
+MAX_DOUBLINGS = 5  # of the interval, one for each failure
 LEASE_SECONDS = 10.0
 LONGEST_MESSAGE = 300
 
@@ -42,10 +42,12 @@ def publish_pending(ledger: Ledger, tracker: Tracker, *, limit: int = 500) -> in
 
     Raises TrackerUnavailable; the cursor stays where it was.
     """
-    events = ledger.events(after=ledger.cursor(tracker.name), limit=limit)
+    cursor = ledger.cursor(tracker.name)
+    events = ledger.events(after=cursor, limit=limit)
     if events:
         tracker.publish(ledger.study(), events)
-        ledger.set_cursor(tracker.name, events[-1].sequence)
+        if ledger.cursor(tracker.name) == cursor:  # else a rebuild was asked for meanwhile
+            ledger.set_cursor(tracker.name, events[-1].sequence)
     return len(events)
 
 
@@ -156,7 +158,7 @@ class _Lane(threading.Thread):
             caught_up = self._catch_up()
             if finishing and (caught_up or self._num_failures):
                 break
-            self._wake.wait(min(INTERVAL_SECONDS * 2**self._num_failures, LONGEST_PAUSE_SECONDS))
+            self._wake.wait(INTERVAL_SECONDS * 2 ** min(self._num_failures, MAX_DOUBLINGS))
             self._wake.clear()
         self.tracker.close()
         with suppress(Exception):  # an unreachable database: the role lapses by itself

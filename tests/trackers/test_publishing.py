@@ -167,6 +167,19 @@ def test_a_rebuild_publishes_from_the_first_event(ledger: Ledger, warnings):
     publisher.drain(timeout_seconds=20)
 
 
+def test_a_rebuild_asked_for_while_events_are_published_is_not_forgotten(ledger: Ledger):
+    """The publisher that was at work does not move the cursor on."""
+
+    class Rebuilt(ListTracker):
+        def publish(self, study: StudyRecord, events: Sequence[Event]) -> None:
+            ledger.set_cursor(self.name, 0)
+
+    run_trial(ledger, 0)
+    publish_pending(ledger, ListTracker(), limit=3)
+    assert publish_pending(ledger, Rebuilt(), limit=2) == 2
+    assert ledger.cursor("list") == 0
+
+
 def test_a_tracker_s_notice_is_told_at_the_start(ledger: Ledger, warnings):
     """Once, with the tracker's name."""
     tracker = ListTracker()
