@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -256,7 +257,7 @@ def _written_leaves(config: StudyConfig) -> dict[str, str]:
 def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
     data = sections.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str((folder / Path(data["path"]).expanduser()).resolve())
+        data["path"] = os.path.abspath(folder / os.path.expanduser(data["path"]))
 
 
 def _refuse_without_effect(config: StudyConfig, settings: Sequence[Override]) -> None:

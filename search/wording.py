@@ -92,7 +92,8 @@ def known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
 
 def shown(value: object) -> str:
     """Write a value as the study file would, shortened, passwords removed."""
-    text = without_password(json.dumps(value, ensure_ascii=False, default=str))
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = without_password(text if text.isprintable() else json.dumps(value, default=str))
     return text if len(text) <= _LONGEST_FOUND else f"{text[: _LONGEST_FOUND - 3]}..."
 
 

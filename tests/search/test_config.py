@@ -1,5 +1,7 @@
 """The study file: what it accepts, what it refuses and in which words."""
 
+import contextlib
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -20,6 +22,20 @@ from search.environment import Secrets, storage_url
 from search.errors import ConfigError
 
 MINIMAL = "data: {path: rows.csv, label: topic, text: [title, body]}\nmodel: {encoder: tiny}\n"
+
+FULL = f"""\
+{MINIMAL}
+study: {{metric: accuracy, sampler: grid, seed: 3}}
+training:
+  epochs: 3
+  learning_rate: 1e-4
+space:
+  dropout: {{low: 0.0, high: 0.4, step: 0.2}}
+  loss: [cross_entropy, focal]
+budget: {{trials: 3, time: 2h}}
+storage: {{url: "sqlite:///x.db"}}
+trackers: {{mlflow: false}}
+"""
 
 Load = Callable[..., StudyConfig]
 
@@ -52,7 +68,13 @@ def test_a_minimal_file_has_the_documented_defaults(load):
 
 def test_the_data_path_starts_at_the_study_file(load, tmp_path):
     """A study file and its data can be moved together."""
-    assert load().data.path == tmp_path.resolve() / "rows.csv"
+    assert load().data.path == tmp_path / "rows.csv"
+
+
+def test_a_home_that_is_not_there_stays_a_name(load, tmp_path):
+    """`~nobody` is then a folder's name."""
+    config = load(whole=MINIMAL.replace("rows.csv", "~nobody-here/rows.csv"))
+    assert config.data.path == tmp_path / "~nobody-here" / "rows.csv"
 
 
 def test_a_data_path_from_the_command_line_starts_at_the_working_directory(load, tmp_path, monkeypatch):
@@ -60,7 +82,7 @@ def test_a_data_path_from_the_command_line_starts_at_the_working_directory(load,
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert load("", "data.path=other.csv").data.path == elsewhere.resolve() / "other.csv"
+    assert load("", "data.path=other.csv").data.path == elsewhere / "other.csv"
 
 
 def test_a_section_whose_lines_are_all_commented_out_has_its_defaults(load):
@@ -155,6 +177,20 @@ def test_what_is_wrong_is_said_in_one_line(load, sections, message):
 def test_a_file_that_is_no_study_file_is_refused(load, whole, message):
     """Whatever the file holds, the answer is one line."""
     assert refusal(load, whole=whole).startswith(message)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_damaged_study_file_is_accepted_or_refused_in_one_line(load, seed):
+    """Wherever a sign is lost or another comes in: no traceback, no message of two lines."""
+    signs, chance = list(FULL), random.Random(seed)
+    for position in chance.sample(range(len(signs)), 3):
+        signs[position] = chance.choice(
+            ["", "{", "]", ":", "- ", "'", "\n", "\t", "&a", "!!set", "~", "1e-5", "\u2028"]
+        )
+    with contextlib.suppress(ConfigError):
+        load(whole="".join(signs))
+        return
+    refusal(load, whole="".join(signs))
 
 
 @pytest.mark.parametrize(("name", "reason"), [("absent.yaml", "No such file or directory"), (".", "Is a directory")])
