@@ -49,13 +49,17 @@ class Real(Double[float]):
         """Spell NaN out for SQLite."""
         return _spell_nan if dialect.name == "sqlite" else None
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], float | None]:
-        """Read both spellings."""
-        return lambda value: None if value is None else float(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], float | None] | None:
+        """Read it back."""
+        return _read_nan if dialect.name == "sqlite" else None
 
 
 def _spell_nan(value: float | None) -> Any:
     return "NaN" if value is not None and math.isnan(value) else value
+
+
+def _read_nan(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 class Table(DeclarativeBase):
