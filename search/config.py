@@ -204,18 +204,17 @@ class StudyConfig(_Section):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read the study file, then lay `section.field=value` overrides over it.
 
-    A relative `data.path` starts at the study file's folder, in an override at the working directory. `space.NAME=null`
-    takes a parameter out of the space. Raises ConfigError, one line.
+    A relative `data.path` starts at the study file's folder, in an override at the working directory. An override of a
+    searched parameter fixes it, as `space.NAME=null` does. Raises ConfigError, one line.
     """
     sections = read_study_file(path)
     _anchor(sections, path.parent)
     settings = [parse_override(text) for text in overrides]
     for setting in settings:
         apply_override(sections, setting)
+        _fix_what_was_searched(sections, setting)
     _anchor(sections, Path.cwd())
-    config = _validated(sections, source=str(path), settings=settings)
-    _refuse_without_effect(config, settings)
-    return config
+    return _validated(sections, source=str(path), settings=settings)
 
 
 def config_from_record(record: Mapping[str, Any]) -> StudyConfig:
@@ -260,10 +259,10 @@ def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
         data["path"] = os.path.abspath(folder / os.path.expanduser(data["path"]))
 
 
-def _refuse_without_effect(config: StudyConfig, settings: Sequence[Override]) -> None:
-    for section, name in (setting.path for setting in settings if len(setting.path) == 2):
-        if section in ("model", "training") and name in config.space:
-            raise ConfigError(f"--set {section}.{name}: {name} is searched; add --set space.{name}=null to fix it")
+def _fix_what_was_searched(sections: Mapping[str, Any], setting: Override) -> None:
+    space = sections.get("space")
+    if len(setting.path) == 2 and setting.path[0] in ("model", "training") and isinstance(space, dict):
+        space.pop(setting.path[1], None)
 
 
 def _validated(sections: Mapping[str, Any], *, source: str, settings: Sequence[Override] = ()) -> StudyConfig:

@@ -229,12 +229,11 @@ def test_a_wrong_override_is_named_as_it_was_typed(load, override, message):
     assert refusal(load, "", override) == message
 
 
-def test_an_override_of_a_searched_parameter_is_refused_for_it_would_do_nothing(load):
-    """The message says how to fix the parameter instead."""
-    searched = "space: {epochs: [1, 2]}"
-    message = "--set training.epochs: epochs is searched; add --set space.epochs=null to fix it"
-    assert refusal(load, searched, "training.epochs=3") == message
-    assert load(searched, "training.epochs=3", "space.epochs=null").training.epochs == 3
+def test_an_override_of_a_searched_parameter_fixes_it(load):
+    """Otherwise it would do nothing."""
+    config = load("space: {epochs: [1, 2], dropout: [0.1, 0.2]}", "training.epochs=3")
+    assert config.training.epochs == 3
+    assert list(config.space) == ["dropout"]
 
 
 def test_a_record_gives_the_same_config_back(load):
