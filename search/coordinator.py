@@ -20,7 +20,7 @@ from search.scores import read_matrix
 from search.space import grid, suggest
 from storage.ledger import Ledger
 from storage.records import OPEN_STATES, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
-from storage.studies import open_study
+from storage.studies import close_study, open_study, optuna_errors
 
 ROLE = "coordinator"
 ROLE_SECONDS = 20.0
@@ -54,8 +54,9 @@ class Coordinator:
             return False
         if not self._lead():
             return True
-        self._settle()
-        return self._ask_ahead()
+        with optuna_errors(self.url):
+            self._settle()
+            return self._ask_ahead()
 
     def _lead(self) -> bool:
         """Take or keep the role, and free expired leases; every second, so that the database is not kept busy."""
@@ -65,12 +66,18 @@ class Coordinator:
             if self.leading:
                 self.ledger.expire_leases(max_attempts=MAX_ATTEMPTS)
             else:
-                self._study = None
+                self._close()
         return self.leading
+
+    def _close(self) -> None:
+        if self._study is not None:
+            close_study(self._study)
+            self._study = None
 
     def leave(self) -> None:
         """Give the role up, so that another process need not wait for it to lapse."""
         self.ledger.release_role(ROLE, self.owner)
+        self._close()
 
     def _settle(self) -> None:
         """End the trials whose folds are through, and tell Optuna of them and of every fold that was finished."""

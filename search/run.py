@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from types import FrameType
@@ -12,13 +12,14 @@ from rich.console import Console
 
 from search.config import StudyConfig
 from search.coordinator import MAX_ATTEMPTS, Coordinator
-from search.engines.local import LocalEngine, make_owner
+from search.engines.local import PATIENCE_SECONDS, LocalEngine, make_owner
 from search.environment import Secrets
 from search.errors import ConfigError
 from search.presence import WORKER_ROLE
 from search.progress import Progress
 from search.publish import make_publisher
 from search.study import OpenStudy
+from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
 from storage.publishing import Publisher
 
@@ -67,11 +68,15 @@ def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secret
         publisher.start()
         engine.start()
         try:
-            ending = _loop(coordinator, engine, config=config, counter=counter, progress=progress)
+            ending = _Run(coordinator=coordinator, engine=engine, progress=progress, counter=counter).to_its_end(
+                config.budget.seconds
+            )
         finally:
-            for owner in engine.kill():
-                _release(study.ledger, owner, reason="the run ended")
-            coordinator.leave()
+            owners = engine.kill()
+            # Without the database the leases lapse by themselves.
+            with contextlib.suppress(StorageUnavailable):
+                _release(study.ledger, owners, reason="the run ended")
+                coordinator.leave()
         progress.update(now=True)
         if ending is not Ending.KILLED:
             _drain(publisher, progress, study.record.name)
@@ -80,36 +85,59 @@ def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secret
     return ending
 
 
-def _loop(
-    coordinator: Coordinator,
-    engine: LocalEngine,
-    *,
-    config: StudyConfig,
-    counter: Interrupts,
-    progress: Progress,
-) -> Ending:
-    deadline = time.monotonic() + config.budget.seconds if config.budget.seconds else None
-    ending = Ending.FINISHED
-    leaving = False
-    while True:
-        working = coordinator.step()
-        for owner in engine.tend():
-            _release(coordinator.ledger, owner, reason="its worker died")
-        progress.update()
-        if counter.count >= 2:
-            return Ending.KILLED
-        if not working and not engine.alive():
-            return ending
-        if leaving and not engine.alive():
-            coordinator.step()
-            return ending
-        if not leaving and (counter.count or engine.error or _passed(deadline)):
-            ending = Ending.INTERRUPTED if counter.count or engine.error else Ending.TIMEOUT
-            leaving = True
-            coordinator.asking = False
-            engine.stop()
-            progress.say(_LEAVING[ending])
-        time.sleep(STEP_SECONDS)
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """The loop of a run: coordinate, tend the workers, show progress, and leave in good order when it is time."""
+
+    coordinator: Coordinator
+    engine: LocalEngine
+    progress: Progress
+    counter: Interrupts
+    ending: Ending = Ending.FINISHED
+    outage_since: float | None = None
+
+    def to_its_end(self, budget_seconds: float | None) -> Ending:
+        """Go round until the study is finished, the time is used or the user has had enough."""
+        deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
+        working = True
+        while working or self.engine.alive():
+            working = self._round()
+            if self.counter.count >= 2:
+                return Ending.KILLED
+            if self.ending is Ending.FINISHED:
+                self._leave_if_due(deadline)
+            elif not self.engine.alive():
+                self._round()
+                break
+            time.sleep(STEP_SECONDS)
+        return self.ending
+
+    def _round(self) -> bool:
+        """Do once what is due; whether the study still has work. An outage of the database is waited for."""
+        try:
+            working = self.coordinator.step()
+            _release(self.coordinator.ledger, self.engine.tend(), reason="its worker died")
+            self.progress.update()
+            self.outage_since = None
+            return working
+        except StorageUnavailable as error:
+            if self.outage_since is None:
+                self.outage_since = time.monotonic()
+                self.progress.say(f"{error}; trying again for {PATIENCE_SECONDS:.0f} s, nothing is lost")
+            if time.monotonic() - self.outage_since > PATIENCE_SECONDS:
+                raise
+            return True
+
+    def _leave_if_due(self, deadline: float | None) -> None:
+        if self.counter.count or self.engine.error:
+            self.ending = Ending.INTERRUPTED
+        elif deadline is not None and time.monotonic() > deadline:
+            self.ending = Ending.TIMEOUT
+        else:
+            return
+        self.coordinator.asking = False
+        self.engine.stop()
+        self.progress.say(_LEAVING[self.ending])
 
 
 _LEAVING = {
@@ -118,14 +146,11 @@ _LEAVING = {
 }
 
 
-def _release(ledger: Ledger, owner: str, *, reason: str) -> None:
-    """Free at once what a dead worker held, rather than wait for its leases to lapse."""
-    ledger.release_owner(owner, reason=reason, max_attempts=MAX_ATTEMPTS)
-    ledger.release_role(WORKER_ROLE + owner, owner)
-
-
-def _passed(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() > deadline
+def _release(ledger: Ledger, owners: Iterable[str], *, reason: str) -> None:
+    """Free at once what dead workers held, rather than wait for their leases to lapse."""
+    for owner in owners:
+        ledger.release_owner(owner, reason=reason, max_attempts=MAX_ATTEMPTS)
+        ledger.release_role(WORKER_ROLE + owner, owner)
 
 
 def _drain(publisher: Publisher, progress: Progress, study: str) -> None:

@@ -18,7 +18,7 @@ from search.presence import Presence
 from search.race import Decision, Verdict, verdict
 from search.scores import read_matrix
 from storage.artifacts import Artifacts
-from storage.errors import LeaseLost, StorageError
+from storage.errors import LeaseLost, StorageError, StorageUnavailable
 from storage.ledger import Ledger
 from storage.records import Claim, FoldRunState, StudyState, TrialState
 
@@ -90,6 +90,8 @@ class Worker:
             self.ledger.stop_trial(claim, reason=f"diverged: {error}")
         except TrialError as error:
             self._fail(claim, str(error))
+        except StorageUnavailable as error:
+            log.warning("trial %d fold %d is continued from its checkpoint later: %s", claim.trial, claim.fold, error)
         except USER_ERRORS as error:
             # Not this configuration's fault: whoever claims the fold run next continues from its checkpoint.
             self.ledger.release(claim, reason=str(error))

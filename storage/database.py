@@ -1,5 +1,6 @@
 """One SQLAlchemy engine per URL: settings, transactions, errors in plain words, and the schema's version."""
 
+import logging
 import re
 import sqlite3
 import time
@@ -18,7 +19,11 @@ from storage.errors import StorageError, StorageUnavailable
 
 SCHEMA = "0001"  # the newest revision in storage/migrations/versions
 VERSION_TABLE = "ledger_alembic_version"  # `alembic_version` is Optuna's
+log = logging.getLogger(__name__)
+
 BUSY_SECONDS = 60
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
 CONNECT_SECONDS = 10
 MIGRATION_LOCK = 7_305_811_942  # any number of our own for PostgreSQL's advisory lock
 
@@ -85,9 +90,10 @@ def engine_options(url: URL) -> dict[str, Any]:
     }
 
 
-def connect(url: str, *, create: bool = True) -> Engine:
+def connect(url: str, *, create: bool = True, patience_seconds: float = 0.0) -> Engine:
     """An engine on a database that answers; a SQLite file and its folder are created unless `create` is false.
 
+    When the database goes away later, every read and write tries again for `patience_seconds` before it fails.
     Raises StorageError, or StorageUnavailable where trying again may help.
     """
     parsed = parse(url)
@@ -106,21 +112,39 @@ def connect(url: str, *, create: bool = True) -> Engine:
     except StorageError:
         engine.dispose()
         raise
-    return engine
+    return engine.execution_options(patience_seconds=patience_seconds)
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection for reading; database errors come out as StorageError."""
-    with explaining(engine.url), engine.connect() as connection:
+    with explaining(engine.url), _connected(engine) as connection:
         yield connection
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One writing transaction; on SQLite no other begins before it ends. IntegrityError passes as it is."""
-    with explaining(engine.url), engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
+    writer = engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+    with explaining(engine.url), _connected(writer) as connection, connection.begin():
         yield connection
+
+
+def _connected(engine: Engine) -> Connection:
+    """A connection, waited for with back-off while the database is away."""
+    deadline = time.monotonic() + engine.get_execution_options().get("patience_seconds", 0.0)
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return engine.connect()
+        except DBAPIError as error:
+            explained = _explained(engine.url, error)
+            if not isinstance(explained, StorageUnavailable) or time.monotonic() + pause > deadline:
+                raise explained from None
+        if pause == FIRST_PAUSE_SECONDS:
+            log.warning("%s; trying again until it answers", explained)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 @contextmanager

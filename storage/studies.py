@@ -32,6 +32,12 @@ def open_study(url: str, *, name: str, direction: Direction, sampler: BaseSample
         )
 
 
+def close_study(study: optuna.Study) -> None:
+    """Close the connections of a study that `open_study` opened."""
+    backend: Any = getattr(study._storage, "_backend", study._storage)
+    backend.engine.dispose()
+
+
 def optuna_storage(url: str) -> RDBStorage:
     """Optuna's storage at our URL; raises StorageError. Its heartbeats stay off: the ledger's leases do their work.
 

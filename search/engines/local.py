@@ -14,6 +14,8 @@ from pathlib import Path
 from search.config import StudyConfig
 from search.errors import USER_ERRORS
 
+PATIENCE_SECONDS = 600.0  # with a database that went away
+
 # Exit codes of a worker process: what its parent needs to know.
 FINISHED = 0
 USER_ERROR = 2
@@ -167,7 +169,7 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
     from storage.ledger import Ledger
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.num_workers))
-    engine = connect(job.url)
+    engine = connect(job.url, patience_seconds=PATIENCE_SECONDS)
     record = find_study(engine, job.study)
     if record is None:
         raise StorageError(f"study {job.study!r} is not in this database any more")
