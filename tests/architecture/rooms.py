@@ -1,0 +1,18 @@
+"""The project's source files, room by room."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent.parent
+ROOMS = ("search", "objectives", "models", "storage")
+
+
+def modules() -> Iterator[Path]:
+    """Every module of every room, relative to the repository."""
+    for room in ROOMS:
+        yield from sorted(file.relative_to(REPOSITORY) for file in (REPOSITORY / room).rglob("*.py"))
+
+
+def syntax(module: Path) -> ast.Module:
+    return ast.parse((REPOSITORY / module).read_text(encoding="utf-8"))

@@ -1,0 +1,42 @@
+"""Who may import whom: the rules of pyproject.toml hold, and they bite."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.rooms import REPOSITORY, ROOMS
+
+LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
+
+
+def lint_imports(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([LINT_IMPORTS, "--no-cache"], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_rooms_keep_to_their_arrows():
+    """search composes; objectives, storage and models know nothing that is above them."""
+    result = lint_imports(REPOSITORY)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden", "rule"),
+    [
+        ("storage/errors.py", "torch", "storage knows no torch"),
+        ("objectives/errors.py", "optuna", "training is pure"),
+        ("models/errors.py", "objectives.errors", "search composes the other rooms; nobody imports search"),
+    ],
+)
+def test_a_forbidden_import_is_noticed(tmp_path: Path, module: str, forbidden: str, rule: str):
+    """One import against the arrows breaks the rule that forbids it."""
+    for room in ROOMS:
+        shutil.copytree(REPOSITORY / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    with (tmp_path / module).open("a", encoding="utf-8") as file:
+        file.write(f"\nimport {forbidden}\n")
+    result = lint_imports(tmp_path)
+    assert result.returncode == 1
+    assert f"{rule} BROKEN" in result.stdout
