@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from models.classifiers import TextClassifier
 from objectives.checkpoints import pack, unpack
-from objectives.devices import seeded, uses_bf16
+from objectives.devices import rows_per_forward, seeded, uses_bf16
 from objectives.errors import Diverged, TrialError
 from objectives.losses import class_weights, row_losses
 from objectives.metrics import METRICS
 from objectives.params import Params
 from objectives.sampling import resample
 from objectives.schedules import decay_groups, learning_rate_factor
-from objectives.tasks.text import ROWS_PER_FORWARD, TextInputs, bucketed_batches
+from objectives.tasks.text import TextInputs, bucketed_batches
 
 Rows = NDArray[np.int64]
 Probabilities = NDArray[np.float32]
@@ -155,7 +155,8 @@ class FoldTraining:
         _, metrics["train_loss"] = self._evaluate(self._training_sample)
         probabilities, metrics["val_loss"] = self._evaluate(job.validation_rows)
         if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
-            raise Diverged(f"epoch {epoch}, after its last step: validation loss {metrics['val_loss']}")
+            losses = f"training loss {metrics['train_loss']}, validation loss {metrics['val_loss']}"
+            raise Diverged(f"epoch {epoch}, after its last step: {losses}")
         predicted = probabilities.argmax(axis=1)
         for name, metric in METRICS.items():
             metrics[f"val_{name}"] = metric.function(job.labels[job.validation_rows], predicted)
@@ -241,8 +242,9 @@ class FoldTraining:
         probabilities = np.empty((len(rows), self._job.num_classes), np.float32)
         loss = 0.0
         order = np.argsort(self._tokens.lengths(rows, max_length=self._max_length), kind="stable")
-        for start in range(0, len(order), ROWS_PER_FORWARD):
-            chosen = order[start : start + ROWS_PER_FORWARD]
+        size = rows_per_forward(self._device)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
             logits = self._logits(rows[chosen])
             loss += self._row_losses(logits, rows[chosen]).sum().item()
             probabilities[chosen] = logits.softmax(dim=1).cpu().numpy()

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from models.classifiers import mean_pool
 from models.encoders import load_encoder, load_tokenizer, resolve_encoder
 from objectives.data import Dataset
+from objectives.devices import rows_per_forward
 
 Array = NDArray[Any]
 
 TEXTS_PER_CALL = 4096
-ROWS_PER_FORWARD = 64  # without gradients
 BATCHES_PER_POOL = 50
 
 
@@ -122,6 +122,7 @@ def bucketed_batches(
 
 @torch.inference_mode()
 def _embed(tokens: TokenisedTexts, *, encoder: str, device: str) -> NDArray[np.float32]:
+    size = rows_per_forward(torch.device(device))
     model = load_encoder(encoder).eval()
     width: int = model.config.hidden_size
     torch.nn.Module.to(model, device)
@@ -129,8 +130,8 @@ def _embed(tokens: TokenisedTexts, *, encoder: str, device: str) -> NDArray[np.f
     max_length = int(np.diff(tokens.offsets).max())
     order = np.argsort(tokens.lengths(rows, max_length=max_length), kind="stable")
     embeddings = np.empty((len(rows), width), dtype=np.float32)
-    for start in range(0, len(order), ROWS_PER_FORWARD):
-        chosen = order[start : start + ROWS_PER_FORWARD]
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
         batch = {name: tensor.to(device) for name, tensor in tokens.batch(chosen, max_length=max_length).items()}
         pooled = mean_pool(model(**batch).last_hidden_state, batch["attention_mask"])
         embeddings[chosen] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load
 
 from models.classifiers import TextClassifier
+from objectives.checkpoints import pack, unpack
 from objectives.errors import Diverged, TrialError
 from objectives.losses import row_losses
 from objectives.metrics import METRICS
@@ -180,6 +181,18 @@ def test_checkpoint_of_another_job_is_refused(train):
     next(stopped.epochs())
     with pytest.raises(TrialError, match="another job"):
         train(learning_rate=1e-4).restore(stopped.save())
+
+
+def test_incomplete_checkpoint_is_refused_and_changes_nothing(train):
+    """A weight that is missing, or of another shape since the encoder's folder was replaced, is named."""
+    stopped, fresh = train(), train()
+    next(stopped.epochs())
+    tensors, metadata = unpack(stopped.save())
+    tensors["model/head.weight"] = tensors["model/head.weight"][:, :5]
+    before = weights(fresh)
+    with pytest.raises(TrialError, match=r"head\.weight is missing or of another shape"):
+        fresh.restore(pack(tensors, metadata))
+    assert (weights(fresh), fresh.scores) == (before, [])
 
 
 def test_divergence_names_epoch_and_step(train):
