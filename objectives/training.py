@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.classifiers import TextClassifier
+from models.classifiers import Head, TextClassifier
 from objectives.checkpoints import pack, unpack
 from objectives.devices import rows_per_forward, seeded, uses_bf16
 from objectives.errors import Diverged, TrialError
@@ -88,8 +88,12 @@ class FoldTraining:
         counts = np.bincount(job.labels[self._rows], minlength=job.num_classes)
         alpha = class_weights(counts, params=training)
         self._alpha = None if alpha is None else torch.tensor(alpha, dtype=torch.float32, device=self._device)
+        # With nothing but the head to train, the encoder runs once a study, not once an epoch.
+        frozen = job.params.model.trainable_layers == 0
+        pooling = job.params.model.pooling
+        self._pooled = inputs.pooled(pooling=pooling, max_length=self._max_length) if frozen else None
         with seeded(job.seed, 0, self._device):
-            self._model = TextClassifier(job.params.model, num_classes=job.num_classes).to(self._device)
+            self._model = _build_model(job, self._pooled).to(self._device)
         self._trained = {name: weight for name, weight in self._model.named_parameters() if weight.requires_grad}
         groups = decay_groups(self._trained.values(), weight_decay=training.weight_decay)
         self._optimiser = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
@@ -235,6 +239,10 @@ class FoldTraining:
             nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return norm.item()
 
+    def predict(self, rows: Rows) -> Probabilities:
+        """Return probabilities of `rows`, (rows, classes), by the weights as they are after the last epoch."""
+        return self._evaluate(rows)[0]
+
     @torch.inference_mode()
     def _evaluate(self, rows: Rows) -> tuple[Probabilities, float]:
         """Return the probabilities of `rows`, in their order, and their mean loss."""
@@ -251,6 +259,9 @@ class FoldTraining:
         return probabilities, loss / len(rows)
 
     def _logits(self, rows: Rows) -> Tensor:
+        if self._pooled is not None:
+            head_logits: Tensor = self._model(torch.from_numpy(self._pooled[rows]).to(self._device))
+            return head_logits
         batch = self._tokens.batch(rows, max_length=self._max_length)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
             logits: Tensor = self._model(**{name: tensor.to(self._device) for name, tensor in batch.items()})
@@ -259,6 +270,12 @@ class FoldTraining:
     def _row_losses(self, logits: Tensor, rows: Rows) -> Tensor:
         labels = torch.from_numpy(self._job.labels[rows]).to(self._device)
         return row_losses(logits, labels, params=self._job.params.training, alpha=self._alpha)
+
+
+def _build_model(job: FoldJob, pooled: NDArray[np.float32] | None) -> nn.Module:
+    if pooled is None:
+        return TextClassifier(job.params.model, num_classes=job.num_classes)
+    return Head(pooled.shape[1], dropout=job.params.model.dropout, num_classes=job.num_classes)
 
 
 def _sample(rows: Rows, size: int, *, seed: int) -> Rows:

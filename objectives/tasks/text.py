@@ -4,7 +4,6 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.classifiers import mean_pool
+from models.classifiers import pool
 from models.encoders import load_encoder, load_tokenizer, resolve_encoder
 from objectives.data import Dataset
 from objectives.devices import rows_per_forward
@@ -54,21 +53,39 @@ class TokenisedTexts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextInputs:
-    """What all fold runs of a study share: the tokens for one encoder, and its frozen embeddings when asked for."""
+    """What all fold runs of a study share: the tokens for one encoder, and what it makes of them while it is frozen."""
 
     tokens: TokenisedTexts
-    embeddings: Callable[[], NDArray[np.float32]]  # (rows, width), unit length
     encoder: str
+    cache: Path
+    device: str
+
+    def pooled(self, *, pooling: str, max_length: int) -> NDArray[np.float32]:
+        """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
+        weights = [_digest_file(path) for path in sorted(resolve_encoder(self.encoder).glob("*.safetensors"))]
+        key = _digest([self.tokens.key, *weights, pooling, str(max_length)])
+
+        def compute() -> dict[str, Array]:
+            states = _pool_all(self.tokens, self.encoder, pooling=pooling, max_length=max_length, device=self.device)
+            return {"pooled": states}
+
+        return _cached(self.cache / f"pooled-{key}", compute)["pooled"]
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """Return every row's mean-pooled frozen states, scaled to length 1: where neighbours are looked for."""
+        states = self.pooled(pooling="mean", max_length=int(np.diff(self.tokens.offsets).max()))
+        norms = np.linalg.norm(states, axis=1, keepdims=True)
+        scaled: NDArray[np.float32] = states / np.maximum(norms, 1e-12)
+        return scaled
 
 
 def prepare_text(dataset: Dataset, *, encoder: str, max_length: int, cache: Path, device: str = "cpu") -> TextInputs:
     """Tokenise the rows for `encoder`, or find them in `cache`; `max_length` is the largest of the study's trials.
 
-    The embeddings are computed on `device` when they are first asked for. Raises EncoderError.
+    What the frozen encoder makes of them is computed on `device` when it is first asked for. Raises EncoderError.
     """
     tokens = tokenise(dataset.texts, encoder=encoder, max_length=max_length, cache=cache)
-    embeddings = partial(embed, tokens, encoder=encoder, cache=cache, device=device)
-    return TextInputs(tokens=tokens, embeddings=embeddings, encoder=encoder)
+    return TextInputs(tokens=tokens, encoder=encoder, cache=cache, device=device)
 
 
 def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path) -> TokenisedTexts:
@@ -95,16 +112,6 @@ def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path
     )
 
 
-def embed(tokens: TokenisedTexts, *, encoder: str, cache: Path, device: str = "cpu") -> NDArray[np.float32]:
-    """Return the frozen encoder's mean-pooled states of all rows, (rows, width), each of unit length; cached."""
-    weights = [_digest_file(path) for path in sorted(resolve_encoder(encoder).glob("*.safetensors"))]
-
-    def compute() -> dict[str, Array]:
-        return {"embeddings": _embed(tokens, encoder=encoder, device=device)}
-
-    return _cached(cache / f"embeddings-{_digest([tokens.key, *weights])}", compute)["embeddings"]
-
-
 def bucketed_batches(
     lengths: NDArray[np.int64], *, batch_size: int, random: np.random.Generator
 ) -> list[NDArray[np.int64]]:
@@ -121,21 +128,22 @@ def bucketed_batches(
 
 
 @torch.inference_mode()
-def _embed(tokens: TokenisedTexts, *, encoder: str, device: str) -> NDArray[np.float32]:
+def _pool_all(
+    tokens: TokenisedTexts, encoder: str, *, pooling: str, max_length: int, device: str
+) -> NDArray[np.float32]:
     size = rows_per_forward(torch.device(device))
     model = load_encoder(encoder).eval()
     width: int = model.config.hidden_size
     torch.nn.Module.to(model, device)
     rows = np.arange(len(tokens.offsets) - 1)
-    max_length = int(np.diff(tokens.offsets).max())
     order = np.argsort(tokens.lengths(rows, max_length=max_length), kind="stable")
-    embeddings = np.empty((len(rows), width), dtype=np.float32)
+    states = np.empty((len(rows), width), dtype=np.float32)
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         batch = {name: tensor.to(device) for name, tensor in tokens.batch(chosen, max_length=max_length).items()}
-        pooled = mean_pool(model(**batch).last_hidden_state, batch["attention_mask"])
-        embeddings[chosen] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
-    return embeddings
+        hidden = model(**batch).last_hidden_state
+        states[chosen] = pool(hidden, batch["attention_mask"], pooling=pooling).cpu().numpy()
+    return states
 
 
 def _num_closing(tokenizer: Any) -> int:

@@ -43,7 +43,7 @@ def test_pooling_reads_the_states_it_names(build):
 
 def test_same_seed_gives_the_same_head(build):
     """The head is drawn from torch's random state, of which nothing else takes."""
-    assert torch.equal(build().head.weight, build(trainable_layers=0).head.weight)
+    assert torch.equal(build().head.linear.weight, build(trainable_layers=0).head.linear.weight)
 
 
 @pytest.mark.parametrize(

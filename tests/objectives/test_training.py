@@ -51,6 +51,20 @@ def test_it_learns_what_the_words_give_away(trained):
     assert last.metrics["train_loss"] < first.metrics["train_loss"] / 2
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_head_only_training_reads_the_encoder_s_states_from_the_cache(train, inputs, pooling):
+    """Its probabilities are those of the whole classifier with the same head."""
+    training = train(epochs=2, model={"trainable_layers": 0, "pooling": pooling})
+    list(training.epochs())
+    whole = TextClassifier(training._job.params.model, num_classes=training._job.num_classes).eval()
+    whole.head.load_state_dict(training._model.state_dict())
+    rows = training._job.validation_rows
+    with torch.no_grad():
+        expected = whole(**inputs.tokens.batch(rows, max_length=training._max_length)).softmax(dim=1)
+    torch.testing.assert_close(torch.tensor(training.predict(rows)), expected)
+    assert set(training._trained) == {"linear.weight", "linear.bias"}
+
+
 def test_each_epoch_has_all_metrics(trained):
     """What trackers show: both losses on equal footing, the running one, the scores, the speed."""
     assert [score.epoch for score in trained.scores] == list(range(1, 13))
@@ -188,9 +202,9 @@ def test_incomplete_checkpoint_is_refused_and_changes_nothing(train):
     stopped, fresh = train(), train()
     next(stopped.epochs())
     tensors, metadata = unpack(stopped.save())
-    tensors["model/head.weight"] = tensors["model/head.weight"][:, :5]
+    tensors["model/head.linear.weight"] = tensors["model/head.linear.weight"][:, :5]
     before = weights(fresh)
-    with pytest.raises(TrialError, match=r"head\.weight is missing or of another shape"):
+    with pytest.raises(TrialError, match=r"head\.linear\.weight is missing or of another shape"):
         fresh.restore(pack(tensors, metadata))
     assert (weights(fresh), fresh.scores) == (before, [])
 
@@ -199,7 +213,7 @@ def test_divergence_names_epoch_and_step(train):
     """A loss that is no longer finite ends the trial, and says when."""
     training = train(learning_rate=1.0, gradient_clip=None, warmup_ratio=0.0, epochs=50)
     with torch.no_grad():
-        training._model.head.weight.fill_(math.inf)
+        training._model.head.linear.weight.fill_(math.inf)
     with pytest.raises(Diverged, match=r"epoch 1, step 1 of 5: loss nan"):
         list(training.epochs())
 
