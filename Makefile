@@ -56,7 +56,7 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	@touch $@
 
 examples/data/demo.csv: requirements.lock search/demo.py | $(RUNTIME)
-	$(BIN)/search data demo --out $@ --rows 600 --classes 8
+	$(BIN)/search data demo --out $@
 
 # Not readable for others by its folder, but by the containers, which run as other users.
 $(PASSWORD):
