@@ -1,0 +1,1 @@
+"""Measurements: each prints a table and a ratio; what they gave stands in docs/performance.md."""
