@@ -131,7 +131,7 @@ def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
     for run in ledger.fold_runs():
         runs_by_trial[run.trial].append(run)
     table = Table(title=f"study {record.name} ({record.state.value})", title_justify="left")
-    for column in ("trial", "state", f"{record.metric}", "folds", "epochs", "params", "reason"):
+    for column in ("trial", "state", f"{record.metric}", "folds", "epochs", "reason"):
         table.add_column(column, overflow="fold")
     for trial in _ranked(record, trials)[:most]:
         table.add_row(*_row(trial, runs_by_trial[trial.number]))
@@ -141,7 +141,7 @@ def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
         f"work saved by stopping: {summary.work_saved:.0%} of the ended trials' epochs",
     ]
     if len(trials) > most:
-        lines.append(f"{len(trials) - most} more trials: --json shows all")
+        lines.append(f"{len(trials) - most} more trials: --json shows all, with their params")
     return Group(table, *lines)
 
 
@@ -203,6 +203,5 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun]) -> tuple[str, ...]:
     elif trial.estimate is not None:
         score = f"(about {trial.estimate:.4f})"
     folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
-    params = " ".join(f"{name}={show(value)}" for name, value in trial.params.items())
     epochs = str(sum(run.num_epochs for run in runs))
-    return str(trial.number), trial.state.value, score, folds, epochs, params, trial.reason or ""
+    return str(trial.number), trial.state.value, score, folds, epochs, trial.reason or ""
