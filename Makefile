@@ -7,6 +7,7 @@ TORCH ?= 2.13.0
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
+STUDY ?= benchmarks/studies/$(notdir $(FOLDER)).yaml
 PASSWORD := deploy/secrets/postgres_password
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -24,14 +25,16 @@ demo: $(RUNTIME) examples/data/demo.csv ## Install, build the demo data, search,
 test: $(DEV) chromium ## Run all tests.
 	$(BIN)/pytest
 
-check: $(DEV) ## Lint, format, types, import rules: what CI and the pre-commit hook run.
+check: $(DEV) ## Lint, format, types, import rules, generated reference: what CI and the pre-commit hook run.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest tests/search/test_reference.py
 
-bench: $(DEV) ## Measure; results belong in docs/performance.md, with date and hardware.
-	$(BIN)/python -m benchmarks
+bench: $(DEV) ## Measure: FOLDER=... with train.csv.gz and test.csv.gz; results belong in docs/performance.md.
+	@test -n '$(FOLDER)' || { echo 'error: name the data: make bench FOLDER=.../kev_cwe' >&2; exit 2; }
+	$(BIN)/python -m benchmarks.real_data '$(FOLDER)' '$(STUDY)'
 
 secrets: $(PASSWORD) ## Make the database password that docker-compose.yml reads.
 
