@@ -45,6 +45,7 @@ class Coordinator:
     asking: bool = True
     leading: bool = False
     _last_renewal: float = -math.inf
+    _seen: tuple[int, int] | None = None
     _study: optuna.Study | None = None
     _reported: set[tuple[int, int]] = field(default_factory=set)
 
@@ -54,9 +55,14 @@ class Coordinator:
             return False
         if not self._lead():
             return True
+        seen = (self.ledger.last_sequence(), len(self.ledger.live_roles(WORKER_ROLE)))
+        if seen == self._seen:
+            return True  # nothing has happened since the last step
         with optuna_errors(self.url):
             self._settle()
-            return self._ask_ahead()
+            working = self._ask_ahead(num_workers=seen[1])
+        self._seen = seen
+        return working
 
     def _lead(self) -> bool:
         """Take or keep the role, and free expired leases; every second, so that the database is not kept busy."""
@@ -66,6 +72,7 @@ class Coordinator:
             if self.leading:
                 self.ledger.expire_leases(max_attempts=MAX_ATTEMPTS)
             else:
+                self._seen = None
                 self._close()
         return self.leading
 
@@ -139,7 +146,7 @@ class Coordinator:
         trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
         study._storage.set_trial_intermediate_value(trial_id, step, expected)
 
-    def _ask_ahead(self) -> bool:
+    def _ask_ahead(self, *, num_workers: int) -> bool:
         """Ask for trials until every worker has a fold run and a few wait; finish the study when the budget is used."""
         trials = self.ledger.trials()
         counts = self.ledger.counts()
@@ -150,7 +157,6 @@ class Coordinator:
                 self.ledger.finish_study(f"{budget} of {budget} trials")
                 return False
             return True
-        num_workers = len(self.ledger.live_roles(WORKER_ROLE))
         # One worker waits for the sampler, so that every proposal knows the same past each time: reproducible.
         # Several keep one fold run ahead of them.
         wanted = num_workers + 1 if num_workers > 1 else 1

@@ -11,7 +11,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from search.config import StudyConfig, config_from_record
-from search.space import resolve
 from storage.catalog import list_studies
 from storage.database import connect, migrate
 from storage.ledger import Ledger
@@ -186,7 +185,7 @@ def show(value: Any) -> str:
 
 
 def _planned_epochs(config: StudyConfig, trial: TrialRecord) -> int:
-    return config.folds.k * resolve(config, trial.params).training.epochs
+    return config.folds.k * int(trial.params.get("epochs", config.training.epochs))
 
 
 def _ranked(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:

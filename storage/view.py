@@ -77,6 +77,21 @@ class LedgerView:
             rows = connection.execute(epochs.order_by(EpochRow.trial, EpochRow.fold, EpochRow.epoch)).mappings()
             return [EpochRecord(**row) for row in rows]
 
+    def scores(self) -> list[tuple[int, int, int, float]]:
+        """The trial, fold, epoch and score of all recorded epochs, in no order: what the race reads."""
+        columns = (EpochRow.trial, EpochRow.fold, EpochRow.epoch, EpochRow.score)
+        with reading(self.engine) as connection:
+            rows = connection.execute(select(*columns).where(EpochRow.study_id == self.study_id))
+            return [(trial, fold, epoch, score) for trial, fold, epoch, score in rows]
+
+    def done(self) -> list[tuple[int, int]]:
+        """The trial and fold of every fold run that is DONE, in no order."""
+        done = select(FoldRunRow.trial, FoldRunRow.fold).where(
+            FoldRunRow.study_id == self.study_id, FoldRunRow.state == FoldRunState.DONE
+        )
+        with reading(self.engine) as connection:
+            return [(trial, fold) for trial, fold in connection.execute(done)]
+
     def counts(self) -> dict[FoldRunState, int]:
         """How many fold runs are in each state, zeros included."""
         counts = select(FoldRunRow.state, func.count()).where(FoldRunRow.study_id == self.study_id)
