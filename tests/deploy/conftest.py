@@ -18,7 +18,7 @@ budget: {trials: 2}
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Every service of the default and the demo profile, started in the order of their dependencies."""
     postgres = PasswordPostgres()
