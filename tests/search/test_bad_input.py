@@ -87,7 +87,15 @@ def test_a_damaged_gzip_file_is_refused(run: Run):
         ({"folds": {"k": 1}}, ["folds.k", "at least 2"]),
         ({"race": {"rule": "magic"}}, ["race.rule", "magic"]),
     ],
-    ids=["unknown key", "wrong type", "inverted range", "empty choices", "unknown parameter", "one fold", "unknown rule"],
+    ids=[
+        "unknown key",
+        "wrong type",
+        "inverted range",
+        "empty choices",
+        "unknown parameter",
+        "one fold",
+        "unknown rule",
+    ],
 )
 def test_a_bad_study_file_is_refused(run: Run, sections: dict[str, Any], expected: list[str], tmp_path: Path):
     """The line names the file and the key, what was found and what was expected."""
