@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
+
 from search.demo import build_demo
 from storage.catalog import find_study
 from storage.database import connect
 from storage.ledger import Ledger
-
 from tests.tiny_encoder import build_tiny_encoder
 
 SEARCH = Path(sys.executable).with_name("search")

@@ -8,9 +8,9 @@ from collections import Counter
 
 import psutil
 import pytest
+
 from storage.ledger import Ledger
 from storage.records import EventKind, FoldRunState, StudyState
-
 from tests.conftest import PostgresServer
 from tests.end_to_end.conftest import UserFolder, wait_for
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from search.config import StudyConfig
 from search.coordinator import Coordinator
 from search.worker import Worker
 from storage.artifacts import Artifacts
-from storage.database import connect, migrate
 from storage.catalog import create_study
+from storage.database import connect, migrate
 from storage.ledger import Ledger
-
 from tests.search.scripted import Script
 
 

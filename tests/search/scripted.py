@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
 from objectives.errors import TrialError
 from objectives.training import EpochScore
 from storage.records import Claim

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from search.cli import app
 from sqlalchemy import create_engine, text
+
+from search.cli import app
 from storage.database import connect, migrate
 
 ROWS = [f"row {number},{'ab'[number % 2]}" for number in range(12)]

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
+
 from search.coordinator import ROLE
 from storage.records import FoldRunState, StudyState, TrialState
 from storage.studies import open_study
-
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from search.config import RaceConfig
 from search.race import Decision, Matrix, build_matrix, estimate, verdict
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from objectives.errors import Diverged, TrialError
 from storage.errors import StorageError
 from storage.records import Claim, FoldRun, FoldRunState, TrialState
-
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
 
