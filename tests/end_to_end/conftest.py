@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import Engine
 
 from search.demo import build_demo
 from storage.catalog import find_study
@@ -39,6 +40,7 @@ class UserFolder:
             "trackers": {"mlflow": False},
         }
         self.processes: list[subprocess.Popen[str]] = []
+        self.engines: dict[str, Engine] = {}
 
     def write_study_file(self, **sections: Any) -> None:
         self.sections |= sections
@@ -76,14 +78,19 @@ class UserFolder:
     def ledger(self) -> Ledger:
         """The study's ledger, as soon as the study is there."""
         url = self.storage.replace("sqlite:///", f"sqlite:///{self.folder}/")
-        record = wait_for(lambda: find_study(connect(url), "tiny"))
-        return Ledger(connect(url), record.id)
+        if url not in self.engines:
+            self.engines[url] = wait_for(lambda: connect(url, create=False))
+        engine = self.engines[url]
+        record = wait_for(lambda: find_study(engine, "tiny"))
+        return Ledger(engine, record.id)
 
     def end(self) -> None:
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+        for engine in self.engines.values():
+            engine.dispose()
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 120.0) -> Any:

@@ -11,6 +11,7 @@ from rich.console import Console
 from objectives.data import DataSpec
 from objectives.errors import DataError
 from search.config import load_config
+from search.demo import build_demo
 from search.errors import ConfigError
 from search.parameters import PARAMETERS
 from search.plan import Plan, propose
@@ -93,18 +94,24 @@ def test_names_from_the_data_can_neither_style_nor_break_the_table_or_the_file(w
     assert (config.data.label, config.data.text, config.folds.k) == ("la: [bel] #", ("yes",), 3)
 
 
-@pytest.mark.parametrize(
-    ("folder", "columns"),
-    [
-        ("kev_cwe", ("title", "description", "vendor_product")),
-        ("sms_spam", ("text",)),
-        ("r52", ("title", "body")),
-        ("biotools_topics", ("title", "description", "keywords")),
-    ],
-)
-def test_the_study_file_for_real_data_loads(tmp_path, folder, columns):
+REAL_DATA = {
+    "kev_cwe": ("title", "description", "vendor_product"),
+    "sms_spam": ("text",),
+    "r52": ("title", "body"),
+    "biotools_topics": ("title", "description", "keywords"),
+}
+# The demo data is everywhere; the others only where the project is developed.
+THERE = ["demo", *(name for name in REAL_DATA if (SHARED / name).is_dir())]
+
+
+@pytest.mark.parametrize("name", THERE)
+def test_the_study_file_for_real_data_loads(tmp_path, name):
     """What is written is accepted and searches what is proposed."""
-    spec = DataSpec(path=SHARED / folder / "train.csv.gz", label="label", text=columns)
+    if name == "demo":
+        spec = DataSpec(path=tmp_path / "demo.csv", label="label", text=("name", "summary", "body"))
+        build_demo(spec.path, rows=200, classes=5, seed=0)
+    else:
+        spec = DataSpec(path=SHARED / name / "train.csv.gz", label="label", text=REAL_DATA[name])
     found = survey(spec)
     write_study_file(found, tmp_path / "study.yaml")
     config = load_config(tmp_path / "study.yaml")
