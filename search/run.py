@@ -116,7 +116,7 @@ class _Run:
         """Do once what is due; whether the study still has work. An outage of the database is waited for."""
         try:
             working = self.coordinator.step()
-            _release(self.coordinator.ledger, self.engine.tend(), reason="its worker died")
+            _release(self.coordinator.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
             self.progress.update()
             self.outage_since = None
             return working
@@ -146,10 +146,10 @@ _LEAVING = {
 }
 
 
-def _release(ledger: Ledger, owners: Iterable[str], *, reason: str) -> None:
+def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts: int | None = None) -> None:
     """Free at once what dead workers held, rather than wait for their leases to lapse."""
     for owner in owners:
-        ledger.release_owner(owner, reason=reason, max_attempts=MAX_ATTEMPTS)
+        ledger.release_owner(owner, reason=reason, max_attempts=max_attempts)
         ledger.release_role(WORKER_ROLE + owner, owner)
 
 
