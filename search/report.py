@@ -165,13 +165,13 @@ def render_best(summary: Summary) -> RenderableType:
     """The best trial's scores and params as a table."""
     if summary.best is None:
         return best_line(summary)
-    table = Table(title=best_line(summary), title_justify="left", show_header=False)
+    table = Table(show_header=False)
     for fold, score in enumerate(summary.best.fold_scores):
         table.add_row(f"fold {fold}", f"{score:.4f}")
     table.add_section()
     for name, value in summary.best.params.items():
         table.add_row(name, show(value))
-    return table
+    return Group(best_line(summary), table)
 
 
 def trials_as_json(ledger: Ledger) -> list[dict[str, Any]]:
