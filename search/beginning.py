@@ -92,10 +92,10 @@ def _git_commit() -> str | None:
 
 
 def _check_unchanged(record: StudyRecord, config: StudyConfig, prints: dict[str, str]) -> None:
-    if record.fingerprints["config"] != prints["config"]:
-        changes = "; ".join(differences(config_from_record(record.config), config))
+    # Not by the fingerprint: a key that a newer version adds changes that, and nothing else.
+    if changes := differences(config_from_record(record.config), config):
         raise ConfigError(
-            f"study {record.name!r} was begun with another study file: {changes}; "
+            f"study {record.name!r} was begun with another study file: {'; '.join(changes)}; "
             "undo the change or choose a new study name"
         )
     for key, what in (("data", "the data file's rows"), ("folds", "the folds")):

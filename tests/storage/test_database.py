@@ -13,6 +13,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, event, inspect, select, text
+from sqlalchemy.exc import OperationalError
 
 from storage import database
 from storage.database import SCHEMA, clock, connect, migrate, reading, redact, writing
@@ -270,3 +271,22 @@ class TestMigrate:
             command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": "."}
         )
         assert found.stdout == "set()\n"
+
+
+def test_a_database_that_goes_away_is_waited_for(sqlite_url, monkeypatch, caplog):
+    """Two failures to connect cost a moment and one warning; without patience the first is an error."""
+    failures = iter([True, True, False])
+
+    def flaky(engine, connect=Engine.connect):
+        if next(failures, False):
+            raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+        return connect(engine)
+
+    patient, impatient = connect(sqlite_url, patience_seconds=5), connect(sqlite_url)
+    monkeypatch.setattr(Engine, "connect", flaky)
+    with reading(patient) as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+    assert [record.message.count("trying again") for record in caplog.records] == [1]
+    failures = iter([True])
+    with pytest.raises(StorageUnavailable, match="server closed"), reading(impatient):
+        pass
