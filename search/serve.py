@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 from sqlalchemy.engine import make_url
-from storage.studies import optuna_storage
 
 from search.errors import ConfigError
+from storage.studies import optuna_storage
 
 
 def serve_dashboard(url: str, *, host: str, port: int) -> None:
