@@ -23,7 +23,7 @@ demo: $(RUNTIME) examples/data/demo.csv ## Install, build the demo data, search,
 	@echo 'Look at it in MLflow:                $(BIN)/search ui --study demo'
 
 test: $(DEV) chromium ## Run all tests.
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: $(DEV) ## Lint, format, types, import rules, generated reference: what CI and the pre-commit hook run.
 	$(BIN)/ruff check

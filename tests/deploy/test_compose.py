@@ -12,6 +12,9 @@ import pytest
 
 from tests.deploy.stack import COMPOSE_FILE, Stack, make_password, read_compose
 
+# On one of the processes that share the tests, so that the services are started once.
+ONE_STACK = pytest.mark.xdist_group("stack")
+
 
 def get(url: str, **headers: str) -> str:
     with urlopen(Request(url, headers=headers), timeout=30) as answer:
@@ -63,6 +66,7 @@ def test_the_password_is_made_for_its_readers_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
+@ONE_STACK
 def test_coordinator_and_workers_finish_the_study(stack: Stack):
     """Both leave with 0, and the ledger holds two complete trials."""
     assert [stack.wait("coordinator"), stack.wait("worker")] == [0, 0], stack.output("worker")
@@ -72,6 +76,7 @@ def test_coordinator_and_workers_finish_the_study(stack: Stack):
 
 
 @pytest.mark.slow
+@ONE_STACK
 def test_mlflow_has_the_runs_and_answers_to_its_names_only(stack: Stack):
     """The service's name is an allowed host, a stranger's is refused."""
     stack.wait("coordinator")
@@ -82,6 +87,7 @@ def test_mlflow_has_the_runs_and_answers_to_its_names_only(stack: Stack):
 
 
 @pytest.mark.slow
+@ONE_STACK
 def test_the_dashboard_shows_the_study(stack: Stack):
     """The Optuna dashboard reads the same database."""
     stack.wait("coordinator")
@@ -90,6 +96,7 @@ def test_the_dashboard_shows_the_study(stack: Stack):
 
 
 @pytest.mark.slow
+@ONE_STACK
 def test_a_wrong_password_is_refused_and_not_shown(stack: Stack):
     """One line, exit code 2."""
     environment = {"SEARCH_STORAGE_PASSWORD": "not-the-password"}
