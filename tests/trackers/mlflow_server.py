@@ -20,17 +20,17 @@ class MlflowServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        self._database = database
+        self.database = database
         self.start()
 
     def start(self) -> None:
         """Return when the server answers."""
         port = self.url.rpartition(":")[2]
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self._database}"]
-        command += ["--artifacts-destination", str(self._database.with_name("artifacts"))]
+        command += ["--backend-store-uri", f"sqlite:///{self.database}"]
+        command += ["--artifacts-destination", str(self.database.with_name("artifacts"))]
         settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with self._database.with_name("server.log").open("ab") as log:
+        with self.database.with_name("server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=os.environ | settings, stdout=log, stderr=log, start_new_session=True
             )
