@@ -164,7 +164,7 @@ def test_a_rebuild_publishes_from_the_first_event(ledger: Ledger, warnings):
     wait_for(lambda: len(running.sequences) == num_events(ledger))
     Publisher(ledger, [ListTracker()], owner="b", warn=warnings.append).rebuild()
     wait_for(lambda: running.sequences == 2 * list(range(1, num_events(ledger) + 1)))
-    publisher.drain(timeout_seconds=20)
+    assert publisher.drain(timeout_seconds=20) == {"list": 0}
 
 
 def test_a_rebuild_asked_for_while_events_are_published_is_not_forgotten(ledger: Ledger):
