@@ -29,6 +29,8 @@ class TokenisedTexts:
     ids: NDArray[np.int32]  # (tokens,)
     offsets: NDArray[np.int64]  # (rows + 1,)
     pad_id: int
+    mask_id: int | None
+    special_ids: tuple[int, ...]  # the tokenizer's, mask and unknown word among them
     num_closing: int  # special tokens at the end of every text
     key: str  # the same for the same texts, tokenizer and length
 
@@ -107,6 +109,8 @@ def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path
         ids=arrays["ids"],
         offsets=arrays["offsets"],
         pad_id=tokenizer.pad_token_id or 0,
+        mask_id=tokenizer.mask_token_id,
+        special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
         num_closing=_num_closing(tokenizer),
         key=key,
     )
