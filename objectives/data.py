@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from objectives.errors import DataError
 from objectives.tables import Format, format_of, read_file
 
-NUM_ROWS_NAMED = 5
+Labels = NDArray[np.int64] | NDArray[np.float64]
+
+NUM_NAMED = 5
+NUM_STRATA = 10
+MIN_STRATUM_ROWS = 20
 
 
 def _as_tuple(value: object) -> object:
@@ -31,7 +36,7 @@ class DataSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path = Field(description="CSV, TSV, JSONL or Parquet, UTF-8, each also gzipped.")
-    label: str = Field(description="The column with the class of a row.")
+    label: str = Field(description="The column with the class of a row, or with its number if the task is regression.")
     text: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
         min_length=1, description="The column with the text, or several that are joined."
     )
@@ -39,17 +44,27 @@ class DataSpec(BaseModel):
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = Field(
         None, description="The file's format; null tells it from the name."
     )
+    extra: Path | None = Field(
+        None,
+        description="More labelled rows, with the same columns, that are only ever trained on: they join the training "
+        "part of every fold but where they repeat a text of its validation part.",
+    )
+    task: Literal["classification", "regression"] = Field(
+        "classification", description="Whether the label is a class or a number."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """The rows of one file, in its order."""
+    """The rows of the file, in its order, and after them the extra ones."""
 
     texts: Sequence[str]
-    labels: NDArray[np.int64]  # (rows,): an index into label_names
-    label_names: Sequence[str]  # sorted
-    rows: NDArray[np.int64]  # (rows,): the number of the data row in the file, from 1
+    labels: Labels  # (rows,): an index into label_names, or the number itself
+    label_names: Sequence[str]  # sorted; none for numbers
+    strata: NDArray[np.int64]  # (rows,): what a stratified split spreads evenly, classes or ranges of the numbers
+    rows: NDArray[np.int64]  # (rows,): the number of the data row in its file, from 1
     groups: NDArray[np.int64]  # (rows,): equal texts share one, apart from case and white space
+    num_extra: int  # of the rows at the end
     fingerprint: str  # sha256 of texts and labels, whatever the file's format
 
     @property
@@ -79,24 +94,33 @@ def join_text(table: pd.DataFrame, spec: DataSpec) -> list[str]:
 
 
 def read_dataset(spec: DataSpec) -> Dataset:
-    """Read the rows; raises DataError as read_table does, and for missing columns, empty labels or a single class."""
-    table = read_table(spec)
-    require_columns(table, (spec.label, *spec.text), spec=spec)
-    texts = join_text(table, spec)
-    named_labels = table[spec.label].tolist()
-    _refuse_empty_labels(named_labels, spec)
-    label_names, labels = np.unique(np.array(named_labels, dtype=object), return_inverse=True)
-    if len(label_names) == 1:
-        raise DataError(
-            f"{spec.path}: column {spec.label!r} holds one class only ({label_names[0]!r}); at least two are needed"
-        )
+    """Read the rows and the extra ones.
+
+    Raises DataError as read_table does, and for missing columns, empty labels, a single class or number, an extra row
+    of a class that the others do not have, or where numbers are expected and not found.
+    """
+    specs = [spec] if spec.extra is None else [spec, _spec_of_extra(spec, spec.extra)]
+    parts = [_read_part(part) for part in specs]
+    texts = [text for part in parts for text in part.texts]
+    labels: Labels
+    if spec.task == "regression":
+        label_names: tuple[str, ...] = ()
+        numbers = np.concatenate([_numbers(part) for part in parts])
+        _require_two(numbers[: len(parts[0].labels)].tolist(), kind="number", spec=spec)
+        labels, strata = numbers, _strata(numbers, num_rows=len(parts[0].texts))
+    else:
+        label_names = tuple(sorted(set(parts[0].labels)))
+        _require_two(label_names, kind="class", spec=spec)
+        labels = strata = np.concatenate([_classes(part, label_names, spec=spec) for part in parts])
     return Dataset(
         texts=texts,
-        labels=labels.astype(np.int64),
-        label_names=tuple(label_names),
-        rows=np.arange(1, len(texts) + 1, dtype=np.int64),
+        labels=labels,
+        label_names=label_names,
+        strata=strata,
+        rows=np.concatenate([np.arange(1, len(part.texts) + 1, dtype=np.int64) for part in parts]),
         groups=group_texts(texts),
-        fingerprint=_fingerprint(zip(texts, named_labels, strict=True)),
+        num_extra=len(texts) - len(parts[0].texts),
+        fingerprint=_fingerprint(parts),
     )
 
 
@@ -131,17 +155,95 @@ def _format(spec: DataSpec) -> Format:
     return file_format
 
 
-def _refuse_empty_labels(named_labels: Sequence[str], spec: DataSpec) -> None:
-    empty = [row for row, label in enumerate(named_labels, start=1) if not label.strip()]
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one file; the labels as they are written."""
+
+    spec: DataSpec
+    texts: list[str]
+    labels: list[str]
+
+
+def _spec_of_extra(spec: DataSpec, path: Path) -> DataSpec:
+    return spec.model_copy(update={"path": path, "extra": None, "format": format_of(path) or spec.format})
+
+
+def _read_part(spec: DataSpec) -> _Part:
+    table = read_table(spec)
+    require_columns(table, (spec.label, *spec.text), spec=spec)
+    labels = table[spec.label].tolist()
+    empty = [row for row, label in enumerate(labels, start=1) if not label.strip()]
     if empty:
-        named = ", ".join(map(str, empty[:NUM_ROWS_NAMED]))
-        more = f" and {len(empty) - NUM_ROWS_NAMED} more" if len(empty) > NUM_ROWS_NAMED else ""
-        rows = "rows" if len(empty) > 1 else "row"
-        raise DataError(f"{spec.path}: the label column {spec.label!r} is empty in data {rows} {named}{more}")
+        raise DataError(f"{spec.path}: the label column {spec.label!r} is empty in data {_name_rows(empty)}")
+    return _Part(spec, join_text(table, spec), labels)
 
 
-def _fingerprint(records: Iterable[tuple[str, str]]) -> str:
+def _require_two(values: Iterable[str | float], *, kind: str, spec: DataSpec) -> None:
+    different = set(values)
+    if len(different) == 1:
+        raise DataError(
+            f"{spec.path}: column {spec.label!r} holds one {kind} only ({different.pop()!r}); at least two are needed"
+        )
+
+
+def _classes(part: _Part, label_names: Sequence[str], *, spec: DataSpec) -> NDArray[np.int64]:
+    """Return each row's index into label_names, the classes of the rows of `spec`."""
+    index = {name: number for number, name in enumerate(label_names)}
+    for row, label in enumerate(part.labels, start=1):
+        if label not in index:
+            nearest = difflib.get_close_matches(label, label_names, n=1, cutoff=0.5)
+            advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {_name_some(map(repr, label_names))}"
+            raise DataError(
+                f"{part.spec.path}: data row {row} is of class {label!r}, of which {spec.path} has no row; {advice}"
+            )
+    return np.array([index[label] for label in part.labels], np.int64)
+
+
+def _numbers(part: _Part) -> NDArray[np.float64]:
+    numbers = np.array([_number(label) for label in part.labels])
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        found = _name_some(repr(part.labels[row]) for row in wrong)
+        raise DataError(
+            f"{part.spec.path}: column {part.spec.label!r} holds no finite number in data {_name_rows(wrong + 1)}: "
+            f"{found}; data.task regression needs one in every row"
+        )
+    return numbers
+
+
+def _number(cell: str) -> float:
+    """Return the number, NaN if it is none; Python alone reads underscores as part of one."""
+    try:
+        return math.nan if "_" in cell else float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _strata(numbers: NDArray[np.float64], *, num_rows: int) -> NDArray[np.int64]:
+    """Return which tenth of the first num_rows' numbers each lies in; fewer and larger parts for fewer than 200 rows.
+
+    Equal numbers share a part, and none is without any of the first num_rows.
+    """
+    own = numbers[:num_rows]
+    num_strata = max(1, min(NUM_STRATA, num_rows // MIN_STRATUM_ROWS))
+    bounds = np.unique(np.quantile(own, np.arange(1, num_strata) / num_strata, method="inverted_cdf"))
+    return np.searchsorted(bounds[bounds < own.max()], numbers).astype(np.int64)
+
+
+def _name_rows(rows: Sequence[int] | NDArray[np.int64]) -> str:
+    return f"{'rows' if len(rows) > 1 else 'row'} {_name_some(map(str, rows))}"
+
+
+def _name_some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - NUM_NAMED} more" if len(listed) > NUM_NAMED else ""
+    return ", ".join(listed[:NUM_NAMED]) + more
+
+
+def _fingerprint(parts: Sequence[_Part]) -> str:
     digest = hashlib.sha256()
-    for text, label in records:
-        digest.update(f"{len(text)}:{text}{len(label)}:{label}".encode())
+    for number, part in enumerate(parts):
+        digest.update(b"extra" * number)
+        for text, label in zip(part.texts, part.labels, strict=True):
+            digest.update(f"{len(text)}:{text}{len(label)}:{label}".encode())
     return digest.hexdigest()

@@ -9,6 +9,8 @@ from sklearn.model_selection import KFold, StratifiedKFold
 
 from objectives.errors import DataError
 
+EXTRA = -1  # the fold of rows that are only ever trained on
+
 
 def assign_folds(
     labels: NDArray[np.int64], groups: NDArray[np.int64], *, num_folds: int, seed: int, stratified: bool
@@ -39,6 +41,18 @@ def small_classes(labels: NDArray[np.int64], groups: NDArray[np.int64], num_fold
     group_labels, _ = _label_groups(labels, groups)
     counts = np.bincount(group_labels, minlength=int(labels.max()) + 1)
     return [int(label) for label in np.flatnonzero(counts < num_folds)]
+
+
+def split(
+    assignments: NDArray[np.int16], groups: NDArray[np.int64], fold: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the training rows and the validation rows of `fold`, each sorted.
+
+    Extra rows (EXTRA) are trained on in every fold but where they share a group with a validation row.
+    """
+    validation = np.flatnonzero(assignments == fold)
+    repeated = (assignments == EXTRA) & np.isin(groups, groups[validation])
+    return np.flatnonzero((assignments != fold) & ~repeated), validation
 
 
 def fingerprint_folds(assignments: NDArray[np.int16]) -> str:

@@ -1,15 +1,18 @@
 """Reading rows: every format gives the same ones, and every damage is named."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from objectives.data import DataSpec, group_texts, read_dataset, read_table
+from objectives.data import Dataset, DataSpec, group_texts, read_dataset, read_table
 from objectives.errors import DataError
 
 ROWS = [
@@ -220,3 +223,113 @@ def test_long_cells_are_read_whole(tmp_path):
     """A text may have more than the csv module's 131,072 characters."""
     path = csv(tmp_path, f"text,label\n{'x' * 200_000},a\ny,b")
     assert np.array([len(text) for text in read_dataset(spec_of(path, text="text")).texts]).tolist() == [200_000, 1]
+
+
+def with_extra(tmp_path: Path, extra: str, *, main: str = "text,label\nx,cat\ny,dog\nz,cat", **settings) -> Dataset:
+    paths = {"path": csv(tmp_path, main), "extra": csv(tmp_path, extra, "extra.csv")}
+    return read_dataset(DataSpec(**paths, label="label", text="text", **settings))
+
+
+def test_extra_rows_stand_at_the_end_and_share_groups(tmp_path):
+    """They are numbered as in their own file, and repeat the texts of the others."""
+    dataset = with_extra(tmp_path, "label,text\ndog,X\ncat,new")
+    assert (dataset.num_extra, dataset.rows.tolist()) == (2, [1, 2, 3, 1, 2])
+    assert dataset.texts == ["x", "y", "z", "X", "new"]
+    assert [dataset.label_names[label] for label in dataset.labels] == ["cat", "dog", "cat", "dog", "cat"]
+    assert dataset.groups.tolist() == [0, 1, 2, 0, 3]
+    assert dataset.strata.tolist() == dataset.labels.tolist()
+
+
+def test_fingerprint_covers_extra_rows(tmp_path):
+    """Without extra rows it is as ever, and a row counts as another one once it is only trained on."""
+    plain = read_dataset(spec_of(csv(tmp_path, "text,label\nx,cat\ny,dog"), text="text")).fingerprint
+    assert plain == hashlib.sha256(b"1:x3:cat1:y3:dog").hexdigest()
+    contents = [("x,cat\ny,dog", "z,cat"), ("x,cat\ny,dog\nz,cat", "z,cat"), ("x,cat\ny,dog", "z,cat\nz,cat")]
+    prints = {
+        with_extra(tmp_path, f"text,label\n{extra}", main=f"text,label\n{main}").fingerprint for main, extra in contents
+    }
+    assert len(prints | {plain}) == 4
+
+
+def test_extra_rows_may_come_in_another_format(tmp_path):
+    """The name tells it; `format` is for names that do not."""
+    main = csv(tmp_path, "text,label\nx,cat\ny,dog", "main.data")
+    extra = csv(tmp_path, '{"text": "z", "label": "dog"}', "extra.jsonl")
+    assert read_dataset(spec_of(main, extra=extra, text="text", format="csv")).texts == ["x", "y", "z"]
+    same = csv(tmp_path, "text,label\nz,dog", "extra.data")
+    assert read_dataset(spec_of(main, extra=same, text="text", format="csv")).texts == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("text,label\nx,cat\ny,cart", "data row 2 is of class 'cart', of which {main} has no row; did you mean 'cat'?"),
+        ("text,label\nx,7", "data row 1 is of class '7', of which {main} has no row; there are 'cat', 'dog'"),
+        ("text,label\nx,", "the label column 'label' is empty in data row 1"),
+        ("text,labels\nx,cat", "there is no column 'label'; did you mean 'labels'?"),
+        ("text,label\n", "there are no data rows"),
+    ],
+)
+def test_damage_to_extra_rows_names_their_file(tmp_path, extra, message):
+    """What is wrong is looked for in the file that has it."""
+    with pytest.raises(DataError) as caught:
+        with_extra(tmp_path, extra)
+    assert str(caught.value) == f"{tmp_path / 'extra.csv'}: {message.format(main=tmp_path / 'rows.csv')}"
+
+
+def test_numeric_labels_are_numbers(tmp_path):
+    """They have no names, and extra rows need not repeat any of them."""
+    dataset = with_extra(tmp_path, "text,label\nz,1e3", main="text,label\nx, -1.5\ny,2\n", task="regression")
+    assert dataset.labels.dtype == np.float64
+    assert dataset.labels.tolist() == [-1.5, 2.0, 1000.0]
+    assert dataset.label_names == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            ["1", "high", "2", "nan"],
+            "column 'label' holds no finite number in data rows 2, 4: 'high', 'nan'; "
+            "data.task regression needs one in every row",
+        ),
+        (["1", "1e999"], "column 'label' holds no finite number in data row 2: '1e999'; "),
+        (["1", "1_000"], "column 'label' holds no finite number in data row 2: '1_000'; "),
+        (
+            ["1", *"abcdefgh"],
+            "column 'label' holds no finite number in data rows 2, 3, 4, 5, 6 and 3 more: "
+            "'a', 'b', 'c', 'd', 'e' and 3 more; ",
+        ),
+        (["1", ""], "the label column 'label' is empty in data row 2"),
+        (["2", "2.0"], "column 'label' holds one number only (2.0); at least two are needed"),
+    ],
+)
+def test_labels_that_are_no_numbers_are_named(tmp_path, labels, message):
+    """Rows and what they hold; infinities and one number alone are refused, too."""
+    path = csv(tmp_path, "text,label\n" + "\n".join(f"x,{label}" for label in labels))
+    assert error_of(path, text="text", task="regression").startswith(message)
+
+
+def strata_of(tmp_path: Path, numbers, extra=(0,)) -> np.ndarray:
+    main, more = ("text,label\n" + "\n".join(f"x,{number}" for number in part) for part in (numbers, extra))
+    return with_extra(tmp_path, more, main=main, task="regression").strata
+
+
+def test_strata_of_numbers_are_their_tenths(tmp_path):
+    """As pandas cuts them; extra rows lie where their number belongs and move no bound."""
+    numbers = np.random.default_rng(0).lognormal(size=401)
+    strata = strata_of(tmp_path, numbers, [-1e9, 1e9, *numbers[:20]])
+    assert strata[:401].tolist() == pd.qcut(numbers, 10, labels=False).tolist()
+    assert strata[401:].tolist() == [0, 9, *strata[:20]]
+
+
+@given(numbers=st.lists(st.integers(0, 8), min_size=2, max_size=250).filter(lambda numbers: len(set(numbers)) > 1))
+def test_strata_keep_equal_numbers_together_and_leave_none_out(tmp_path_factory, numbers):
+    """They rise with the numbers, from 0 without a gap, in parts of twenty rows or so at least."""
+    strata = strata_of(tmp_path_factory.mktemp("strata"), numbers)[: len(numbers)]
+    order = np.argsort(numbers, kind="stable")
+    steps = np.diff(strata[order])
+    assert strata.min() == 0
+    assert set(steps.tolist()) <= {0, 1}
+    assert not steps[np.diff(np.array(numbers)[order]) == 0].any()
+    assert strata.max() < max(1, len(numbers) // 20)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.errors import DataError
-from objectives.folds import assign_folds, fingerprint_folds, small_classes
+from objectives.folds import EXTRA, assign_folds, fingerprint_folds, small_classes, split
 
 
 def folds_of(labels, groups=None, *, num_folds=3, seed=0, stratified=True):
@@ -77,3 +77,30 @@ def test_a_hundred_thousand_rows_take_a_moment():
     start = time.process_time()
     folds_of(labels, random.integers(0, 80_000, 100_000), num_folds=5)
     assert time.process_time() - start < 5
+
+
+def test_split_leaves_out_extra_rows_that_repeat_a_validation_text():
+    """Row 4 repeats row 0 and row 5 repeats row 1: each is left out of the fold that validates the other."""
+    assignments, groups = np.array([0, 1, 1, 0, EXTRA, EXTRA, EXTRA], np.int16), np.array([7, 8, 9, 6, 7, 8, 5])
+    training, validation = split(assignments, groups, 0)
+    assert (training.tolist(), validation.tolist()) == ([1, 2, 5, 6], [0, 3])
+    training, validation = split(assignments, groups, 1)
+    assert (training.tolist(), validation.tolist()) == ([0, 3, 4, 6], [1, 2])
+
+
+@given(
+    classes=st.lists(st.integers(0, 2), min_size=12, max_size=40),
+    extra=st.lists(st.integers(0, 60), max_size=20),
+    seed=st.integers(0, 100),
+)
+def test_no_text_is_on_both_sides_of_a_split(classes, extra, seed):
+    """Every other row is, but for the extra ones that say the same as a validation row."""
+    groups = np.array([row % 11 for row in range(len(classes))] + extra)
+    folds = folds_of(classes, groups[: len(classes)], num_folds=2, seed=seed, stratified=False)
+    assignments = np.concatenate([folds, np.full(len(extra), EXTRA, np.int16)])
+    for fold in (0, 1):
+        training, validation = split(assignments, groups, fold)
+        left_out = set(range(len(groups))) - set(training) - set(validation)
+        assert not set(groups[training]) & set(groups[validation])
+        assert set(validation) == set(np.flatnonzero(folds == fold))
+        assert all(row >= len(classes) and groups[row] in groups[validation] for row in left_out)
