@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
@@ -184,6 +184,7 @@ def test_a_class_that_occurs_nowhere_changes_nothing(data):
     st_numpy.arrays(np.float64, st.shared(st.integers(1, 6), key="rows"), elements=st.floats(-6e4, 6e4, width=16)),
     st_numpy.arrays(np.float32, st.shared(st.integers(1, 6), key="rows"), elements=st.floats(-6e4, 6e4, width=16)),
 )
+@example(np.full(3, 0.1), np.ones(3, np.float32))  # the mean of 0.1, 0.1, 0.1 is not 0.1
 def test_regression_metrics_are_their_formulas(truth, predicted):
     """R2 is 1 less the residuals' share of the variance; without variance, 1 for exact rows and 0 for others."""
     error = truth - predicted
@@ -195,12 +196,13 @@ def test_regression_metrics_are_their_formulas(truth, predicted):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_the_direction_is_known(name):
-    """Right and certain is better than wrong and certain."""
+    """Right and certain has the best score there is, and is better than wrong and certain."""
     truth = np.array([0, 1, 2, 3, 1])
     perfect, wrong = np.eye(4, dtype=np.float32)[truth], np.eye(4, dtype=np.float32)[(truth + 1) % 4]
     if name in REGRESSION:
         perfect, wrong = truth[:, None].astype(np.float32), -truth[:, None].astype(np.float32)
     metric = METRICS[name]
+    assert metric(truth, perfect, GOAL) == pytest.approx(1 if metric.direction == "maximize" else 0)
     assert metric.improves(metric(truth, perfect, GOAL), metric(truth, wrong, GOAL))
     assert not metric.improves(metric(truth, wrong, GOAL), metric(truth, perfect, GOAL))
 
@@ -225,6 +227,7 @@ def test_nan_is_no_improvement(name):
         ("class_f1", {}, "class_f1 needs a class; study.positive_label must name it"),
         ("micro_f1_without_negative", {"has_positive": True}, "study.negative_label must name it"),
         ("top_k_accuracy", {}, "always 1 with study.top_k 5 and 4 classes; expected study.top_k below 4"),
+        ("top_k_accuracy", {"top_k": 4}, "always 1 with study.top_k 4 and 4 classes"),
         ("mae", {"key": "study.epoch_metric"}, "study.epoch_metric: mae is undefined"),
     ],
 )
