@@ -188,6 +188,34 @@ def best(name: str, storage: str | None, as_json: bool) -> int:
     return 0 if found else 1
 
 
+@app.command("diagnose")
+@study_option
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete one]")
+@storage_option
+@click.option("--out", type=click.Path(path_type=Path), help="The report's folder.  [default: studies/reports/...]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine.")
+@json_option
+@command
+def diagnose(
+    name: str, trial: int | None, storage: str | None, out: Path | None, overrides: Sequence[str], as_json: bool
+) -> None:
+    """Show what a trial has learnt and where it fails; trains nothing. With --json a report only where --out says."""
+    study = _find(name, storage)
+    from search.diagnosis.evidence import read_evidence
+    from search.diagnosis.findings import diagnose
+    from search.diagnosis.report import render, report_folder, write_report
+
+    found = diagnose(read_evidence(study, trial=trial, overrides=overrides))
+    folder = out or (None if as_json else report_folder(found))
+    page = write_report(found, folder) if folder else None
+    if as_json:
+        _print_json(found.as_json())
+        return
+    console = _console()
+    console.print(render(found))
+    console.print(f"\nreport: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
 @app.command("dashboard")
 @click.option("--study", "name", metavar="NAME", help="Check that this study is there.")
 @storage_option

@@ -1,0 +1,1 @@
+"""What a finished trial shows: numbers, words, pictures and a page."""
