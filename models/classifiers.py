@@ -3,25 +3,34 @@
 from typing import Self
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.encoders import check_encoder, encoder_layers, load_encoder
 from models.params import ModelParams
 
 
 class Head(nn.Module):
-    """Dropout and a linear layer on pooled states; initialised from torch's global random state."""
+    """Dropout and a linear layer on pooled states; initialised from torch's global random state.
 
-    def __init__(self, width: int, *, dropout: float, num_classes: int) -> None:
+    With a `scale`, logits are that many times the cosine of a row's state and a class's weights (Cao et al. 2019).
+    """
+
+    def __init__(self, width: int, *, dropout: float, num_outputs: int, scale: float | None = None) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, num_classes)
+        self.scale = scale
+        self.linear = nn.Linear(width, num_outputs, bias=scale is None)
         nn.init.normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
+        if scale is None:
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Return logits, (rows, classes), for (rows, width)."""
-        logits: Tensor = self.linear(self.dropout(pooled))
-        return logits
+        """Return logits, (rows, outputs), for (rows, width)."""
+        states = self.dropout(pooled)
+        if self.scale is None:
+            logits: Tensor = self.linear(states)
+            return logits
+        return self.scale * functional.linear(functional.normalize(states), functional.normalize(self.linear.weight))
 
 
 class TextClassifier(nn.Module):
@@ -30,13 +39,13 @@ class TextClassifier(nn.Module):
     Raises EncoderError if the encoder cannot be used as asked.
     """
 
-    def __init__(self, params: ModelParams, *, num_classes: int) -> None:
+    def __init__(self, params: ModelParams, *, num_outputs: int, scale: float | None = None) -> None:
         super().__init__()
         check_encoder(params.encoder, trainable_layers=params.trainable_layers, max_length=params.max_length)
         self.encoder = load_encoder(params.encoder, dropout=params.encoder_dropout)
         self.pooling = params.pooling
         self.trainable_layers = params.trainable_layers
-        self.head = Head(self.encoder.config.hidden_size, dropout=params.dropout, num_classes=num_classes)
+        self.head = Head(self.encoder.config.hidden_size, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
         if self.trainable_layers is not None:
             # No graph is recorded below the first trained weight, so that backward ends there.
             self.encoder.requires_grad_(False)
@@ -44,10 +53,22 @@ class TextClassifier(nn.Module):
                 layer.requires_grad_(True)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits, (rows, classes), for token ids and their mask, both (rows, tokens)."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        logits: Tensor = self.head(pool(hidden, attention_mask, pooling=self.pooling))
+        """Return logits, (rows, outputs), for token ids and their mask, both (rows, tokens)."""
+        logits: Tensor = self.head(self.pooled(input_ids, attention_mask))
         return logits
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return what the head sees, (rows, width), of token ids and their mask, both (rows, tokens)."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return pool(hidden, attention_mask, pooling=self.pooling)
+
+    def depths(self) -> dict[str, int]:
+        """Return how far below the head each parameter lies: 0 the head, 1 the top layer, most the embeddings."""
+        layers = list(encoder_layers(self.encoder))
+        depth_of = {id(weight): 0 for weight in self.head.parameters()}
+        for depth, layer in enumerate(reversed(layers), start=1):
+            depth_of |= {id(weight): depth for weight in layer.parameters()}
+        return {name: depth_of.get(id(weight), len(layers) + 1) for name, weight in self.named_parameters()}
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or to evaluation; frozen parts stay in evaluation."""

@@ -44,7 +44,7 @@ def check_encoder(name: str, *, trainable_layers: int | None = None, max_length:
 
     Reads the configuration only, no weights; a hub model's configuration is downloaded.
     """
-    config = _load_config(name)
+    config = load_config(name)
     folder = _local_folder(name)
     if folder is not None and not any(folder.glob("*.safetensors")):
         raise EncoderError(f"encoder {name!r}: there are no weights (*.safetensors) in {folder}")
@@ -60,18 +60,18 @@ def check_encoder(name: str, *, trainable_layers: int | None = None, max_length:
 
 def num_encoder_layers(name: str) -> int:
     """Return how many transformer layers the encoder has; raises EncoderError."""
-    return int(_load_config(name).num_hidden_layers)
+    return int(load_config(name).num_hidden_layers)
 
 
 def load_encoder(name: str, *, dropout: float | None = None) -> PreTrainedModel:
     """Return the pretrained encoder without its pooler, in float32; `dropout` replaces its own probabilities."""
     folder = resolve_encoder(name)
-    config = _load_config(name)
+    config = load_config(name)
     if dropout is not None:
         for field in DROPOUT_FIELDS:
             if hasattr(config, field):
                 setattr(config, field, dropout)
-    with _errors_of(name), _quiet():
+    with errors_of(name), quietly():
         encoder, report = AutoModel.from_pretrained(
             folder,
             config=config,
@@ -94,7 +94,7 @@ def load_encoder(name: str, *, dropout: float | None = None) -> PreTrainedModel:
 def load_tokenizer(name: str) -> Any:
     """Return the encoder's fast tokenizer; raises EncoderError."""
     folder = resolve_encoder(name)
-    with _errors_of(name), _quiet():
+    with errors_of(name), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     # Where its files are missing, transformers makes up a tokenizer that knows the special tokens only.
     if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -109,13 +109,14 @@ def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     return next(layers for layers in lists if len(layers) == num_layers)
 
 
-def _load_config(name: str) -> Any:
+def load_config(name: str) -> Any:
+    """Return the encoder's configuration; raises EncoderError."""
     folder = _resolve(name, files=("config.json",))
     if not (folder / "config.json").is_file():
         raise EncoderError(
             f"encoder {name!r}: there is no config.json in {folder}; expected a pretrained model's folder"
         )
-    with _errors_of(name), _quiet():
+    with errors_of(name), quietly():
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
@@ -151,7 +152,7 @@ def _hub_folder(name: str, files: tuple[str, ...]) -> Path:
     """The snapshot's own fallback: without a connection, what an earlier download left is used."""
     advice = "give a folder with a pretrained model instead, or package:NAME/FOLDER"
     try:
-        with _quiet():
+        with quietly():
             return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), etag_timeout=10))
     except LocalEntryNotFoundError as error:
         raise EncoderError(
@@ -170,7 +171,7 @@ def _max_positions(config: Any) -> float:
 
 
 @contextmanager
-def _errors_of(name: str) -> Iterator[None]:
+def errors_of(name: str) -> Iterator[None]:
     """The libraries raise almost anything for a folder that is not theirs; the first line of it says what."""
     try:
         yield
@@ -180,7 +181,7 @@ def _errors_of(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """No progress bars and no warnings about weights that are left out on purpose; errors are raised anyway."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

@@ -5,7 +5,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from models.encoders import _errors_of, _load_config, _quiet, load_tokenizer, resolve_encoder
+from models.encoders import errors_of, load_config, load_tokenizer, quietly, resolve_encoder
 from models.errors import EncoderError
 
 MAX_LOGITS = 2**26  # of one forward pass: 256 MiB in float32
@@ -29,13 +29,13 @@ def load_masked_language_model(name: str) -> MaskedLanguageModel:
     Raises EncoderError if the encoder cannot be had, its file has no such head, or its tokenizer no mask token.
     """
     folder = resolve_encoder(name)
-    config = _load_config(name)
+    config = load_config(name)
     if type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING:
         raise EncoderError(f"encoder {name!r}: a {config.model_type} has no masked-language-model head")
     tokenizer = load_tokenizer(name)
     if tokenizer.mask_token_id is None:
         raise EncoderError(f"encoder {name!r}: its tokenizer has no mask token")
-    with _errors_of(name), _quiet():
+    with errors_of(name), quietly():
         model, report = AutoModelForMaskedLM.from_pretrained(
             folder,
             config=config,

@@ -1,33 +1,139 @@
 """What of the training can be set or searched, and the whole of one trial's settings."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from models.params import ModelParams, searchable
 
+SMOOTHABLE = ["cross_entropy", "focal", "ldam", "logit_adjusted", "kl_divergence"]
+REGRESSION_LOSSES = ("mse", "mae", "huber")
+TOKEN_CHANGES = ("token_deletion", "token_swap", "token_masking", "token_replacement")
 
-class TrainingParams(BaseModel):
-    """How one fold is trained, as the study file's `training:` section or one trial of it."""
 
+def _as_one_of(expected: str) -> WrapValidator:
+    """Refuse a value of several possible forms with one error instead of one for each form."""
+
+    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError("unmet", "expected {expected}", {"expected": expected}) from None
+
+    return WrapValidator(check)
+
+
+_WEIGHTS = _as_one_of("none, inverse_frequency, class_balanced, {label: weight} or, with two classes, one number")
+_PRIOR = _as_one_of("uniform, class_frequency or {label: share}")
+
+
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+class OptimiserParams(_Section):
+    """How the weights are moved: steps, optimiser, learning rates."""
+
     epochs: int = searchable(4, "Passes over the training rows.", suggest={"low": 3, "high": 10}, ge=1, le=1000)
+    patience: int | None = searchable(
+        None,
+        "Epochs without a better one after which a fold ends before its last epoch; null trains all of them.",
+        source="Prechelt 1998",
+        ge=1,
+        le=1000,
+    )
     batch_size: int = searchable(16, "Rows of one forward pass.", suggest=[8, 16, 32], ge=1, le=4096)
     accumulation_steps: int = searchable(1, "Forward passes of one optimiser step.", ge=1, le=1024)
+    optimiser: Literal["adamw", "sgd", "schedule_free_adamw"] = searchable(
+        "adamw",
+        "What moves the weights. schedule_free_adamw needs no schedule: it averages the weights instead.",
+        suggest=["adamw", "schedule_free_adamw"],
+        source="Loshchilov and Hutter 2019; Defazio et al. 2024",
+    )
     learning_rate: float = searchable(
-        5e-5, "AdamW's peak learning rate.", suggest={"low": 1e-5, "high": 1e-3, "log": True}, gt=0.0, le=1.0
+        5e-5,
+        "The peak learning rate; SGD needs a hundred times AdamW's or more.",
+        suggest={"low": 1e-5, "high": 1e-3, "log": True},
+        gt=0.0,
+        le=10.0,
+    )
+    layer_decay: float = searchable(
+        1.0,
+        "Factor of the learning rate from each encoder layer to the one below it; 1 trains all layers alike.",
+        suggest={"low": 0.7, "high": 1.0},
+        source="Howard and Ruder 2018",
+        gt=0.0,
+        le=1.0,
+    )
+    momentum: float = searchable(
+        0.9,
+        "SGD's momentum.",
+        suggest=[0.8, 0.9, 0.95],
+        when={"optimiser": ["sgd"]},
+        source="Sutskever et al. 2013",
+        ge=0.0,
+        lt=1.0,
     )
     weight_decay: float = searchable(
         0.01,
-        "Decoupled weight decay; never on biases and normalisation weights.",
+        "Weight decay (decoupled, but for SGD); never on biases and normalisation weights.",
         suggest={"low": 0.0, "high": 0.1},
         source="Loshchilov and Hutter 2019",
         ge=0.0,
         le=1.0,
     )
-    schedule: Literal["linear", "cosine"] = searchable(
-        "linear", "How the learning rate falls to 0 after the warm-up.", suggest=["linear", "cosine"]
+    schedule: Literal["constant", "linear", "cosine", "cosine_restarts", "step", "plateau"] = searchable(
+        "linear",
+        "How the learning rate goes on after the warm-up: linear and cosine fall to the end of the last epoch, "
+        "cosine_restarts (SGDR) begins anew again and again, step falls every so many epochs, plateau whenever the "
+        "validation score stops getting better.",
+        suggest=["linear", "cosine", "cosine_restarts"],
+        when={"optimiser": ["adamw", "sgd"]},
+        source="Loshchilov and Hutter 2017",
+    )
+    restart_epochs: int = searchable(
+        1,
+        "Epochs of the first cycle of cosine_restarts.",
+        suggest=[1, 2, 3],
+        when={"schedule": ["cosine_restarts"]},
+        source="Loshchilov and Hutter 2017",
+        ge=1,
+        le=1000,
+    )
+    restart_factor: int = searchable(
+        2,
+        "How many times longer each cycle of cosine_restarts is than the one before.",
+        suggest=[1, 2],
+        when={"schedule": ["cosine_restarts"]},
+        source="Loshchilov and Hutter 2017",
+        ge=1,
+        le=10,
+    )
+    decay_epochs: int = searchable(
+        2,
+        "Epochs between two falls of the schedule step.",
+        suggest=[1, 2, 3],
+        when={"schedule": ["step"]},
+        ge=1,
+        le=1000,
+    )
+    decay_factor: float = searchable(
+        0.5,
+        "What the learning rate is multiplied by at each fall of the schedules step and plateau.",
+        suggest=[0.1, 0.3, 0.5],
+        when={"schedule": ["step", "plateau"]},
+        gt=0.0,
+        lt=1.0,
+    )
+    plateau_patience: int = searchable(
+        1,
+        "Epochs without a better one that the schedule plateau waits before it falls.",
+        suggest=[0, 1, 2],
+        when={"schedule": ["plateau"]},
+        ge=0,
+        le=1000,
     )
     warmup_ratio: float = searchable(
         0.1,
@@ -36,17 +142,66 @@ class TrainingParams(BaseModel):
         ge=0.0,
         lt=1.0,
     )
+    warmup_steps: int | None = searchable(
+        None, "Optimiser steps in which the learning rate rises from 0; null goes by warmup_ratio.", ge=0
+    )
+    min_learning_rate: float = searchable(0.0, "The learning rate never falls below this after the warm-up.", ge=0.0)
     gradient_clip: float | None = searchable(1.0, "Largest norm of all gradients together; null does not clip.", gt=0.0)
+    ema_decay: float | None = searchable(
+        None,
+        "Scores, predictions and the model use a moving average of the weights: what a step keeps of it; null: none.",
+        suggest=[0.99, 0.999],
+        source="Polyak and Juditsky 1992",
+        gt=0.0,
+        lt=1.0,
+    )
+    precision: Literal["auto", "fp32", "bf16"] = searchable(
+        "auto", "auto: bf16 autocast on CUDA devices that have it, fp32 elsewhere."
+    )
+
+
+class LossParams(_Section):
+    """What is minimised."""
+
+    loss: Literal[
+        "cross_entropy", "focal", "dice", "ldam", "logit_adjusted", "kl_divergence", "mse", "mae", "huber"
+    ] = searchable(
+        "cross_entropy",
+        "The training loss. With class_weights, cross_entropy is weighted cross entropy or the class-balanced loss. "
+        "dice is the self-adjusting Dice loss; ldam has margins that grow as classes get rarer, on a cosine head; "
+        "logit_adjusted adds the logarithm of the class frequencies to the logits while training; kl_divergence is "
+        "measured from the smoothed target. mse, mae and huber are for a numeric label.",
+        suggest=["cross_entropy", "focal", "logit_adjusted"],
+        source="focal: Lin et al. 2017; dice: Li et al. 2020; ldam: Cao et al. 2019; logit_adjusted: Menon et al. 2021",
+    )
     label_smoothing: float = searchable(
         0.0,
-        "Share of the target that is spread evenly over all classes.",
+        "Share of the target that is spread over all classes, evenly or as smoothing_prior says.",
         suggest={"low": 0.0, "high": 0.2},
+        when={"loss": SMOOTHABLE},
         source="Szegedy et al. 2016",
         ge=0.0,
         lt=1.0,
     )
-    loss: Literal["cross_entropy", "focal"] = searchable(
-        "cross_entropy", "The training loss.", suggest=["cross_entropy", "focal"], source="Lin et al. 2017"
+    class_weights: Annotated[
+        Literal["none", "inverse_frequency", "class_balanced"] | float | dict[str, float], _WEIGHTS
+    ] = searchable(
+        "none",
+        "One weight per class: focal loss calls it alpha. From the training rows' class counts, scaled so that the "
+        "mean weight of a row is 1; or given as {label: weight}; or, with two classes only, one number: the weight of "
+        "the rarer class, the other's being 1 less it. With ldam the weights wait for deferral.",
+        suggest=["none", "inverse_frequency", "class_balanced"],
+        when={"loss": ["cross_entropy", "focal", "ldam"]},
+        source="Cui et al. 2019; Lin et al. 2017",
+    )
+    class_balanced_beta: float = searchable(
+        0.999,
+        "Class-balanced weights (1 - beta) / (1 - beta^n); 0 weighs all classes alike.",
+        suggest=[0.9, 0.99, 0.999, 0.9999],
+        when={"class_weights": ["class_balanced"]},
+        source="Cui et al. 2019",
+        ge=0.0,
+        lt=1.0,
     )
     focal_gamma: float = searchable(
         2.0,
@@ -57,49 +212,200 @@ class TrainingParams(BaseModel):
         ge=0.0,
         le=10.0,
     )
-    focal_alpha: Literal["none", "inverse_frequency", "class_balanced"] = searchable(
-        "none",
-        "Focal loss: one weight per class, from the training rows' class counts; the mean weight of a row is 1.",
-        suggest=["none", "inverse_frequency", "class_balanced"],
-        when={"loss": ["focal"]},
-        source="Cui et al. 2019",
-    )
-    class_balanced_beta: float = searchable(
-        0.999,
-        "Class-balanced weights (1 - beta) / (1 - beta^n); 0 weighs all classes alike.",
-        suggest=[0.9, 0.99, 0.999, 0.9999],
-        when={"focal_alpha": ["class_balanced"]},
-        source="Cui et al. 2019",
+    dice_alpha: float = searchable(
+        0.01,
+        "Dice loss: how strongly easy rows are played down, (1 - p)^alpha p in place of p.",
+        suggest=[0.0, 0.01, 0.1],
+        when={"loss": ["dice"]},
+        source="Li et al. 2020",
         ge=0.0,
-        lt=1.0,
+        le=10.0,
     )
-    sampler: Literal["none", "random_over", "minority_over", "random_under", "enn"] = searchable(
+    dice_smoothing: float = searchable(
+        1.0,
+        "Dice loss: what is added to numerator and denominator, so that absent classes teach something too.",
+        suggest=[0.1, 1.0],
+        when={"loss": ["dice"]},
+        source="Li et al. 2020",
+        gt=0.0,
+        le=100.0,
+    )
+    ldam_margin: float = searchable(
+        0.5,
+        "LDAM: the margin of the rarest class, as a cosine; the others' shrink with the fourth root of their rows.",
+        suggest={"low": 0.1, "high": 0.7},
+        when={"loss": ["ldam"]},
+        source="Cao et al. 2019",
+        ge=0.0,
+        le=2.0,
+    )
+    ldam_scale: float = searchable(
+        30.0,
+        "LDAM: what the cosines are multiplied by to make logits.",
+        suggest=[10.0, 20.0, 30.0],
+        when={"loss": ["ldam"]},
+        source="Cao et al. 2019",
+        gt=0.0,
+        le=1000.0,
+    )
+    deferral: float = searchable(
+        0.8,
+        "LDAM: share of the epochs before class_weights take effect (deferred re-weighting).",
+        suggest=[0.5, 0.8],
+        when={"loss": ["ldam"]},
+        source="Cao et al. 2019",
+        ge=0.0,
+        le=1.0,
+    )
+    adjustment_tau: float = searchable(
+        1.0,
+        "Logit adjustment: what the logarithm of the class frequencies is multiplied by; 0 is cross entropy.",
+        suggest={"low": 0.5, "high": 1.5},
+        when={"loss": ["logit_adjusted"]},
+        source="Menon et al. 2021",
+        ge=0.0,
+        le=10.0,
+    )
+    smoothing_prior: Annotated[Literal["uniform", "class_frequency"] | dict[str, float], _PRIOR] = searchable(
+        "uniform",
+        "KL divergence: how label_smoothing is spread over the classes: evenly, as they are among the training rows, "
+        "or as given, {label: share}.",
+        suggest=["uniform", "class_frequency"],
+        when={"loss": ["kl_divergence"]},
+    )
+    huber_delta: float = searchable(
+        1.0,
+        "Huber loss: errors beyond this many standard deviations of the label count linearly.",
+        suggest=[0.5, 1.0, 2.0],
+        when={"loss": ["huber"]},
+        source="Huber 1964",
+        gt=0.0,
+        le=100.0,
+    )
+    rdrop_alpha: float = searchable(
+        0.0,
+        "R-Drop: weight of the divergence between two passes with different dropout, at twice the cost; 0: one pass.",
+        suggest=[0.0, 0.5, 1.0, 5.0],
+        source="Liang et al. 2021",
+        ge=0.0,
+        le=100.0,
+    )
+
+
+class SamplerParams(_Section):
+    """How a fold's training rows are resampled."""
+
+    sampler: Literal[
         "none",
-        "How a fold's training rows are resampled; validation rows never are.",
-        suggest=["none", "random_over", "minority_over", "random_under", "enn"],
-        source="Lemaitre et al. 2017",
+        "random_over",
+        "minority_over",
+        "random_under",
+        "near_miss",
+        "tomek_links",
+        "enn",
+        "smote",
+        "smote_enn",
+        "class_balanced_batches",
+    ] = searchable(
+        "none",
+        "How a fold's training rows are resampled; validation rows never are. near_miss, tomek_links, enn, smote and "
+        "smote_enn look for neighbours among the mean-pooled embeddings of the frozen encoder; a synthetic row of "
+        "smote is trained as two rows mixed after pooling. class_balanced_batches draws every epoch's rows anew, each "
+        "class as often as any other.",
+        suggest=["none", "random_over", "minority_over", "random_under", "enn", "smote", "class_balanced_batches"],
+        source="Lemaitre et al. 2017; Chawla et al. 2002 (smote); Batista et al. 2004 (smote_enn); Wilson 1972 (enn)",
     )
     sampler_ratio: float = searchable(
         0.5,
-        "minority_over: smaller classes are repeated up to this share of the largest; "
-        "random_under: larger classes are cut until the smallest is this share of them.",
+        "minority_over, smote and smote_enn: smaller classes grow up to this share of the largest; "
+        "random_under and near_miss: larger classes are cut until the smallest is this share of them.",
         suggest={"low": 0.1, "high": 1.0},
-        when={"sampler": ["minority_over", "random_under"]},
+        when={"sampler": ["minority_over", "random_under", "near_miss", "smote", "smote_enn"]},
         gt=0.0,
         le=1.0,
     )
-    enn_neighbors: int = searchable(
+    sampler_neighbors: int = searchable(
         3,
-        "ENN: a row goes when its class is not the commonest of this many neighbours in the frozen encoder's space.",
+        "How many nearest rows are looked at. enn and smote_enn: a row goes when its class is not the commonest among "
+        "them; smote: one of the nearest of its own class is mixed in; near_miss: rows nearest to that many stay.",
         suggest=[3, 5],
-        when={"sampler": ["enn"]},
-        source="Wilson 1972",
+        when={"sampler": ["near_miss", "enn", "smote", "smote_enn"]},
         ge=1,
         le=50,
     )
-    precision: Literal["auto", "fp32", "bf16"] = searchable(
-        "auto", "auto: bf16 autocast on CUDA devices that have it, fp32 elsewhere."
+    sampler_min_rows: int = searchable(
+        0,
+        "Classes with fewer training rows than this lose none to near_miss, tomek_links, enn or smote_enn, and do not "
+        "count as the smallest for random_under.",
+        when={"sampler": ["random_under", "near_miss", "tomek_links", "enn", "smote_enn"]},
+        ge=0,
     )
+
+
+class AugmentationParams(_Section):
+    """How the tokens of training rows are changed, anew in every epoch."""
+
+    token_deletion: float = searchable(
+        0.0,
+        "Probability that a token of a training row is left out.",
+        suggest={"low": 0.0, "high": 0.2},
+        source="Wei and Zou 2019",
+        ge=0.0,
+        le=0.9,
+    )
+    token_swap: float = searchable(
+        0.0,
+        "Probability that a token of a training row changes places with another one.",
+        suggest={"low": 0.0, "high": 0.2},
+        source="Wei and Zou 2019",
+        ge=0.0,
+        le=0.9,
+    )
+    token_masking: float = searchable(
+        0.0,
+        "Probability that a token of a training row becomes the mask token.",
+        suggest={"low": 0.0, "high": 0.2},
+        ge=0.0,
+        le=0.9,
+    )
+    token_replacement: float = searchable(
+        0.0,
+        "Probability that a token of a training row is replaced by one that the encoder's own masked-language-model "
+        "head draws for its place; the encoder must have one.",
+        source="Wu et al. 2019",
+        ge=0.0,
+        le=0.9,
+    )
+    minority_augmentation: float = searchable(
+        1.0,
+        "How many times these probabilities the smallest class has; the largest has them as they are, the others lie "
+        "between by the logarithm of their rows.",
+        suggest=[1.0, 2.0, 4.0],
+        ge=1.0,
+        le=100.0,
+    )
+
+
+class TrainingParams(AugmentationParams, SamplerParams, LossParams, OptimiserParams):
+    """How one fold is trained, as the study file's `training:` section or one trial of it."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.label_smoothing > 0 and self.loss not in SMOOTHABLE:
+            why = "Dice compares sets of rows, and a smoothed target is none"
+            if self.loss in REGRESSION_LOSSES:
+                why = "a numeric label has no classes to spread the target over"
+            raise ValueError(
+                f"label_smoothing {self.label_smoothing:g} cannot go with loss {self.loss}: {why}; expected 0"
+            )
+        if self.ema_decay is not None and self.optimiser == "schedule_free_adamw":
+            raise ValueError("ema_decay cannot go with schedule_free_adamw, which averages the weights itself")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}; "
+                "expected at most that"
+            )
+        return self
 
 
 class Params(BaseModel):
@@ -109,3 +415,13 @@ class Params(BaseModel):
 
     model: ModelParams
     training: TrainingParams
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        changed = [name for name in TOKEN_CHANGES if getattr(self.training, name) > 0]
+        if changed and self.model.trainable_layers == 0:
+            raise ValueError(
+                f"{changed[0]} cannot go with trainable_layers 0: the head alone is trained on the frozen encoder's "
+                "states, which are computed once; expected 0, or trainable_layers of 1 or more"
+            )
+        return self

@@ -1,10 +1,7 @@
 """The learning rate of each optimiser step, and what the epochs' scores so far say about going on."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
-
-from torch import nn
+from collections.abc import Iterator, Sequence
 
 from objectives.params import TrainingParams
 
@@ -62,14 +59,6 @@ def is_out_of_patience(scores: Sequence[float], *, patience: int | None, maximiz
         return False
     betterments = list(_betterments(scores, maximize=maximize))
     return len(betterments) >= patience and not any(betterments[-patience:])
-
-
-def decay_groups(trained: Collection[nn.Parameter], *, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups: matrices decay, vectors (biases and normalisation weights) do not."""
-    return [
-        {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def _warmup_steps(params: TrainingParams, num_steps: int) -> int:

@@ -4,7 +4,9 @@ import importlib.metadata
 import multiprocessing
 import platform
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.data import Dataset, read_dataset
-from objectives.folds import assign_folds, fingerprint_folds, small_classes
-from objectives.metrics import METRICS
+from objectives.folds import EXTRA, assign_folds, fingerprint_folds, small_classes
+from objectives.params import TrainingParams
+from objectives.sampling import check_sampler
+from objectives.weights import check_loss
 from search.config import StudyConfig, config_from_record, differences, fingerprint, to_record
 from search.environment import Secrets, storage_url
 from search.errors import ConfigError
+from search.goal import make_goal, study_metric
 from search.space import field_values
 from search.study import OpenStudy
 from storage.catalog import create_study, find_study
@@ -39,13 +44,8 @@ RECORDED_PACKAGES = (
 def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
     """Open the study `name`, or create it; raises DataError, ConfigError, StorageError before anything is written."""
     dataset = read_dataset(config.data)
-    assignments = assign_folds(
-        dataset.labels,
-        _groups(dataset, config),
-        num_folds=config.folds.k,
-        seed=config.folds.seed,
-        stratified=config.folds.stratified,
-    )
+    assignments = _assign(dataset, config)
+    check_settings(config, dataset, assignments)
     url = storage_url(config, secrets)
     engine = connect(url)
     migrate(engine)
@@ -53,7 +53,7 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
     record = find_study(engine, name)
     if record is None:
         _check_encoders(config)
-        metric = METRICS[config.study.metric]
+        metric = study_metric(config)
         record = create_study(
             engine,
             name=name,
@@ -106,6 +106,39 @@ def _check_unchanged(record: StudyRecord, config: StudyConfig, prints: dict[str,
             )
 
 
+def check_settings(config: StudyConfig, dataset: Dataset, assignments: NDArray[np.int16]) -> None:
+    """Refuse what the study file says of metrics, losses and samplers and the data's labels cannot do.
+
+    Raises ConfigError or DataError.
+    """
+    make_goal(config, dataset.label_names)
+    for params in _variants(config, "loss", "class_weights", "smoothing_prior"):
+        check_loss(params, label_names=dataset.label_names)
+    for params in _variants(config, "sampler", "sampler_neighbors", "sampler_min_rows"):
+        if not dataset.label_names and params.sampler != "none":
+            raise ConfigError(f"training.sampler: found {params.sampler} for a numeric label, expected none")
+        check_sampler(params, labels=dataset.labels, assignments=assignments, label_names=dataset.label_names)
+
+
+def _variants(config: StudyConfig, *names: str) -> Iterator[TrainingParams]:
+    """Yield the training parameters with each combination of the values that these may take."""
+    for values in product(*(field_values(config, name) for name in names)):
+        yield config.training.model_copy(update=dict(zip(names, values, strict=True)))
+
+
+def _assign(dataset: Dataset, config: StudyConfig) -> NDArray[np.int16]:
+    """Return the fold of every row; extra rows are in none."""
+    own = len(dataset.labels) - dataset.num_extra
+    folds = assign_folds(
+        dataset.strata[:own],
+        _groups(dataset, config)[:own],
+        num_folds=config.folds.k,
+        seed=config.folds.seed,
+        stratified=config.folds.stratified,
+    )
+    return np.concatenate([folds, np.full(dataset.num_extra, EXTRA, dtype=np.int16)])
+
+
 def _groups(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
     return dataset.groups if config.folds.group_duplicates else np.arange(len(dataset.labels))
 
@@ -114,21 +147,28 @@ def _check_encoders(config: StudyConfig) -> None:
     """Refuse an encoder that cannot be used, in a process of its own: this one goes on without torch."""
     values = {name: field_values(config, name) for name in ("encoder", "trainable_layers", "max_length")}
     most_layers = max((int(value) for value in values["trainable_layers"] if value is not None), default=None)
-    longest = max(int(value or 0) for value in values["max_length"])
+    longest = max(int(str(value)) for value in values["max_length"])
+    replaces = any(float(str(value)) > 0 for value in field_values(config, "token_replacement"))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
         for encoder in values["encoder"]:
-            child.submit(_check_encoder, str(encoder), most_layers, longest).result()
+            child.submit(_check_encoder, str(encoder), most_layers, longest, replaces).result()
 
 
-def _check_encoder(encoder: str, trainable_layers: int | None, max_length: int) -> None:
+def _check_encoder(encoder: str, trainable_layers: int | None, max_length: int, replaces: bool) -> None:
     from models.encoders import check_encoder
+    from models.masked_language import load_masked_language_model
 
     check_encoder(encoder, trainable_layers=trainable_layers, max_length=max_length)
+    if replaces:
+        load_masked_language_model(encoder)
 
 
 def _notes(dataset: Dataset, config: StudyConfig) -> list[str]:
-    classes = small_classes(dataset.labels, _groups(dataset, config), config.folds.k)
+    if not dataset.label_names:
+        return []
+    own = len(dataset.labels) - dataset.num_extra
+    classes = small_classes(dataset.strata[:own], _groups(dataset, config)[:own], config.folds.k)
     small = [dataset.label_names[label] for label in classes]
     if not small:
         return []

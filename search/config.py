@@ -20,11 +20,12 @@ from pydantic import (
     model_validator,
 )
 
-from models.params import ModelParams, Scalar
+from models.params import ModelParams
 from objectives.data import DataSpec
-from objectives.params import TrainingParams
-from search.errors import ConfigError
-from search.parameters import Choices, Domain, Range, check_conditions, check_domains
+from objectives.metrics import METRICS, TOP_K
+from objectives.params import Params, TrainingParams
+from search.errors import ConfigError, nearest
+from search.parameters import Choices, Domain, Range, check_combinations, check_conditions, check_domains
 from search.study_file import Override, apply_override, parse_override, read_study_file
 from search.wording import describe, location, unmet, without_password
 
@@ -57,6 +58,13 @@ def _switch(value: object) -> object:
     return {"enabled": bool(value)} if value is None or isinstance(value, bool) else value
 
 
+def _check_metric(name: str | None) -> str | None:
+    if name is not None and name not in METRICS:
+        close = nearest(name, METRICS)
+        raise unmet(f"a metric; did you mean {close}?" if close else f"one of {', '.join(METRICS)}")
+    return name
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,13 +76,23 @@ Address = Annotated[str, Field(min_length=1, repr=False), PlainSerializer(withou
 class GoalConfig(_Section):
     """The score and the sampler of Optuna's study."""
 
-    metric: Literal["macro_f1", "accuracy"] = Field(
-        "macro_f1", description="The score of an epoch on the validation rows; the best epoch counts."
+    metric: str = Field(
+        "macro_f1", description="The score of an epoch on the validation rows; the chosen epoch's counts."
     )
+    epoch_metric: str | None = Field(
+        None, description="The metric that chooses the best epoch of a fold run; null: the study's metric."
+    )
+    top_k: int = Field(TOP_K, ge=1, description="The k of top_k_accuracy, ndcg_at_k and map_at_k.")
+    negative_label: str | None = Field(
+        None, description="The class that micro_f1_without_negative leaves out, such as no_relation."
+    )
+    positive_label: str | None = Field(None, description="The class of class_precision, class_recall and class_f1.")
     sampler: Literal["tpe", "random", "grid"] = Field(
         "tpe", description="How Optuna proposes configurations; grid tries every combination once, in order."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the proposals, of initialisation and of the batch order.")
+
+    _is_known = field_validator("metric", "epoch_metric")(_check_metric)
 
 
 class FoldsConfig(_Section):
@@ -185,7 +203,9 @@ class StudyConfig(_Section):
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:
+        Params(model=self.model, training=self.training)
         check_conditions(self.space, self.fixed)
+        check_combinations(self.space, self.fixed)
         for name, domain in self.space.items() if self.study.sampler == "grid" else ():
             if domain.values() is None:
                 raise unmet(
@@ -196,7 +216,7 @@ class StudyConfig(_Section):
         return self
 
     @property
-    def fixed(self) -> dict[str, Scalar]:
+    def fixed(self) -> dict[str, Any]:
         """The fixed value of every parameter, searched or not."""
         return {**self.model.model_dump(), **self.training.model_dump()}
 
@@ -243,8 +263,8 @@ def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
 
 
 def _lasting(config: StudyConfig) -> dict[str, Any]:
-    # The file may move; the ledger knows its content by a fingerprint of its own.
-    return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": {"path"}})
+    # The files may move; the ledger knows their content by a fingerprint of its own.
+    return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": {"path", "extra"}})
 
 
 def _written_leaves(config: StudyConfig) -> dict[str, str]:
@@ -255,8 +275,9 @@ def _written_leaves(config: StudyConfig) -> dict[str, str]:
 
 def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
     data = sections.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = os.path.abspath(folder / os.path.expanduser(data["path"]))
+    for key in ("path", "extra") if isinstance(data, dict) else ():
+        if isinstance(data.get(key), str):
+            data[key] = os.path.abspath(folder / os.path.expanduser(data[key]))
 
 
 def _fix_what_was_searched(sections: Mapping[str, Any], setting: Override) -> None:

@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import optuna
@@ -41,6 +41,7 @@ class Coordinator:
     config: StudyConfig
     url: str
     owner: str
+    pooled_score: Callable[[int], float | None]
     # Without new trials the study only finishes what it has begun.
     asking: bool = True
     leading: bool = False
@@ -117,6 +118,7 @@ class Coordinator:
             state,
             score=statistics.fmean(scores) if complete else None,
             std=statistics.stdev(scores) if complete else None,
+            pooled=self.pooled_score(trial.number) if complete else None,
             estimate=expected,
         )
         self._tell(trial.number, state, scores=scores, expected=expected, begun=_num_begun(runs))

@@ -1,68 +1,47 @@
 """From a study's record to the training of one claimed fold run: the place where the rooms meet in a worker."""
 
 import hashlib
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from objectives.data import Dataset, read_dataset
+from objectives.jobs import FoldJob
 from objectives.tasks.text import TextInputs, prepare_text
-from objectives.training import FoldJob, FoldTraining
-from search.config import StudyConfig
-from search.errors import ConfigError
+from objectives.training import FoldTraining
+from search.rows import StudyRows
 from search.space import field_values, resolve
-from storage.ledger import Ledger
 from storage.records import Claim
 
 
 class Objective:
     """Builds the training of a fold run; rows, folds and tokens are read once a process and shared by all of them."""
 
-    def __init__(self, ledger: Ledger, *, config: StudyConfig, device: str) -> None:
-        self._ledger = ledger
-        self._config = config
+    def __init__(self, rows: StudyRows, *, device: str) -> None:
+        self._rows = rows
+        self._config = rows.config
         self._device = device
         self._inputs: dict[str, TextInputs] = {}
 
     def __call__(self, claim: Claim) -> FoldTraining:
         """Return the training of `claim` from its first epoch; raises TrialError, DataError, ConfigError."""
         params = resolve(self._config, claim.params)
-        held_out = self._assignments == claim.fold
+        training_rows, validation_rows = self._rows.split(claim.fold)
         job = FoldJob(
             params=params,
-            metric=self._config.study.metric,
-            num_classes=len(self.dataset.label_names),
-            labels=self.dataset.labels,
-            training_rows=np.flatnonzero(~held_out),
-            validation_rows=np.flatnonzero(held_out),
+            goal=self._rows.goal,
+            labels=self._rows.dataset.labels,
+            label_names=tuple(self._rows.dataset.label_names),
+            training_rows=training_rows,
+            validation_rows=validation_rows,
             seed=fold_seed(self._config.study.seed, claim.fold),
         )
         return FoldTraining(job, inputs=self._text(params.model.encoder), device=self._device)
 
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The study's rows; ConfigError if they are not those that the study was begun with."""
-        dataset = read_dataset(self._config.data)
-        expected = self._ledger.study().fingerprints["data"]
-        if dataset.fingerprint != expected:
-            raise ConfigError(
-                f"{self._config.data.path}: the data has changed since the study began "
-                f"(fingerprint {dataset.fingerprint[:12]}, expected {expected[:12]})"
-            )
-        return dataset
-
-    @cached_property
-    def _assignments(self) -> np.ndarray[Any, np.dtype[np.int16]]:
-        return self._ledger.assignments()
-
     def _text(self, encoder: str) -> TextInputs:
         if encoder not in self._inputs:
-            max_length = max(int(value or 0) for value in field_values(self._config, "max_length"))
+            max_length = max(int(str(value)) for value in field_values(self._config, "max_length"))
             self._inputs[encoder] = prepare_text(
-                self.dataset,
+                self._rows.dataset,
                 encoder=encoder,
                 max_length=max_length,
                 cache=Path(self._config.storage.cache),

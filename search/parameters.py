@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from itertools import combinations_with_replacement, product
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -22,8 +23,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from models.params import ModelParams, Scalar
-from objectives.params import TrainingParams
-from search.wording import expected, no_effect, suggestion, unmet
+from objectives.params import Params, TrainingParams
+from search.wording import expected, refused, suggestion, unmet
 
 _MOST_VALUES = 1000
 
@@ -73,6 +74,10 @@ class Range(BaseModel):
     def _ends_on_a_step(self, step: Decimal) -> bool:
         return step > 0 and (Decimal(str(self.high)) - Decimal(str(self.low))) % step == 0
 
+    def ends(self) -> list[Scalar]:
+        """The smallest and the largest value."""
+        return [self.low, self.high]
+
     def values(self) -> list[int | float] | None:
         """All values where they can be listed: with a step, or whole numbers; else None."""
         whole = all(isinstance(end, int) for end in (self.low, self.high, self.step or 1))
@@ -102,6 +107,10 @@ class Choices(BaseModel):
         if len(set(self.choices)) < len(self.choices):
             raise unmet("choices that all differ")
         return self
+
+    def ends(self) -> list[Scalar]:
+        """All choices, for none is between others."""
+        return list(self.choices)
 
     def values(self) -> list[Scalar]:
         """All choices."""
@@ -195,7 +204,7 @@ def _declared_by(section: str, model: type[BaseModel]) -> dict[str, Parameter]:
 PARAMETERS = {**_declared_by("model", ModelParams), **_declared_by("training", TrainingParams)}
 
 
-def is_active(name: str, values: Mapping[str, Scalar]) -> bool:
+def is_active(name: str, values: Mapping[str, Any]) -> bool:
     """Whether the parameter has any effect beside the given values of the others."""
     return all(
         values[other] in allowed and is_active(other, values) for other, allowed in PARAMETERS[name].when.items()
@@ -211,18 +220,40 @@ def check_domains(space: Mapping[str, Range | Choices]) -> dict[str, Range | Cho
     return {name: parameter.check(space[name]) for name, parameter in PARAMETERS.items() if name in space}
 
 
-def check_conditions(space: Mapping[str, Range | Choices], fixed: Mapping[str, Scalar]) -> None:
+def check_conditions(space: Mapping[str, Range | Choices], fixed: Mapping[str, Any]) -> None:
     """Raise pydantic's error if something is searched that can never have an effect."""
     for name in space:
         for obstacle in _obstacles(name, space, fixed):
-            raise no_effect(f"no effect while {obstacle}", path=("space", name))
+            raise refused(f"no effect while {obstacle}", path=("space", name))
 
 
-def _obstacles(name: str, space: Mapping[str, Range | Choices], fixed: Mapping[str, Scalar]) -> Iterator[str]:
+def build_params(fixed: Mapping[str, Any], sampled: Mapping[str, Any]) -> Params:
+    """Return all parameters, the sampled over the fixed; raises pydantic's error if the models refuse them."""
+    sections: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    for name, value in {**fixed, **sampled}.items():
+        sections[PARAMETERS[name].section if name in PARAMETERS else "training"][name] = value
+    return Params.model_validate(sections)
+
+
+def check_combinations(space: Mapping[str, Range | Choices], fixed: Mapping[str, Any]) -> None:
+    """Raise pydantic's error if two values, both of the space or one of them fixed, cannot go together."""
+    for names in combinations_with_replacement(space, 2):
+        for values in product(*(space[name].ends() for name in names)):
+            sampled = dict(zip(names, values, strict=True))
+            if not all(is_active(name, {**fixed, **sampled}) for name in sampled):
+                continue
+            try:
+                build_params(fixed, sampled)
+            except ValidationError as error:
+                message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+                raise refused(message, path=("space", names[1])) from None
+
+
+def _obstacles(name: str, space: Mapping[str, Range | Choices], fixed: Mapping[str, Any]) -> Iterator[str]:
     for other, allowed in PARAMETERS[name].when.items():
         domain = space.get(other)
         possible = [fixed[other]] if domain is None else domain.values() or []
-        if not set(possible) & set(allowed):
+        if not any(value in allowed for value in possible):
             section = PARAMETERS[other].section if domain is None else "space"
             values, needed = " or ".join(map(str, possible)), " or ".join(allowed)
             yield f"{section}.{other} is {values}; it needs {needed}"

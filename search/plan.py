@@ -16,7 +16,20 @@ _MOST_TOKENS = 256
 _MOST_GROWTH = 4.0
 _FEWEST_TO_CUT_TO = 50
 _FEWEST_TO_EDIT = 12
-_MINOR = ("pooling", "weight_decay", "schedule", "warmup_ratio")
+_MINOR = (
+    "pooling",
+    "optimiser",
+    "layer_decay",
+    "weight_decay",
+    "schedule",
+    "warmup_ratio",
+    "ema_decay",
+    "rdrop_alpha",
+    "token_deletion",
+    "token_swap",
+    "token_masking",
+    "minority_augmentation",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +90,15 @@ def propose(plan: Plan) -> dict[str, Proposal]:
         if name in _MINOR:
             why = "Not searched: its effect is smaller as a rule."
             proposal = replace(proposal, searched=False, why=why)
-        if not all(_is_offered(proposals[other], values) for other, values in parameter.when.items()):
+        if not all(_is_offered(other, proposals[other], values) for other, values in parameter.when.items()):
             proposal = replace(proposal, searched=False, why="Not searched: what it needs is not.")
         proposals[name] = proposal
     return proposals
 
 
-def _is_offered(proposal: Proposal, values: list[str]) -> bool:
-    return proposal.searched and bool(set(proposal.domain.values() or ()) & set(values))
+def _is_offered(name: str, proposal: Proposal, values: list[str]) -> bool:
+    offered = proposal.domain.ends() if proposal.searched else [PARAMETERS[name].field.default]
+    return any(value in values for value in offered)
 
 
 def _as_declared(plan: Plan, suggested: Any) -> Proposal:
@@ -110,6 +124,12 @@ def _loss(plan: Plan, suggested: Any) -> Proposal:
     return Proposal(domain=suggested, why="The classes are imbalanced; plain cross entropy often wins all the same.")
 
 
+def _class_weights(plan: Plan, suggested: Any) -> Proposal:
+    if plan.found.imbalance < _IMBALANCED:
+        return Proposal(domain=suggested, why=_balanced(plan), searched=False)
+    return Proposal(domain=suggested)
+
+
 def _sampler(plan: Plan, suggested: Any) -> Proposal:
     if plan.found.imbalance < _IMBALANCED:
         return Proposal(domain=suggested, why=_balanced(plan), searched=False)
@@ -123,7 +143,7 @@ def _unfit_samplers(plan: Plan) -> dict[str, str]:
     """The samplers that do not suit the data, and why."""
     unfit = {}
     least = PARAMETERS["sampler_ratio"].declared["suggest"]["low"]
-    for name, ratio in (("random_over", 1.0), ("minority_over", least)):
+    for name, ratio in (("random_over", 1.0), ("minority_over", least), ("smote", least)):
         if plan.growth(ratio) > _MOST_GROWTH:
             unfit[name] = f"an epoch would be {plan.growth(ratio):.0f} times as long"
     if plan.smallest < _FEWEST_TO_CUT_TO:
@@ -150,6 +170,7 @@ _RULES: dict[str, Callable[[Plan, Any], Proposal]] = {
     "epochs": _epochs,
     "batch_size": _batch_size,
     "loss": _loss,
+    "class_weights": _class_weights,
     "sampler": _sampler,
     "sampler_ratio": _sampler_ratio,
 }

@@ -32,8 +32,9 @@ class Verdict:
 class Matrix:
     """All scores of a study.
 
-    `scores` is (trials, folds, epochs), larger is better: the metric times `sign`, NaN where nothing was trained,
-    -inf where it was not finite. `done` is (trials, folds): the fold was trained to its last epoch.
+    `scores` is (trials, folds, epochs), larger is better: the metric times `sign` at the epoch that is chosen so far,
+    NaN where nothing was trained, -inf where it was not finite. `done` is (trials, folds): the fold was trained to its
+    last epoch.
     """
 
     numbers: NDArray[np.int64]
@@ -56,7 +57,7 @@ def build_matrix(
     num_folds: int,
     maximize: bool = True,
 ) -> Matrix:
-    """Build the matrix from (trial, fold, epoch from 1, score) and the (trial, fold) that are done."""
+    """Build the matrix from (trial, fold, epoch from 1, standing) and the (trial, fold) that are done."""
     sign = 1.0 if maximize else -1.0
     numbers = sorted({trial for trial, *_ in scores})
     rows = {number: row for row, number in enumerate(numbers)}
@@ -84,8 +85,8 @@ def verdict(matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig) -> V
     incumbent = _incumbent(matrix, settings.min_trials)
     if settings.rule == "none" or incumbent is None or matrix.done[row].all():
         return Verdict(decision=Decision.CONTINUE)
-    own = _best(matrix.scores[row])
-    reference = _best(matrix.scores[incumbent])
+    own = _chosen(matrix.scores[row])
+    reference = _chosen(matrix.scores[incumbent])
     judged = matrix.done[row].copy()
     if not judged[fold]:
         epoch = int(np.isfinite(matrix.scores[row, fold]).sum())
@@ -116,7 +117,7 @@ def estimate(matrix: Matrix, *, trial: int) -> float | None:
     if trial not in matrix.numbers:
         return None
     row = matrix.row(trial)
-    values = _best(matrix.scores[row])
+    values = _chosen(matrix.scores[row])
     if matrix.done[row].all() and np.isfinite(values).all():
         return matrix.sign * float(values.mean())
     for fold in np.flatnonzero(np.isfinite(values) & ~matrix.done[row]):
@@ -128,17 +129,19 @@ def estimate(matrix: Matrix, *, trial: int) -> float | None:
     complete = np.flatnonzero(matrix.done.all(axis=1))
     if not complete.size:
         return matrix.sign * float(values[seen].mean())
-    reference = _best(matrix.scores[complete])
+    reference = _chosen(matrix.scores[complete])
     fold_means = reference.mean(axis=0)
     weight = seen.sum() / (seen.sum() + _noise_ratio(reference))
     return matrix.sign * float(fold_means.mean() + weight * (values[seen] - fold_means[seen]).mean())
 
 
-def _best(scores: FloatArray) -> FloatArray:
-    """Best epoch per fold, (..., folds); -inf where there is none."""
-    known = np.where(np.isnan(scores), -np.inf, scores)
-    best: FloatArray = known.max(axis=-1, initial=-np.inf)
-    return best
+def _chosen(scores: FloatArray) -> FloatArray:
+    """The chosen epoch's score per fold, (..., folds), which is the last one's standing; -inf where there is none."""
+    num_epochs = (~np.isnan(scores)).sum(axis=-1)
+    if not scores.shape[-1]:
+        return np.full(scores.shape[:-1], -np.inf)
+    last = np.take_along_axis(scores, np.maximum(num_epochs - 1, 0)[..., None], axis=-1)[..., 0]
+    return np.where(num_epochs > 0, last, -np.inf)
 
 
 def _incumbent(matrix: Matrix, min_trials: int) -> int | None:
@@ -146,14 +149,14 @@ def _incumbent(matrix: Matrix, min_trials: int) -> int | None:
     complete = np.flatnonzero(matrix.done.all(axis=1))
     if complete.size < max(min_trials, 1):
         return None
-    return int(complete[_best(matrix.scores[complete]).mean(axis=1).argmax()])
+    return int(complete[_chosen(matrix.scores[complete]).mean(axis=1).argmax()])
 
 
 def _gains(matrix: Matrix, *, fold: int, epoch: int) -> FloatArray:
     """How much the trials that finished `fold` with more than `epoch` epochs still gained on it after `epoch`."""
     curves = matrix.scores[matrix.done[:, fold], fold]
     curves = curves[np.isfinite(curves).sum(axis=1) > epoch]
-    gains: FloatArray = _best(curves) - _best(curves[:, :epoch])
+    gains: FloatArray = _chosen(curves) - _chosen(curves[:, :epoch])
     return gains
 
 

@@ -1,6 +1,6 @@
 """`python -m search.reference`: writes docs/study-file.md, the reference of the study file, from the models."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -9,8 +9,9 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from objectives.metrics import METRICS, Metric
 from search.config import StudyConfig
-from search.parameters import PARAMETERS
+from search.parameters import PARAMETERS, Parameter
 from search.template import as_yaml
 
 PATH = Path(__file__).parent.parent / "docs" / "study-file.md"
@@ -34,6 +35,14 @@ anything else is refused, with what differs.
 Secrets come from the environment: `SEARCH_STORAGE_PASSWORD`, or `SEARCH_STORAGE_PASSWORD_FILE` with the name of a file,
 is the password of `storage.url`; `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` let Neptune go online.
 """
+
+_METRICS = """\
+Every metric can be the study's and the one that chooses the best epoch. All are taken of the validation rows of a fold;
+the score of a trial is their mean over the folds, and beside it stands the pooled score: the same metric of all rows'
+out-of-fold predictions together, which is steadier where classes are rare.
+"""
+
+_SEARCHED = ("model", "training")
 
 _SPACE = """\
 Each key is a field of `model` or `training`; it is searched instead of having its value there.
@@ -59,21 +68,54 @@ def reference() -> str:
 def _sections() -> Iterator[str]:
     for name, field in StudyConfig.model_fields.items():
         yield f"## `{name}`\n\n{field.description}\n"
-        yield _SPACE if name == "space" else _table(field.annotation)
+        if name == "space":
+            yield _SPACE
+        elif name in _SEARCHED:
+            parameters = [parameter for parameter in PARAMETERS.values() if parameter.section == name]
+            yield _table(
+                ("key", "meaning", "type", "default", "suggested range", "source"), map(_parameter, parameters)
+            )
+        else:
+            yield _table(("key", "meaning", "type", "default"), _keys(field.annotation))
+        if name == "study":
+            yield _METRICS
+            yield _table(("metric", "meaning", "better", "for", "source"), map(_metric, METRICS.values()))
 
 
-def _table(model: Any) -> str:
-    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *_rows(model), ""])
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "\n".join([*("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines), ""])
 
 
-def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _keys(model: Any, prefix: str = "") -> Iterator[Sequence[str]]:
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _rows(inner, f"{prefix}{name}.")
+            yield from _keys(inner, f"{prefix}{name}.")
         else:
-            default = "required" if field.is_required() else f"`{as_yaml(field.default)}`"
-            yield f"| `{prefix}{name}` | {_type(field)} | {default} | {_meaning(name, field)} |"
+            yield f"`{prefix}{name}`", field.description or "", _type(field), _default(field)
+
+
+def _parameter(parameter: Parameter) -> Sequence[str]:
+    """What can be searched: with its condition, the range that `search init` proposes, and where it comes from."""
+    conditions = [f"Only with `{other}: {' | '.join(values)}`." for other, values in parameter.when.items()]
+    return (
+        f"`{parameter.name}`",
+        " ".join([parameter.field.description or "", *conditions]),
+        _type(parameter.field),
+        _default(parameter.field),
+        f"`{as_yaml(parameter.suggested)}`" if parameter.suggested else "",
+        parameter.declared.get("source") or "",
+    )
+
+
+def _metric(metric: Metric) -> Sequence[str]:
+    better = "larger" if metric.direction == "maximize" else "smaller"
+    return f"`{metric.name}`", metric.meaning, better, metric.task, metric.source
+
+
+def _default(field: FieldInfo) -> str:
+    return "required" if field.is_required() else f"`{as_yaml(field.default)}`"
 
 
 def _type(field: FieldInfo) -> str:
@@ -87,6 +129,8 @@ def _words(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
         return f"{_words(get_args(annotation)[0])}, or a list"
+    if get_origin(annotation) is dict:
+        return "`{label: number}`"
     if get_args(annotation):
         return " or ".join(map(_words, get_args(annotation)))
     return _TYPES[annotation]
@@ -105,17 +149,6 @@ def _bound(limit: object) -> str:
         case MinLen():
             return "not empty"
     return ""
-
-
-def _meaning(name: str, field: FieldInfo) -> str:
-    """The meaning and, for what can be searched, its condition, the suggested range and the source."""
-    parts = [field.description or ""]
-    parameter = PARAMETERS.get(name)
-    if parameter is not None and parameter.field is field:
-        parts += [f"Only with `{other}: {' | '.join(values)}`." for other, values in parameter.when.items()]
-        parts += [f"Suggested: `{as_yaml(parameter.suggested)}`."] if parameter.suggested else []
-        parts += [f"Source: {parameter.declared['source']}."] if parameter.declared.get("source") else []
-    return " ".join(parts).replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from search.errors import ConfigError
 from search.presence import WORKER_ROLE
 from search.progress import Progress
 from search.publish import make_publisher
+from search.rows import StudyRows
 from search.study import OpenStudy
 from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
@@ -61,7 +62,13 @@ def interrupts() -> Iterator[Interrupts]:
 
 def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secrets: Secrets, console: Console) -> Ending:
     """Run the study; raises ConfigError, DataError or StorageError if a worker cannot work at all."""
-    coordinator = Coordinator(ledger=study.ledger, config=config, url=study.url, owner=make_owner())
+    coordinator = Coordinator(
+        ledger=study.ledger,
+        config=config,
+        url=study.url,
+        owner=make_owner(),
+        pooled_score=StudyRows(ledger=study.ledger, config=config).pooled_score,
+    )
     engine = LocalEngine(url=study.url, study=study.record.name, config=config, num_workers=num_workers)
     with interrupts() as counter, Progress(study.ledger, console) as progress:
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)

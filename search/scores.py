@@ -10,7 +10,7 @@ def read_matrix(ledger: Ledger, *, also_done: Sequence[tuple[int, int]] = ()) ->
     """Read all scores of a study; `also_done` are (trial, fold) that count as done before the ledger says so."""
     study = ledger.study()
     return build_matrix(
-        ledger.scores(),
+        ledger.standings(),
         [*ledger.done(), *also_done],
         num_folds=study.num_folds,
         maximize=study.direction == "maximize",

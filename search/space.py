@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from models.params import ModelParams, Scalar
+from models.params import Scalar
 from objectives.params import Params
 from search.config import StudyConfig
 from search.errors import ConfigError
-from search.parameters import Choices, Range, is_active
+from search.parameters import Choices, Range, build_params, is_active
 from search.wording import describe
 
 if TYPE_CHECKING:
@@ -30,11 +30,8 @@ def suggest(trial: "optuna.Trial", config: StudyConfig) -> dict[str, Scalar]:
 
 def resolve(config: StudyConfig, sampled: dict[str, Scalar]) -> Params:
     """Return all parameters of a trial, the sampled over the fixed; raises ConfigError if the models refuse them."""
-    model, training = config.model.model_dump(), config.training.model_dump()
-    for name, value in sampled.items():
-        (model if name in ModelParams.model_fields else training)[name] = value
     try:
-        return Params.model_validate({"model": model, "training": training})
+        return build_params(config.fixed, sampled)
     except ValidationError as error:
         problem = describe(error.errors(include_url=False)[0], Params)
         raise ConfigError(f"the parameters of a trial: {problem}") from None
@@ -43,9 +40,7 @@ def resolve(config: StudyConfig, sampled: dict[str, Scalar]) -> Params:
 def field_values(config: StudyConfig, name: str) -> list[Scalar]:
     """The values that parameter `name` may take: the choices, the two ends of a range, or the fixed one."""
     domain = config.space.get(name)
-    if isinstance(domain, Range):
-        return [domain.low, domain.high]
-    return domain.values() if domain else [config.fixed[name]]
+    return domain.ends() if domain else [config.fixed[name]]
 
 
 def grid(config: StudyConfig) -> list[dict[str, Scalar]]:
@@ -66,7 +61,7 @@ def grid(config: StudyConfig) -> list[dict[str, Scalar]]:
 
 
 def _extend(
-    combinations: list[dict[str, Scalar]], *, name: str, values: Sequence[Scalar], fixed: dict[str, Scalar]
+    combinations: list[dict[str, Scalar]], *, name: str, values: Sequence[Scalar], fixed: dict[str, Any]
 ) -> Iterator[dict[str, Scalar]]:
     for chosen in combinations:
         if is_active(name, fixed | chosen):

@@ -11,6 +11,19 @@ from search.errors import nearest
 
 _LONGEST_FOUND = 60
 
+# What other tools and earlier versions call what a study file can say.
+_OTHER_NAMES = {
+    "alpha": "class_weights",
+    "focal_alpha": "class_weights",
+    "enn_neighbors": "sampler_neighbors",
+    "gamma": "focal_gamma",
+    "lr": "learning_rate",
+    "min_lr": "min_learning_rate",
+    "num_epochs": "epochs",
+    "sgdr": "schedule",
+    "scheduler": "schedule",
+}
+
 _EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "a section of `key: value` lines",
@@ -39,9 +52,9 @@ def unmet(expected: str, *, path: Sequence[int | str] = (), **found: object) -> 
     return PydanticCustomError("unmet", "expected {expected}", {"expected": expected, **place, **found})
 
 
-def no_effect(message: str, *, path: Sequence[int | str]) -> PydanticCustomError:
-    """Make the error of something that is right by itself but can do nothing."""
-    return PydanticCustomError("no_effect", "{message}", {"message": message, "path": tuple(path)})
+def refused(message: str, *, path: Sequence[int | str]) -> PydanticCustomError:
+    """Make the error of something that is right by itself but not together with what else is given."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "path": tuple(path)})
 
 
 def location(error: ErrorDetails) -> tuple[int | str, ...]:
@@ -76,7 +89,8 @@ def expected(error: ErrorDetails) -> str:
 
 def suggestion(word: str, known: Sequence[str]) -> str:
     """Name the nearest known word, or all of them."""
-    close = nearest(word, known)
+    other = _OTHER_NAMES.get(word.casefold())
+    close = other if other in known else nearest(word, known)
     return f"did you mean {close}?" if close else f"expected one of {', '.join(known)}"
 
 

@@ -1,5 +1,6 @@
 """The worker: claim a fold run, train it, record every epoch, repeat. It knows the ledger and nothing of Optuna."""
 
+import hashlib
 import io
 import logging
 import threading
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.errors import Diverged, TrialError
-from objectives.training import EpochScore
+from objectives.jobs import EpochScore
+from objectives.leaks import LeakProof
 from search.config import RaceConfig
 from search.errors import USER_ERRORS
 from search.presence import Presence
@@ -31,15 +33,19 @@ POLL_SECONDS = 0.2
 class Training(Protocol):
     """One fold of one trial while it is trained; `objectives.training.FoldTraining` is the real one."""
 
-    num_epochs: int
+    sample: LeakProof
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch remains."""
 
     @property
     def best(self) -> EpochScore:
-        """The best epoch so far by the study's metric."""
+        """The epoch that is chosen so far."""
 
     @property
     def best_predictions(self) -> NDArray[np.float32]:
-        """Probabilities of the best epoch so far, (validation rows, classes)."""
+        """Predictions of the chosen epoch, (validation rows, outputs)."""
 
     def epochs(self) -> Iterator[EpochScore]:
         """Train the remaining epochs; raises TrialError."""
@@ -102,6 +108,7 @@ class Worker:
 
     def _train(self, claim: Claim) -> None:
         training = self.objective(claim)
+        self._record_sample(training.sample, claim)
         checkpoint = self._restore(training, claim)
         for score in training.epochs():
             if score.epoch <= claim.num_epochs:
@@ -109,7 +116,7 @@ class Worker:
             previous, checkpoint = checkpoint, self._save(training, claim, score.epoch)
             trial_state = self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
             self._discard(previous)
-            last = score.epoch == training.num_epochs
+            last = training.finished
             judged = self._judge(claim, done=False) if trial_state is TrialState.RUNNING else _ENDED
             if judged.decision is Decision.STOP and not last:
                 self.ledger.stop_trial(claim, reason=judged.reason)
@@ -120,6 +127,14 @@ class Worker:
                 return
         self._finish(training, claim)
         self._discard(checkpoint)
+
+    def _record_sample(self, sample: LeakProof, claim: Claim) -> None:
+        """Keep which rows go in and out; equal ones are kept once a study."""
+        proof = sample.to_bytes()
+        name = f"study-{self.ledger.study_id}/samples/{hashlib.sha256(proof).hexdigest()[:32]}.npz"
+        if not self.artifacts.exists(name):
+            self.artifacts.put(name, proof)
+        self.ledger.record_sample(claim, {**sample.summary(), "proof": name})
 
     def _finish(self, training: Training, claim: Claim) -> None:
         """Record the fold as done and, in the same transaction, the race's verdict on its trial."""

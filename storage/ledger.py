@@ -69,6 +69,14 @@ class Ledger(LedgerView):
             if connection.execute(held.values(expires_at=clock() + lease_seconds)).rowcount == 0:
                 raise leases.lost(claim)
 
+    def record_sample(self, claim: Claim, sample: dict[str, Any]) -> None:
+        """Record what resampling made of the fold run's training rows; without effect if that was done before."""
+        with self._changing() as change:
+            run = leases.held(change, claim)
+            if run.sample is None:
+                leases.set_values(change, run, sample=sample)
+                change.event(EventKind.FOLD_SAMPLED, sample, trial=run.trial, fold=run.fold)
+
     def record_epoch(self, claim: Claim, score: ScoredEpoch, *, checkpoint: str | None) -> TrialState:
         """Record the next epoch together with the checkpoint written after it; returns the trial's state by now.
 
@@ -82,7 +90,8 @@ class Ledger(LedgerView):
                 )
             result = {"score": score.score, "metrics": dict(score.metrics), "seconds": score.seconds}
             where = {"trial": run.trial, "fold": run.fold, "epoch": score.epoch}
-            change.connection.execute(insert(EpochRow), {"study_id": self.study_id} | where | result)
+            row = {"study_id": self.study_id, "standing": score.standing} | where | result
+            change.connection.execute(insert(EpochRow), row)
             seconds = run.seconds + score.seconds
             leases.set_values(change, run, num_epochs=score.epoch, checkpoint=checkpoint, seconds=seconds)
             change.event(EventKind.EPOCH, result, **where)
@@ -158,6 +167,7 @@ class Ledger(LedgerView):
         *,
         score: float | None = None,
         std: float | None = None,
+        pooled: float | None = None,
         estimate: float | None = None,
         reason: str | None = None,
     ) -> None:
@@ -171,7 +181,8 @@ class Ledger(LedgerView):
             if found.finished_at is not None:
                 return
             reason = reason or found.reason
-            result = {"state": state, "score": score, "std": std, "estimate": estimate, "reason": reason}
+            result = {"state": state, "score": score, "std": std, "pooled": pooled}
+            result |= {"estimate": estimate, "reason": reason}
             leases.end_open(change, number, OPEN_STATES, reason=reason)
             finished = update(TrialRow).where(*self._trial(number))
             change.connection.execute(finished.values(**result, finished_at=change.now))

@@ -44,6 +44,7 @@ class EventKind(StrEnum):
     STUDY_CREATED = auto()
     TRIAL_STARTED = auto()
     FOLD_STARTED = auto()
+    FOLD_SAMPLED = auto()
     EPOCH = auto()
     FOLD_FINISHED = auto()
     FOLD_RELEASED = auto()
@@ -70,13 +71,17 @@ class StudyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A trial and the score of each of its folds, None where the fold run is not DONE."""
+    """A trial and the score of each of its folds, None where the fold run is not DONE.
+
+    `score` is their mean, `pooled` the same metric of the out-of-fold predictions of all rows together.
+    """
 
     number: int
     state: TrialState
     params: dict[str, Any]
     score: float | None
     std: float | None
+    pooled: float | None
     estimate: float | None
     reason: str | None
     told: bool
@@ -88,7 +93,7 @@ class FoldRun:
     """One fold of one trial; `owner` is who holds it or held it last.
 
     `attempt` counts from 1 and rises when a lease was lost, not when it was given back; `num_epochs` are the epochs
-    recorded so far and `seconds` the time they took.
+    recorded so far and `seconds` the time they took. `sample` says what resampling made of the training rows.
     """
 
     id: int
@@ -105,6 +110,7 @@ class FoldRun:
     num_epochs: int
     checkpoint: str | None
     predictions: str | None
+    sample: dict[str, Any] | None
     seconds: float
 
 
@@ -118,6 +124,10 @@ class ScoredEpoch(Protocol):
     @property
     def score(self) -> float:
         """The study's metric on the validation rows."""
+
+    @property
+    def standing(self) -> float:
+        """The score that the fold would end with by now: that of the epoch that is chosen so far."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -136,6 +146,7 @@ class EpochRecord:
     fold: int
     epoch: int
     score: float
+    standing: float
     metrics: dict[str, float]
     seconds: float
 

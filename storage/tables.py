@@ -121,6 +121,7 @@ class TrialRow(Table):
     params: Mapped[dict[str, Any]]
     score: Mapped[float | None]
     std: Mapped[float | None]
+    pooled: Mapped[float | None]
     estimate: Mapped[float | None]
     reason: Mapped[str | None]
     told: Mapped[bool]
@@ -146,6 +147,7 @@ class FoldRunRow(Table):
     num_epochs: Mapped[int]
     checkpoint: Mapped[str | None]
     predictions: Mapped[str | None]
+    sample: Mapped[dict[str, Any] | None]
     seconds: Mapped[float]
     __table_args__ = (
         ForeignKeyConstraint(["study_id", "trial"], [TrialRow.study_id, TrialRow.number]),
@@ -163,6 +165,7 @@ class EpochRow(Table):
     fold: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     score: Mapped[float]
+    standing: Mapped[float] = mapped_column(server_default="0")
     metrics: Mapped[dict[str, Any]]
     seconds: Mapped[float]
     __table_args__ = (

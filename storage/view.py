@@ -77,12 +77,12 @@ class LedgerView:
             rows = connection.execute(epochs.order_by(EpochRow.trial, EpochRow.fold, EpochRow.epoch)).mappings()
             return [EpochRecord(**row) for row in rows]
 
-    def scores(self) -> list[tuple[int, int, int, float]]:
-        """The trial, fold, epoch and score of all recorded epochs, in no order: what the race reads."""
-        columns = (EpochRow.trial, EpochRow.fold, EpochRow.epoch, EpochRow.score)
+    def standings(self) -> list[tuple[int, int, int, float]]:
+        """The trial, fold, epoch and standing of all recorded epochs, in no order: what the race reads."""
+        columns = (EpochRow.trial, EpochRow.fold, EpochRow.epoch, EpochRow.standing)
         with reading(self.engine) as connection:
             rows = connection.execute(select(*columns).where(EpochRow.study_id == self.study_id))
-            return [(trial, fold, epoch, score) for trial, fold, epoch, score in rows]
+            return [(trial, fold, epoch, standing) for trial, fold, epoch, standing in rows]
 
     def done(self) -> list[tuple[int, int]]:
         """The trial and fold of every fold run that is DONE, in no order."""

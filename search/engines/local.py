@@ -161,6 +161,7 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
     import torch
 
     from search.objective import Objective, choose_device
+    from search.rows import StudyRows
     from search.worker import Worker
     from storage.artifacts import Artifacts
     from storage.catalog import find_study
@@ -177,7 +178,7 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
     Worker(
         ledger=ledger,
         artifacts=Artifacts(job.config.storage.artifacts),
-        objective=Objective(ledger, config=job.config, device=choose_device(job.index)),
+        objective=Objective(StudyRows(ledger=ledger, config=job.config), device=choose_device(job.index)),
         race=job.config.race,
         owner=job.owner,
         stop=stop,

@@ -65,7 +65,7 @@ def _end_trial(writes: RunWrites, metric: str, event: Event) -> None:
     payload = event.payload
     writes.set_params(payload["params"])
     writes.tag({"search.state": payload["state"], "search.reason": payload["reason"]})
-    values = {"mean": payload["score"], "std": payload["std"], "estimate": payload["estimate"]}
+    values = {name: payload.get(name) for name in ("std", "pooled", "estimate")} | {"mean": payload["score"]}
     writes.log({f"cv/{metric}_{name}": value for name, value in values.items()}, event, step=0)
     writes.status, writes.ended_at = STATUSES[TrialState(payload["state"])], event.at
 

@@ -74,6 +74,7 @@ def _end_trial(writes: RunWrites, metric: str, payload: Mapping[str, object]) ->
     names = ("score", "estimate", "state", "reason")
     writes.set("trial", {"parameters": payload["params"], **{name: payload[name] for name in names}})
     spread = {f"mean_{metric}": payload["score"], f"std_{metric}": payload["std"]}
+    spread |= {f"pooled_{metric}": payload.get("pooled")}
     writes.set("results/metrics/validation", spread)
     writes.set("sys", {"failed": payload["state"] == TrialState.FAILED})
     writes.has_ended = True

@@ -32,6 +32,7 @@ class Epoch:
 
     epoch: int
     score: float = 0.5
+    standing: float = 0.5
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 1.5
 

@@ -27,7 +27,7 @@ from tests.contracts.ledger_processes import (
 
 
 def epoch(number: int, score: float = 0.5, **metrics: float) -> Epoch:
-    return Epoch(epoch=number, score=score, metrics=metrics)
+    return Epoch(epoch=number, score=score, standing=score, metrics=metrics)
 
 
 def claimed(ledger: Ledger, owner: str = "worker", lease_seconds: float = 60) -> Claim:
@@ -206,6 +206,28 @@ class TestClaims:
         ledger.renew(other, lease_seconds=60)
         assert ledger.release_owner("hostX", reason="the run ended") == 1
         assert {run.owner for run in ledger.fold_runs()} == {None}
+
+
+class TestSamples:
+    def test_what_resampling_did_is_recorded_once(self, ledger: Ledger) -> None:
+        """Before the first epoch, with an event; whoever continues the fold run changes nothing."""
+        ledger.add_trial(0, {})
+        ledger.record_sample(claimed(ledger), {"num_rows_out": 8})
+        ledger.release_owner("worker", reason="left")
+        ledger.record_sample(claimed(ledger), {"num_rows_out": 9})
+        assert ledger.fold_runs()[0].sample == {"num_rows_out": 8}
+        assert [event.payload for event in ledger.events() if event.kind is EventKind.FOLD_SAMPLED] == [
+            {"num_rows_out": 8}
+        ]
+
+    def test_a_late_writer_records_none(self, ledger: Ledger) -> None:
+        """Its lease is somebody else's by now."""
+        ledger.add_trial(0, {})
+        late = claimed(ledger)
+        ledger.release_owner("worker", reason="left")
+        with pytest.raises(LeaseLost):
+            ledger.record_sample(late, {"num_rows_out": 8})
+        assert ledger.fold_runs()[0].sample is None
 
 
 class TestEpochs:

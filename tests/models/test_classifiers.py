@@ -13,9 +13,11 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
 @pytest.fixture
 def build(tiny_encoder):
-    def build(**params) -> TextClassifier:
+    def build(scale: float | None = None, **params) -> TextClassifier:
         torch.manual_seed(7)
-        return TextClassifier(ModelParams(encoder=str(tiny_encoder), max_length=16, **params), num_classes=4)
+        return TextClassifier(
+            ModelParams(encoder=str(tiny_encoder), max_length=16, **params), num_outputs=4, scale=scale
+        )
 
     return build
 
@@ -82,3 +84,21 @@ def test_frozen_layers_stay_in_evaluation_mode(build):
     assert model.head.training
     assert not model.encoder.embeddings.training
     assert not any(module.training for module in model.eval().modules())
+
+
+def test_depths_count_from_the_head_down(build):
+    """The head, the layers from the top, and the embeddings below them all."""
+    depths = build().depths()
+    found = {name.split(".attention")[0]: depth for name, depth in depths.items() if "query.weight" in name}
+    assert found == {"encoder.encoder.layer.1": 1, "encoder.encoder.layer.0": 2}
+    assert {depth for name, depth in depths.items() if name.startswith("head.")} == {0}
+    assert {depth for name, depth in depths.items() if "embeddings" in name} == {3}
+
+
+def test_a_head_with_a_scale_gives_scaled_cosines(build):
+    """Neither the length of a state nor that of a class's weights counts."""
+    model = build(scale=20.0).eval()
+    states = model.pooled(TOKENS, MASK)
+    expected = 20 * torch.cosine_similarity(states[:, None], model.head.linear.weight[None], dim=2)
+    torch.testing.assert_close(model(TOKENS, MASK), expected)
+    torch.testing.assert_close(model.head(states), model.head(3 * states))

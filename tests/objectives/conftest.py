@@ -9,9 +9,10 @@ from hypothesis import settings
 from models.params import ModelParams
 from objectives.data import Dataset, DataSpec, read_dataset
 from objectives.folds import assign_folds
+from objectives.jobs import FoldJob
+from objectives.metrics import Goal
 from objectives.params import Params, TrainingParams
 from objectives.tasks.text import TextInputs, prepare_text
-from objectives.training import FoldJob
 from tests.tiny_encoder import build_tiny_encoder
 
 # The machine may be busy, and the same tests should run every time.
@@ -51,14 +52,21 @@ def make_job(dataset: Dataset, inputs: TextInputs) -> Callable[..., FoldJob]:
     """Build a job of the first of three folds; `model` holds model settings, the rest are training settings."""
     folds = assign_folds(dataset.labels, dataset.groups, num_folds=3, seed=0, stratified=True)
 
-    def make_job(*, metric: str = "macro_f1", seed: int = 5, model: dict | None = None, **training) -> FoldJob:
+    def make_job(
+        *,
+        metric: str = "macro_f1",
+        epoch_metric: str | None = None,
+        seed: int = 5,
+        model: dict | None = None,
+        **training,
+    ) -> FoldJob:
         training = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 8} | training
         model_params = ModelParams(encoder=inputs.encoder, max_length=24, **(model or {}))
         return FoldJob(
             params=Params(model=model_params, training=TrainingParams(**training)),
-            metric=metric,
-            num_classes=3,
+            goal=Goal(metric=metric, epoch_metric=epoch_metric or metric),
             labels=dataset.labels,
+            label_names=tuple(dataset.label_names),
             training_rows=np.flatnonzero(folds != 0),
             validation_rows=np.flatnonzero(folds == 0),
             seed=seed,

@@ -13,8 +13,9 @@ from scipy.stats import entropy
 from torch.nn import functional
 
 from objectives.errors import DataError
-from objectives.losses import Loss, build_loss, check_loss, class_weights
+from objectives.losses import Loss, build_loss
 from objectives.params import REGRESSION_LOSSES, SMOOTHABLE, TrainingParams
+from objectives.weights import check_loss, class_weights
 
 NAMES = ("barley", "corn", "grain", "wheat")
 COUNTS = np.array([100, 40, 5, 0])

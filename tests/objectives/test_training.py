@@ -10,9 +10,11 @@ from safetensors.torch import load
 from models.classifiers import TextClassifier
 from objectives.checkpoints import pack, unpack
 from objectives.errors import Diverged, TrialError
-from objectives.losses import row_losses
+from objectives.jobs import EpochScore
+from objectives.losses import build_loss
 from objectives.metrics import METRICS
-from objectives.training import EpochScore, FoldTraining
+from objectives.sampling import as_sample
+from objectives.training import FoldTraining
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def repeatable(scores: list[EpochScore]) -> list[tuple]:
 
 
 def weights(training: FoldTraining) -> list[float]:
-    return torch.cat([weight.detach().flatten() for weight in training._model.parameters()]).tolist()
+    return torch.cat([weight.detach().flatten() for weight in training._network.module.parameters()]).tolist()
 
 
 def test_it_learns_what_the_words_give_away(trained):
@@ -56,11 +58,11 @@ def test_head_only_training_reads_the_encoder_s_states_from_the_cache(train, inp
     """Its probabilities are those of the whole classifier with the same head."""
     training = train(epochs=2, model={"trainable_layers": 0, "pooling": pooling})
     list(training.epochs())
-    whole = TextClassifier(training._job.params.model, num_classes=training._job.num_classes).eval()
-    whole.head.load_state_dict(training._model.state_dict())
+    whole = TextClassifier(training._job.params.model, num_outputs=3).eval()
+    whole.head.load_state_dict(training._network.module.state_dict())
     rows = training._job.validation_rows
     with torch.no_grad():
-        expected = whole(**inputs.tokens.batch(rows, max_length=training._max_length)).softmax(dim=1)
+        expected = whole(**inputs.tokens.batch(rows, max_length=24)).softmax(dim=1)
     torch.testing.assert_close(torch.tensor(training.predict(rows)), expected)
     assert set(training._trained) == {"linear.weight", "linear.bias"}
 
@@ -73,7 +75,11 @@ def test_each_epoch_has_all_metrics(trained):
         "train_loss_running",
         "val_loss",
         "val_accuracy",
+        "val_balanced_accuracy",
+        "val_log_loss",
         "val_macro_f1",
+        "val_mcc",
+        "val_weighted_f1",
         "gradient_norm",
         "learning_rate",
         "rows_per_second",
@@ -87,8 +93,8 @@ def test_best_epoch_keeps_its_predictions(trained, make_job):
     job = make_job()
     scores = [score.score for score in trained.scores]
     assert trained.best.epoch == scores.index(max(scores)) + 1
-    predicted = trained.best_predictions.argmax(axis=1)
-    assert METRICS["macro_f1"].function(job.labels[job.validation_rows], predicted) == trained.best.score
+    truth = job.labels[job.validation_rows]
+    assert METRICS["macro_f1"](truth, trained.best_predictions, job.goal) == trained.best.score
     assert trained.best_predictions.shape == (18, 3)
     np.testing.assert_allclose(trained.best_predictions.sum(axis=1), 1, rtol=1e-5)
 
@@ -105,12 +111,18 @@ def test_validation_loss_is_the_trials_own_in_evaluation_mode(train, make_job, i
     training = train(**settings)
     (score,) = training.epochs()
     job = make_job(**settings)
-    model = training._model.eval()
+    model = training._network.module.eval()
     batches = [inputs.tokens.batch(np.array([row]), max_length=24) for row in job.validation_rows]
     with torch.no_grad():
         logits = torch.cat([model(**batch) for batch in batches])
         labels = torch.tensor(job.labels[job.validation_rows])
-        losses = row_losses(logits, labels, params=job.params.training, alpha=None)
+        loss = build_loss(
+            job.params.training,
+            counts=job.counts(job.training_rows),
+            label_names=job.label_names,
+            device=torch.device("cpu"),
+        )
+        losses = loss.rows(logits, labels)
     assert score.metrics["val_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
@@ -126,10 +138,20 @@ def test_training_loss_is_taken_of_as_many_original_rows_as_are_validated(train,
     "settings",
     [
         {},
-        {"loss": "focal", "focal_alpha": "class_balanced", "label_smoothing": 0.1},
+        {"loss": "focal", "class_weights": "class_balanced", "label_smoothing": 0.1},
         {"sampler": "random_over", "accumulation_steps": 3, "schedule": "cosine"},
         {"model": {"trainable_layers": 1, "pooling": "cls"}, "gradient_clip": None},
         {"model": {"trainable_layers": 0}, "sampler": "enn"},
+        {
+            "loss": "ldam",
+            "class_weights": "inverse_frequency",
+            "deferral": 0.5,
+            "sampler": "smote",
+            "sampler_ratio": 1.0,
+        },
+        {"optimiser": "sgd", "schedule": "plateau", "plateau_patience": 0, "rdrop_alpha": 1.0, "ema_decay": 0.9},
+        {"optimiser": "schedule_free_adamw", "sampler": "class_balanced_batches", "layer_decay": 0.8},
+        {"token_deletion": 0.2, "token_swap": 0.2, "token_masking": 0.1, "minority_augmentation": 2.0},
     ],
 )
 def test_interrupted_and_restored_is_undisturbed(train, settings):
@@ -213,7 +235,7 @@ def test_divergence_names_epoch_and_step(train):
     """A loss that is no longer finite ends the trial, and says when."""
     training = train(learning_rate=1.0, gradient_clip=None, warmup_ratio=0.0, epochs=50)
     with torch.no_grad():
-        training._model.head.linear.weight.fill_(math.inf)
+        training._network.module.head.linear.weight.fill_(math.inf)
     with pytest.raises(Diverged, match=r"epoch 1, step 1 of 5: loss nan"):
         list(training.epochs())
 
@@ -226,12 +248,12 @@ def test_accumulation_is_one_step_of_the_larger_batch(train, accumulation_steps)
     steps = accumulated._steps(1)
     assert [len(step) for step in steps] == {2: [2, 2, 1], 3: [3, 2], 7: [5]}[accumulation_steps]
     whole = train(batch_size=36, **settings)
-    accumulated._optimiser.zero_grad()
-    accumulated._model.train()
-    loss = accumulated._backward(steps[-1])
-    expected = whole._backward([np.concatenate(steps[-1])])
+    accumulated._network.module.train()
+    loss = accumulated._backward(steps[-1], epoch=1, step=0)
+    rows = as_sample(np.concatenate([batch.rows for batch in steps[-1]]))
+    expected = whole._backward([rows], epoch=1, step=0)
     assert loss == pytest.approx(expected, rel=1e-5)
-    for one, other in zip(accumulated._model.parameters(), whole._model.parameters(), strict=True):
+    for one, other in zip(accumulated._trained.values(), whole._trained.values(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
 
 
@@ -239,14 +261,14 @@ def test_batches_that_do_not_fit_into_memory_are_split(train, monkeypatch):
     """A device with room for three rows gives what one with room for eight does."""
     settings = {"epochs": 1, "model": {"dropout": 0.0, "encoder_dropout": 0.0}}
     (roomy,) = train(**settings).epochs()
-    forward = TextClassifier.forward
+    pooled = TextClassifier.pooled
 
-    def forward_of_small_device(self, input_ids, attention_mask):
+    def pooled_on_small_device(self, input_ids, attention_mask):
         if len(input_ids) > 3 and self.training:
             raise torch.OutOfMemoryError
-        return forward(self, input_ids, attention_mask)
+        return pooled(self, input_ids, attention_mask)
 
-    monkeypatch.setattr(TextClassifier, "forward", forward_of_small_device)
+    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
     (small,) = train(**settings).epochs()
     assert small.metrics["train_loss_running"] == pytest.approx(roomy.metrics["train_loss_running"], rel=1e-4)
 
@@ -254,10 +276,10 @@ def test_batches_that_do_not_fit_into_memory_are_split(train, monkeypatch):
 def test_a_device_without_room_for_one_row_ends_the_trial(train, monkeypatch):
     """Out of memory is the configuration's failure, not the worker's."""
 
-    def forward(self, input_ids, attention_mask):
+    def pooled(self, input_ids, attention_mask):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
-    monkeypatch.setattr(TextClassifier, "forward", forward)
+    monkeypatch.setattr(TextClassifier, "pooled", pooled)
     with pytest.raises(TrialError, match="out of memory on cpu: tried to allocate 9 GiB"):
         list(train().epochs())
 
@@ -267,9 +289,8 @@ def test_gradients_are_clipped_to_their_norm(train):
     clipped, free = train(gradient_clip=0.01), train(gradient_clip=None)
     norms = {}
     for name, training in (("clipped", clipped), ("free", free)):
-        training._optimiser.zero_grad()
-        training._model.eval()
-        training._backward(training._steps(1)[0])
+        training._network.module.eval()
+        training._backward(training._steps(1)[0], epoch=1, step=0)
         norms[name] = training._clip(), training._clip()
     assert norms["clipped"] == pytest.approx((norms["free"][0], 0.01), rel=1e-3)
     assert norms["free"][0] == norms["free"][1]
@@ -285,7 +306,7 @@ def test_learning_rate_ends_near_0_over_all_epochs(trained, make_job):
 
 def test_a_class_without_training_rows_does_not_matter(make_job, inputs):
     """A class that is in one fold only is scored as missed, and the class weights stay finite."""
-    job = make_job(epochs=1, loss="focal", focal_alpha="inverse_frequency", sampler="minority_over")
+    job = make_job(epochs=1, loss="focal", class_weights="inverse_frequency", sampler="minority_over")
     rows = job.training_rows[job.labels[job.training_rows] != 1]
     lacking = type(job)(**{name: getattr(job, name) for name in job.__slots__} | {"training_rows": rows})
     (score,) = FoldTraining(lacking, inputs=inputs, device="cpu").epochs()

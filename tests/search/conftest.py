@@ -51,7 +51,9 @@ class ScriptedStudy:
         self.stop = threading.Event()
 
     def coordinator(self, owner: str = "coordinator") -> Coordinator:
-        return Coordinator(ledger=self.ledger, config=self.config, url=self.url, owner=owner)
+        return Coordinator(
+            ledger=self.ledger, config=self.config, url=self.url, owner=owner, pooled_score=lambda trial: 0.5
+        )
 
     def worker(self, script: Script, owner: str = "worker", lease_seconds: float = 60.0) -> Worker:
         return Worker(

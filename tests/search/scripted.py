@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.errors import TrialError
-from objectives.training import EpochScore
+from objectives.jobs import EpochScore
+from objectives.leaks import LeakProof
 from storage.records import Claim
 
 
@@ -21,8 +22,20 @@ class ScriptedTraining:
     log: list[int] = field(default_factory=list)
 
     @property
-    def num_epochs(self) -> int:
-        return len(self.curve)
+    def sample(self) -> LeakProof:
+        rows, counts = np.arange(6), np.array([4, 2])
+        return LeakProof(
+            rows_in=rows,
+            rows_out=rows,
+            counts_before=counts,
+            counts_after=counts,
+            num_synthetic=0,
+            num_validation_rows_used=0,
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= len(self.curve)
 
     @property
     def best(self) -> EpochScore:
@@ -54,7 +67,9 @@ class ScriptedTraining:
     def _score(self, epoch: int) -> EpochScore:
         value = self.curve[epoch - 1]
         assert isinstance(value, float)
-        return EpochScore(epoch=epoch, score=value, metrics={"train_loss": 1.0, "val_loss": 1.0}, seconds=0.1)
+        best = max(score for score in self.curve[:epoch] if isinstance(score, float))
+        metrics = {"train_loss": 1.0, "val_loss": 1.0}
+        return EpochScore(epoch=epoch, score=value, standing=best, metrics=metrics, seconds=0.1)
 
 
 @dataclass

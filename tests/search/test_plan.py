@@ -136,16 +136,18 @@ def test_the_proposal_for_a_small_long_tail(write):
     proposals = propose(plan)
     assert plan.num_folds == 5
     assert proposals["epochs"].domain.high == 20
-    assert proposals["sampler"].domain.values() == ["none", "random_over", "minority_over"]
+    offered = ["none", "random_over", "minority_over", "smote", "class_balanced_batches"]
+    assert proposals["sampler"].domain.values() == offered
     assert "Without enn" in proposals["sampler"].why
-    assert not proposals["enn_neighbors"].searched
+    assert proposals["sampler_neighbors"].searched  # smote's
 
 
 def test_balanced_classes_need_neither_focal_loss_nor_a_sampler(write):
     """And nothing that depends on them."""
     proposals = propose(plan_for(write, a=60, b=50))
     unsearched = {name for name, proposal in proposals.items() if not proposal.searched}
-    assert {"loss", "focal_gamma", "focal_alpha", "class_balanced_beta", "sampler", "sampler_ratio"} <= unsearched
+    assert {"loss", "focal_gamma", "class_weights", "class_balanced_beta", "sampler", "sampler_ratio"} <= unsearched
+    assert "label_smoothing" not in unsearched
     assert {"learning_rate", "epochs", "batch_size", "dropout", "label_smoothing"}.isdisjoint(unsearched)
 
 

@@ -18,7 +18,7 @@ from search.space import field_values, grid, resolve, suggest
 
 FOCAL: dict[str, Any] = {
     "class_balanced_beta": [0.9, 0.999],
-    "focal_alpha": ["none", "class_balanced"],
+    "class_weights": ["none", "class_balanced"],
     "focal_gamma": {"low": 0.5, "high": 4},
     "loss": ["cross_entropy", "focal"],
 }
@@ -56,7 +56,9 @@ def test_every_suggested_range_fits_its_field():
     """What `search init` proposes is accepted by the study file."""
     suggested = {name: domain for name, parameter in PARAMETERS.items() if (domain := parameter.suggested)}
     assert {"learning_rate", "loss", "sampler", "focal_gamma"} <= suggested.keys()
-    assert config_of(suggested).space == suggested
+    for name, domain in suggested.items():
+        needed = {other: allowed[0] for other, allowed in PARAMETERS[name].when.items()}
+        assert config_of({name: domain}, training=needed).space == {name: domain}
 
 
 def test_values_become_those_of_the_field():
@@ -89,7 +91,15 @@ def test_values_become_those_of_the_field():
         ("epochs: {low: 1, high: 3, step: 0.5}", "space.epochs.step: found 0.5, expected a whole number"),
         ("epochs: [1, two]", 'space.epochs[1]: found "two", expected a whole number'),
         ("loss: {low: 1, high: 2}", 'space.loss: found {"low": 1, "high": 2}, expected a list of choices'),
-        ("loss: [focal, hinge]", "space.loss[1]: found \"hinge\", expected 'cross_entropy' or 'focal'"),
+        ("loss: [focal, hinge]", "space.loss[1]: found \"hinge\", expected 'cross_entropy', 'focal', 'dice', 'ldam', "),
+        (
+            "gamma: [1, 2]",
+            'space.gamma: found "gamma", expected a field of model or training; did you mean focal_gamma?',
+        ),
+        (
+            "focal_alpha: [none]",
+            'space.focal_alpha: found "focal_alpha", expected a field of model or training; did you ',
+        ),
         ("focal_gamma: [1, 2]", "space.focal_gamma: no effect while training.loss is cross_entropy; it needs focal"),
         (
             "loss: [cross_entropy], focal_gamma: [1, 2]",
@@ -104,8 +114,43 @@ def test_a_space_that_cannot_be_searched_is_refused(tmp_path, space, message):
 
 def test_a_condition_is_followed_to_its_own(tmp_path):
     """Beta depends on the weights and these on the loss."""
-    message = refusal(tmp_path, "class_balanced_beta: [0.9, 0.99]", "training: {focal_alpha: class_balanced}")
-    assert message == "space.class_balanced_beta: no effect while training.loss is cross_entropy; it needs focal"
+    message = refusal(
+        tmp_path, "class_balanced_beta: [0.9, 0.99]", "training: {class_weights: class_balanced, loss: dice}"
+    )
+    assert message == (
+        "space.class_balanced_beta: no effect while training.loss is dice; it needs cross_entropy or focal or ldam"
+    )
+
+
+@pytest.mark.parametrize(
+    ("space", "more", "message"),
+    [
+        (
+            "loss: [focal, dice]",
+            "training: {label_smoothing: 0.1}",
+            "space.loss: label_smoothing 0.1 cannot go with loss dice: Dice compares sets of rows, and a smoothed ",
+        ),
+        (
+            "learning_rate: {low: 1e-5, high: 1e-3, log: true}",
+            "training: {min_learning_rate: 2e-5}",
+            "space.learning_rate: min_learning_rate 2e-05 is above learning_rate 1e-05; expected at most that",
+        ),
+        (
+            "token_deletion: {low: 0, high: 0.2}, pooling: [mean, cls], trainable_layers: [0, 2]",
+            "",
+            "space.token_deletion: token_deletion cannot go with trainable_layers 0: the head alone is trained on the ",
+        ),
+    ],
+)
+def test_values_that_cannot_go_together_are_refused_before_anything_is_trained(tmp_path, space, more, message):
+    """Two that are searched, or one of them fixed, with the reason."""
+    assert refusal(tmp_path, space, more).startswith(message)
+
+
+def test_values_that_cannot_go_together_may_stand_in_a_space_that_never_combines_them():
+    """Label smoothing is sampled with the losses alone that are defined with it."""
+    config = config_of({"loss": ["cross_entropy", "dice"], "label_smoothing": [0.0, 0.1]})
+    assert suggest(optuna.trial.FixedTrial({"loss": "dice"}), config) == {"loss": "dice"}
 
 
 def test_a_grid_needs_values_that_can_be_listed(tmp_path):
@@ -117,14 +162,15 @@ def test_a_grid_needs_values_that_can_be_listed(tmp_path):
 
 def test_parameters_are_suggested_only_where_they_have_an_effect():
     """Conditions hold along the chain: beta needs class-balanced weights, which need focal loss."""
-    names = {"none": {"loss", "focal_gamma", "focal_alpha"}, "class_balanced": set(FOCAL)}
+    names = {"none": {"loss", "focal_gamma", "class_weights"}, "class_balanced": set(FOCAL)}
     for alpha, expected in names.items():
         trial = optuna.trial.FixedTrial(
-            {"loss": "focal", "focal_alpha": alpha, "focal_gamma": 1.0, "class_balanced_beta": 0.9}
+            {"loss": "focal", "class_weights": alpha, "focal_gamma": 1.0, "class_balanced_beta": 0.9}
         )
         assert suggest(trial, config_of(FOCAL)).keys() == expected
-    trial = optuna.trial.FixedTrial({"loss": "cross_entropy", "focal_alpha": "class_balanced"})
-    assert suggest(trial, config_of(FOCAL)) == {"loss": "cross_entropy"}
+    trial = optuna.trial.FixedTrial({"loss": "dice", "class_weights": "class_balanced"})
+    config = config_of(FOCAL | {"loss": ["dice", "focal"]})
+    assert suggest(trial, config) == {"loss": "dice"}
 
 
 def test_a_condition_may_be_met_by_a_fixed_value():
@@ -175,12 +221,12 @@ def test_a_grid_has_each_distinct_combination_once():
     """Parameters without effect do not multiply the grid."""
     space = FOCAL | {"focal_gamma": {"low": 1, "high": 2, "step": 0.5}}
     combinations = grid(config_of(space))
-    assert len(combinations) == 1 + 3 * (1 + 2)
-    assert combinations[0] == {"loss": "cross_entropy"}
+    assert len(combinations) == (1 + 2) + 3 * (1 + 2)
+    assert combinations[0] == {"loss": "cross_entropy", "class_weights": "none"}
     assert {
         "loss": "focal",
         "focal_gamma": 1.5,
-        "focal_alpha": "class_balanced",
+        "class_weights": "class_balanced",
         "class_balanced_beta": 0.9,
     } in combinations
 
@@ -223,4 +269,4 @@ def test_decimal_steps_do_not_drift():
 def test_a_space_made_in_python_is_checked_like_one_from_a_file():
     """The model itself refuses it."""
     with pytest.raises(ValidationError, match="expected at most"):
-        config_of({"learning_rate": {"low": 1, "high": 2}})
+        config_of({"learning_rate": {"low": 1, "high": 20}})

@@ -18,8 +18,9 @@ from sqlalchemy.exc import OperationalError
 from storage import database
 from storage.database import SCHEMA, clock, connect, migrate, reading, redact, writing
 from storage.errors import StorageError, StorageUnavailable
-from storage.migrations import revisions
+from storage.migrations import revisions, upgrade
 from storage.tables import Table
+from storage.view import LedgerView
 from tests.conftest import PostgresServer
 
 OpenEngine = Callable[[str], Engine]
@@ -234,6 +235,19 @@ def test_the_clock_is_the_databases(database_url: str, open_engine: OpenEngine) 
     assert 0.01 < second - first < 5
 
 
+RECORDED_BY_THE_FIRST_VERSION = (
+    "INSERT INTO ledger_studies VALUES "
+    "(:study, :name, 'running', '{}', 'score', :direction, 1, '{}', '{}', 0, :manifest)",
+    "INSERT INTO ledger_trials (study_id, number, state, params, told) VALUES (:study, 0, 'running', '{}', :no)",
+    "INSERT INTO ledger_fold_runs (study_id, trial, fold, state, token, attempt, num_epochs, seconds) "
+    "VALUES (:study, 0, 0, 'waiting', 0, 1, 3, 0)",
+    *(
+        f"INSERT INTO ledger_epochs VALUES (:study, 0, 0, {epoch}, {score}, '{{}}', 1)"
+        for epoch, score in enumerate((0.5, 0.4, 0.6), start=1)
+    ),
+)
+
+
 class TestMigrate:
     def test_the_tables_are_those_the_code_declares(self, database_url: str, open_engine: OpenEngine) -> None:
         """Alembic finds no difference between the migrated database and storage.tables."""
@@ -251,11 +265,25 @@ class TestMigrate:
         with writing(engine) as connection:
             connection.execute(text(f"UPDATE {VERSIONS} SET version_num = '9999'"))
         with pytest.raises(
-            StorageError, match=r"newer version of fold-search \(found schema 9999, expected at most 0001\)"
+            StorageError, match=r"newer version of fold-search \(found schema 9999, expected at most 0002\)"
         ):
             migrate(engine)
         with reading(engine) as connection:
             assert connection.scalar(text(f"SELECT version_num FROM {VERSIONS}")) == "9999"
+
+    def test_a_database_of_the_first_version_goes_on(self, database_url: str, open_engine: OpenEngine) -> None:
+        """What it recorded stays; an epoch's standing is the best score of its fold so far."""
+        engine = open_engine(database_url)
+        with writing(engine) as connection:
+            upgrade(connection, "0001")
+            for study, direction in enumerate(("maximize", "minimize"), start=1):
+                for statement in RECORDED_BY_THE_FIRST_VERSION:
+                    values = {"study": study, "direction": direction, "name": direction, "no": False, "manifest": b""}
+                    connection.execute(text(statement), values)
+        migrate(engine)
+        standings = [sorted(LedgerView(engine, study).standings()) for study in (1, 2)]
+        assert [[standing for *_, standing in found] for found in standings] == [[0.5, 0.5, 0.6], [0.5, 0.4, 0.4]]
+        assert LedgerView(engine, 1).fold_runs()[0].sample is None
 
     def test_a_migrated_database_needs_neither_alembic_nor_optuna(
         self, sqlite_url: str, open_engine: OpenEngine

@@ -52,7 +52,9 @@ def record_epochs(ledger: Ledger, *scores: float, num_epochs: int = NUM_EPOCHS) 
     scores = scores or tuple(score_of(claim.trial, claim.fold, epoch) for epoch in range(1, num_epochs + 1))
     for epoch, score in enumerate(scores, start=1):
         metrics = {"train_loss": 1 / epoch, "val_loss": 1.1 / epoch, "val_macro_f1": score, "learning_rate": 1e-4}
-        record = EpochRecord(trial=claim.trial, fold=claim.fold, epoch=epoch, score=score, metrics=metrics, seconds=0.1)
+        record = EpochRecord(
+            trial=claim.trial, fold=claim.fold, epoch=epoch, score=score, standing=score, metrics=metrics, seconds=0.1
+        )
         ledger.record_epoch(claim, record, checkpoint=None)
     ledger.finish_fold(claim, FoldRunState.DONE, score=scores[-1], best_epoch=len(scores))
     return scores[-1]

@@ -88,7 +88,7 @@ def test_more_than_mlflow_takes_at_once_arrives_in_parts(mlflow_uri: str, client
     claim = ledger.claim("tester", lease_seconds=60)
     metrics = {f"metric_{number}": number / 7 for number in range(600)} | {"f1/[a%]": 0.5}
     for epoch in (1, 2):
-        record = EpochRecord(trial=0, fold=0, epoch=epoch, score=0.5, metrics=metrics, seconds=0.1)
+        record = EpochRecord(trial=0, fold=0, epoch=epoch, score=0.5, standing=0.5, metrics=metrics, seconds=0.1)
         ledger.record_epoch(claim, record, checkpoint=None)
     ledger.finish_trial(0, TrialState.STOPPED, reason="y" * 9000)
     publish_pending(ledger, MlflowTracker(mlflow_uri))

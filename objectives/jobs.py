@@ -1,0 +1,62 @@
+"""What is trained and what comes of it: one fold run's settings, rows and goal, and the score of each of its epochs."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.metrics import Goal, Task
+from objectives.params import Params
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochScore:
+    """What one epoch came to."""
+
+    epoch: int  # from 1
+    score: float  # the study's metric on the validation rows
+    standing: float  # the score of the epoch that is chosen so far: what the fold would end with by now
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldJob:
+    """What is trained: everything but the machine."""
+
+    params: Params
+    goal: Goal
+    labels: NDArray[np.int64] | NDArray[np.float64]  # of all rows: classes, or numbers
+    label_names: tuple[str, ...]  # empty for a numeric label
+    training_rows: Rows
+    validation_rows: Rows
+    seed: int  # a function of the study's seed and the fold, never of the trial
+
+    @property
+    def task(self) -> Task:
+        """What the label is."""
+        return "classification" if self.label_names else "regression"
+
+    @property
+    def num_outputs(self) -> int:
+        """One for each class, or one number."""
+        return len(self.label_names) or 1
+
+    def counts(self, rows: Rows) -> NDArray[np.int64]:
+        """How many of `rows` are of each class, (classes,); empty for a numeric label."""
+        if not self.label_names:
+            return np.empty(0, np.int64)
+        return np.bincount(self.labels[rows], minlength=len(self.label_names))
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of everything that decides the training."""
+        settings = (self.params.model_dump_json(), asdict(self.goal), self.label_names, self.seed)
+        digest = hashlib.sha256(f"2 {settings}".encode())
+        kind = "<i8" if self.label_names else "<f8"
+        digest.update(self.labels.astype(kind).tobytes() + b"/")
+        for rows in (self.training_rows, self.validation_rows):
+            digest.update(rows.astype("<i8").tobytes() + b"/")
+        return digest.hexdigest()

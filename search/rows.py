@@ -1,0 +1,107 @@
+"""A study's rows: the data as it was when the study began, its folds, and what was predicted of them out of fold."""
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.data import Dataset, Labels, read_dataset
+from objectives.folds import split
+from objectives.metrics import METRICS, Goal
+from search.config import StudyConfig
+from search.errors import USER_ERRORS, ConfigError
+from search.goal import make_goal
+from storage.artifacts import Artifacts
+from storage.records import FoldRun, FoldRunState
+from storage.view import LedgerView
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Every row whose fold is done, predicted by the best epoch of the fold that did not train on it."""
+
+    rows: NDArray[np.int64]  # (n,) indices into the data, rising within a fold
+    folds: NDArray[np.int16]  # (n,)
+    truth: Labels  # (n,) classes, or a numeric label
+    predictions: NDArray[np.float32]  # (n, classes) probabilities, or (n, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRows:
+    """The rows of one study; `config` has this machine's paths. They are read when first asked for, and once."""
+
+    ledger: LedgerView
+    config: StudyConfig
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The study's rows; DataError, or ConfigError if they are not those that the study was begun with."""
+        dataset = read_dataset(self.config.data)
+        expected = self.ledger.study().fingerprints["data"]
+        if dataset.fingerprint != expected:
+            raise ConfigError(
+                f"{self.config.data.path}: the data has changed since the study began "
+                f"(fingerprint {dataset.fingerprint[:12]}, expected {expected[:12]})"
+            )
+        return dataset
+
+    @cached_property
+    def assignments(self) -> NDArray[np.int16]:
+        """The fold of every row, EXTRA for those that are only trained on."""
+        return self.ledger.assignments()
+
+    @cached_property
+    def goal(self) -> Goal:
+        """What an epoch is scored by."""
+        return make_goal(self.config, self.dataset.label_names)
+
+    def split(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the training and the validation rows of a fold."""
+        return split(self.assignments, self.dataset.groups, fold)
+
+    def held_out(self, runs: Sequence[FoldRun]) -> HeldOut:
+        """Return the stored predictions of one trial's fold runs that are done.
+
+        Raises ConfigError where they are damaged or do not fit the rows, StorageError where they cannot be read.
+        """
+        artifacts = Artifacts(self.config.storage.artifacts)
+        folds = [np.flatnonzero(self.assignments == run.fold) for run in runs]
+        num_outputs = len(self.dataset.label_names) or 1
+        rows = np.concatenate(folds)
+        return HeldOut(
+            rows=rows,
+            folds=self.assignments[rows],
+            truth=self.dataset.labels[rows],
+            predictions=np.concatenate(
+                [_read(artifacts, run, (len(mine), num_outputs)) for run, mine in zip(runs, folds, strict=True)]
+            ),
+        )
+
+    def pooled_score(self, trial: int) -> float | None:
+        """Score a complete trial's predictions of all rows together; None, and a warning, where they cannot be had."""
+        runs = [run for run in self.ledger.fold_runs() if run.trial == trial and run.state is FoldRunState.DONE]
+        try:
+            held_out = self.held_out(runs)
+            return METRICS[self.goal.metric](held_out.truth, held_out.predictions, self.goal)
+        except USER_ERRORS as error:
+            log.warning("trial %d has no pooled score: %s", trial, error)
+            return None
+
+
+def _read(artifacts: Artifacts, run: FoldRun, shape: tuple[int, int]) -> NDArray[np.float32]:
+    where = f"trial {run.trial}, fold {run.fold}: the predictions {run.predictions!r}"
+    if run.predictions is None:
+        raise ConfigError(f"trial {run.trial}, fold {run.fold}: there are no stored predictions")
+    try:
+        stored = np.load(io.BytesIO(artifacts.get(run.predictions)), allow_pickle=False)
+    except (ValueError, EOFError):
+        raise ConfigError(f"{where} are damaged, expected a .npy file") from None
+    if stored.shape != shape:
+        raise ConfigError(f"{where} have shape {stored.shape}, expected {shape}")
+    return np.asarray(stored, np.float32)
