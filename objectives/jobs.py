@@ -45,11 +45,16 @@ class FoldJob:
         """One for each class, or one number."""
         return len(self.label_names) or 1
 
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The labels of all rows, where they are classes."""
+        return np.asarray(self.labels, np.int64)
+
     def counts(self, rows: Rows) -> NDArray[np.int64]:
         """How many of `rows` are of each class, (classes,); empty for a numeric label."""
         if not self.label_names:
             return np.empty(0, np.int64)
-        return np.bincount(self.labels[rows], minlength=len(self.label_names))
+        return np.bincount(self.classes[rows], minlength=len(self.label_names))
 
     def fingerprint(self) -> str:
         """Return the sha256 of everything that decides the training."""

@@ -53,7 +53,7 @@ class FoldTraining:
         self._sample = as_sample(job.training_rows)
         if job.label_names:
             self._sample = resample(
-                job.training_rows, job.labels, params=training, seed=job.seed, embeddings=inputs.embeddings
+                job.training_rows, job.classes, params=training, seed=job.seed, embeddings=inputs.embeddings
             )
         drawn = self._draw(epoch=1)
         self.sample = replace(
@@ -199,7 +199,7 @@ class FoldTraining:
         if not self._job.label_names:
             return self._sample
         training = self._job.params.training
-        return draw(self._sample, self._job.labels, params=training, seed=self._job.seed, epoch=epoch)
+        return draw(self._sample, self._job.classes, params=training, seed=self._job.seed, epoch=epoch)
 
     def _steps(self, epoch: int) -> list[list[Sample]]:
         """Return each batch of each optimiser step; the last step may have fewer."""

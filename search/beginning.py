@@ -117,7 +117,7 @@ def check_settings(config: StudyConfig, dataset: Dataset, assignments: NDArray[n
     for params in _variants(config, "sampler", "sampler_neighbors", "sampler_min_rows"):
         if not dataset.label_names and params.sampler != "none":
             raise ConfigError(f"training.sampler: found {params.sampler} for a numeric label, expected none")
-        check_sampler(params, labels=dataset.labels, assignments=assignments, label_names=dataset.label_names)
+        check_sampler(params, labels=dataset.strata, assignments=assignments, label_names=dataset.label_names)
 
 
 def _variants(config: StudyConfig, *names: str) -> Iterator[TrainingParams]:

@@ -275,7 +275,9 @@ def _written_leaves(config: StudyConfig) -> dict[str, str]:
 
 def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
     data = sections.get("data")
-    for key in ("path", "extra") if isinstance(data, dict) else ():
+    if not isinstance(data, dict):
+        return
+    for key in ("path", "extra"):
         if isinstance(data.get(key), str):
             data[key] = os.path.abspath(folder / os.path.expanduser(data[key]))
 

@@ -1,9 +1,10 @@
 """Progress of a run: a live panel on a terminal, one plain line an event elsewhere."""
 
 import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -111,6 +112,8 @@ def describe(event: Event, *, metric: str) -> str:
             return f"{where} continues after epoch {payload['num_epochs']}"
         case EventKind.FOLD_STARTED:
             return f"{where} started"
+        case EventKind.FOLD_SAMPLED:
+            return f"{where} trains on {sample_line(payload)}"
         case EventKind.EPOCH:
             losses = " ".join(f"{name} {payload['metrics'][name]:.4f}" for name in ("train_loss", "val_loss"))
             return f"{where} epoch {event.epoch}: {metric} {payload['score']:.4f} {losses} ({payload['seconds']:.1f}s)"
@@ -121,6 +124,21 @@ def describe(event: Event, *, metric: str) -> str:
         case EventKind.STUDY_FINISHED:
             return f"study finished: {payload['reason']}"
     return f"{where} {event.kind.value.replace('_', ' ')}"
+
+
+def sample_line(sample: Mapping[str, Any]) -> str:
+    """What resampling made of a fold's training rows, in one line."""
+    before, after = sum(sample["counts_before"]), sum(sample["counts_after"])
+    if sample["counts_before"] == sample["counts_after"]:
+        return f"its {sample['num_rows_in']} rows"
+    synthetic = f", {sample['num_synthetic']} of them synthetic" if sample["num_synthetic"] else ""
+    sizes = f"classes of {_ends(sample['counts_before'])} rows become {_ends(sample['counts_after'])}"
+    return f"{after} rows for {before}{synthetic}: {sizes}"
+
+
+def _ends(counts: Sequence[int]) -> str:
+    present = [count for count in counts if count] or [0]
+    return f"{min(present)} to {max(present)}"
 
 
 def _outcome(payload: dict[str, object], metric: str) -> str:

@@ -98,8 +98,9 @@ def _read(artifacts: Artifacts, run: FoldRun, shape: tuple[int, int]) -> NDArray
     where = f"trial {run.trial}, fold {run.fold}: the predictions {run.predictions!r}"
     if run.predictions is None:
         raise ConfigError(f"trial {run.trial}, fold {run.fold}: there are no stored predictions")
+    content = artifacts.get(run.predictions)
     try:
-        stored = np.load(io.BytesIO(artifacts.get(run.predictions)), allow_pickle=False)
+        stored = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError):
         raise ConfigError(f"{where} are damaged, expected a .npy file") from None
     if stored.shape != shape:

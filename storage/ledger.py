@@ -181,7 +181,7 @@ class Ledger(LedgerView):
             if found.finished_at is not None:
                 return
             reason = reason or found.reason
-            result = {"state": state, "score": score, "std": std, "pooled": pooled}
+            result: dict[str, Any] = {"state": state, "score": score, "std": std, "pooled": pooled}
             result |= {"estimate": estimate, "reason": reason}
             leases.end_open(change, number, OPEN_STATES, reason=reason)
             finished = update(TrialRow).where(*self._trial(number))
