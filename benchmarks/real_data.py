@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 
+from models.params import Scalar
 from objectives.data import Dataset, read_dataset
+from objectives.jobs import FoldJob
 from objectives.tasks.text import prepare_text
-from objectives.training import FoldJob, FoldTraining
+from objectives.training import FoldTraining
 from search.config import StudyConfig, load_config
+from search.goal import make_goal
 from search.objective import choose_device, fold_seed
 from search.report import summarise
 from search.space import resolve
@@ -44,13 +48,21 @@ def main() -> None:
     config = load_config(arguments.study_file, overrides)
     name = arguments.study or arguments.folder.name
     start = time.perf_counter()
-    options = [option for override in overrides for option in ("--set", override)]
-    command = [Path(sys.executable).with_name("search"), "run", "--study", name, "--config", arguments.study_file]
-    subprocess.run([*command, *options], check=True)
+    run_search(name, arguments.study_file, overrides)
     print(f"\nsearch: {time.perf_counter() - start:.0f} s")
     both = join(config, arguments.folder / "test.csv.gz")
     study = find(name, url=arguments.storage)
-    report(study, both, list(fold_predictions(study, config, both, num_folds=arguments.folds)))
+    best = summarise(study.ledger).best
+    assert best is not None
+    predictions = fold_predictions(study, config, both, trial=best.trial, params=best.params)
+    report(study, both, list(islice(predictions, arguments.folds)))
+
+
+def run_search(name: str, study_file: Path, overrides: Sequence[str], *, workers: int = 1) -> None:
+    """Run the study through the command line."""
+    options = [option for override in overrides for option in ("--set", override)]
+    command = [Path(sys.executable).with_name("search"), "run", "--study", name, "--config", study_file]
+    subprocess.run([*command, "--workers", str(workers), *options], check=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,37 +85,36 @@ def join(config: StudyConfig, test_file: Path) -> Both:
     assert train.label_names == test.label_names
     texts, labels = [*train.texts, *test.texts], np.concatenate([train.labels, test.labels])
     rows = np.arange(len(texts))
-    dataset = replace(train, texts=texts, labels=labels, rows=rows + 1, groups=rows, fingerprint="")
+    dataset = replace(train, texts=texts, labels=labels, strata=labels, rows=rows + 1, groups=rows, fingerprint="")
     return Both(dataset=dataset, train=rows[: len(train.texts)], test=rows[len(train.texts) :])
 
 
 def fold_predictions(
-    study: OpenStudy, config: StudyConfig, both: Both, *, num_folds: int | None
+    study: OpenStudy, config: StudyConfig, both: Both, *, trial: int, params: dict[str, Scalar]
 ) -> Iterator[NDArray[np.float32]]:
-    """Train the best trial's folds as the search did, each up to its best epoch; probabilities of the test rows."""
-    best = summarise(study.ledger).best
-    assert best is not None
-    params, assignments = resolve(config, best.params), study.ledger.assignments()
+    """Train a trial's folds as the search did, each up to its best epoch; yields probabilities of the test rows."""
+    resolved, assignments = resolve(config, params), study.ledger.assignments()
     inputs = prepare_text(
         both.dataset,
-        encoder=params.model.encoder,
-        max_length=params.model.max_length,
+        encoder=resolved.model.encoder,
+        max_length=resolved.model.max_length,
         cache=Path(config.storage.cache),
         device=choose_device(0),
     )
-    runs = [run for run in study.ledger.fold_runs() if run.trial == best.trial]
-    for run in runs[:num_folds]:
+    for run in (run for run in study.ledger.fold_runs() if run.trial == trial):
         job = FoldJob(
-            params=params,
-            metric=config.study.metric,
-            num_classes=len(both.dataset.label_names),
+            params=resolved,
+            goal=make_goal(config, both.dataset.label_names),
             labels=both.dataset.labels,
+            label_names=tuple(both.dataset.label_names),
             training_rows=both.train[assignments != run.fold],
             validation_rows=both.train[assignments == run.fold],
             seed=fold_seed(config.study.seed, run.fold),
         )
         training = FoldTraining(job, inputs=inputs, device=choose_device(0))
-        next(score for score in training.epochs() if score.epoch == run.best_epoch)
+        again = next(score for score in training.epochs() if score.epoch == run.best_epoch)
+        if run.score is None or abs(again.score - run.score) > 0.02:
+            print(f"trial {trial} fold {run.fold}: {again.score:.4f} the second time, {run.score} in the study")
         yield training.predict(both.test)
 
 
