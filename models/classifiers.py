@@ -33,7 +33,38 @@ class Head(nn.Module):
         return self.scale * functional.linear(functional.normalize(states), functional.normalize(self.linear.weight))
 
 
-class TextClassifier(nn.Module):
+class Classifier(nn.Module):
+    """A head on pooled states; what makes these is the subclasses'."""
+
+    head: nn.Module
+
+    def pooled(self, **inputs: Tensor) -> Tensor:
+        """Return what the head sees, (rows, width), of one batch of inputs."""
+        raise NotImplementedError
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return logits, (rows, outputs), of one batch of inputs."""
+        logits: Tensor = self.head(self.pooled(**inputs))
+        return logits
+
+    def depths(self) -> dict[str, int]:
+        """Return how many layers each parameter lies below the head, which is at 0."""
+        return {name: 0 for name, _ in self.named_parameters()}
+
+
+class HeadOnly(Classifier):
+    """A head on states that were computed before."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def pooled(self, *, states: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the states, (rows, width), as they are."""
+        return states
+
+
+class TextClassifier(Classifier):
     """Classifies texts by the pooled states of an encoder; all of it, its top layers or only the head is trained.
 
     Raises EncoderError if the encoder cannot be used as asked.
@@ -52,12 +83,7 @@ class TextClassifier(nn.Module):
             for layer in self._trained_layers():
                 layer.requires_grad_(True)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits, (rows, outputs), for token ids and their mask, both (rows, tokens)."""
-        logits: Tensor = self.head(self.pooled(input_ids, attention_mask))
-        return logits
-
-    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def pooled(self, *, input_ids: Tensor, attention_mask: Tensor) -> Tensor:  # type: ignore[override]
         """Return what the head sees, (rows, width), of token ids and their mask, both (rows, tokens)."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return pool(hidden, attention_mask, pooling=self.pooling)

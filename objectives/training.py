@@ -22,7 +22,8 @@ from objectives.networks import Network
 from objectives.optimisers import Optimiser
 from objectives.sampling import Sample, as_sample, draw, resample
 from objectives.schedules import is_out_of_patience, learning_rate_factor, plateau_falls
-from objectives.tasks.text import TextInputs, bucketed_batches
+from objectives.tasks.feeds import Inputs
+from objectives.tasks.text import bucketed_batches
 
 Predictions = NDArray[np.float32]
 
@@ -40,7 +41,7 @@ class FoldTraining:
     sampler leaves no row of a class.
     """
 
-    def __init__(self, job: FoldJob, *, inputs: TextInputs, device: str) -> None:
+    def __init__(self, job: FoldJob, *, inputs: Inputs, device: str) -> None:
         if inputs.encoder != job.params.model.encoder:
             raise ValueError(f"tokens of {inputs.encoder!r} cannot train {job.params.model.encoder!r}")
         training = job.params.training

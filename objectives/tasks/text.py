@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.classifiers import pool
+from models.classifiers import Classifier, Head, HeadOnly, TextClassifier, pool
 from models.encoders import load_encoder, load_tokenizer, resolve_encoder
+from models.masked_language import draw_replacements, load_masked_language_model
+from models.params import ModelParams
+from objectives.augmentation import Augmentation
 from objectives.data import Dataset
 from objectives.devices import rows_per_forward
+from objectives.jobs import FoldJob
+from objectives.params import TOKEN_CHANGES
+from objectives.tasks.feeds import Batch
 
 Array = NDArray[Any]
 
@@ -73,12 +80,56 @@ class TextInputs:
 
         return _cached(self.cache / f"pooled-{key}", compute)["pooled"]
 
+    def feed(self, job: FoldJob, *, device: str) -> "TextFeed":
+        """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
+        model = job.params.model
+        # With nothing but the head to train, the encoder runs once a study, not once an epoch.
+        frozen = model.trainable_layers == 0
+        return TextFeed(
+            tokens=self.tokens,
+            model=model,
+            labels=job.labels,
+            states=self.pooled(pooling=model.pooling, max_length=model.max_length) if frozen else None,
+            augment=_augmentation(job, self, device),
+        )
+
     def embeddings(self) -> NDArray[np.float32]:
         """Return every row's mean-pooled frozen states, scaled to length 1: where neighbours are looked for."""
         states = self.pooled(pooling="mean", max_length=int(np.diff(self.tokens.offsets).max()))
         norms = np.linalg.norm(states, axis=1, keepdims=True)
         scaled: NDArray[np.float32] = states / np.maximum(norms, 1e-12)
         return scaled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFeed:
+    """What one trial's model sees of the texts: their tokens, or the frozen encoder's states of them."""
+
+    tokens: TokenisedTexts
+    model: ModelParams
+    labels: NDArray[np.int64] | NDArray[np.float64]
+    states: NDArray[np.float32] | None
+    augment: Augmentation | None
+
+    def build(self, *, num_outputs: int, scale: float | None) -> Classifier:
+        """Return the classifier, or its head alone; raises EncoderError if the encoder cannot be used as asked."""
+        if self.states is None:
+            return TextClassifier(self.model, num_outputs=num_outputs, scale=scale)
+        width = self.states.shape[1]
+        return HeadOnly(Head(width, dropout=self.model.dropout, num_outputs=num_outputs, scale=scale))
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of tokens of each row."""
+        return self.tokens.lengths(rows, max_length=self.model.max_length)
+
+    def batch(self, rows: NDArray[np.int64], *, random: np.random.Generator | None = None) -> Batch:
+        """Return `input_ids` and `attention_mask`, (rows, tokens), or `states`, (rows, width)."""
+        if self.states is not None:
+            return {"states": torch.from_numpy(self.states[rows])}
+        batch = self.tokens.batch(rows, max_length=self.model.max_length)
+        if self.augment is None or random is None:
+            return batch
+        return self.augment(batch, self.labels[rows], random=random)
 
 
 def prepare_text(dataset: Dataset, *, encoder: str, max_length: int, cache: Path, device: str = "cpu") -> TextInputs:
@@ -148,6 +199,23 @@ def _pool_all(
         hidden = model(**batch).last_hidden_state
         states[chosen] = pool(hidden, batch["attention_mask"], pooling=pooling).cpu().numpy()
     return states
+
+
+def _augmentation(job: FoldJob, inputs: TextInputs, device: str) -> Augmentation | None:
+    training, tokens = job.params.training, inputs.tokens
+    if not any(getattr(training, name) for name in TOKEN_CHANGES):
+        return None
+    replace = None
+    if training.token_replacement > 0:
+        replace = partial(draw_replacements, load_masked_language_model(inputs.encoder).to(device))
+    return Augmentation(
+        training,
+        counts=job.counts(job.training_rows) if job.label_names else None,
+        special=tokens.special_ids,
+        pad_id=tokens.pad_id,
+        mask_id=tokens.mask_id,
+        replace=replace,
+    )
 
 
 def _num_closing(tokenizer: Any) -> int:

@@ -9,6 +9,7 @@ from models.params import ModelParams
 
 TOKENS = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+INPUTS = {"input_ids": TOKENS, "attention_mask": MASK}
 
 
 @pytest.fixture
@@ -32,15 +33,15 @@ def test_mean_pool_leaves_padding_out():
 def test_padding_does_not_change_the_logits(build, pooling):
     """A text's logits do not depend on the longest text beside it."""
     model = build(pooling=pooling).eval()
-    together = model(TOKENS, MASK)
-    alone = model(TOKENS[1:, :3], MASK[1:, :3])
+    together = model(**INPUTS)
+    alone = model(input_ids=TOKENS[1:, :3], attention_mask=MASK[1:, :3])
     torch.testing.assert_close(together[1:], alone)
     assert together.shape == (2, 4)
 
 
 def test_pooling_reads_the_states_it_names(build):
     """The first token's state and the mean give different logits."""
-    assert not torch.equal(build(pooling="mean").eval()(TOKENS, MASK), build(pooling="cls").eval()(TOKENS, MASK))
+    assert not torch.equal(build(pooling="mean").eval()(**INPUTS), build(pooling="cls").eval()(**INPUTS))
 
 
 def test_same_seed_gives_the_same_head(build):
@@ -55,7 +56,7 @@ def test_same_seed_gives_the_same_head(build):
 def test_only_the_top_layers_and_the_head_get_gradients(build, layers, trained):
     """Everything below the trained layers stays as it was pretrained."""
     model = build(trainable_layers=layers)
-    model(TOKENS, MASK).sum().backward()
+    model(**INPUTS).sum().backward()
     names = [name.removeprefix("encoder.") for name, weight in model.named_parameters() if weight.grad is not None]
     assert {name[:4] if name.startswith("head") else name[:15] for name in names} == trained
 
@@ -63,7 +64,7 @@ def test_only_the_top_layers_and_the_head_get_gradients(build, layers, trained):
 def test_everything_is_trained_by_default(build):
     """Null trains the embeddings, too."""
     model = build()
-    model(TOKENS, MASK).sum().backward()
+    model(**INPUTS).sum().backward()
     assert all(weight.grad is not None for weight in model.parameters())
 
 
@@ -73,7 +74,7 @@ def test_backward_ends_at_the_lowest_trained_layer(build):
     recorded = []
     for layer in encoder_layers(model.encoder):
         layer.register_forward_hook(lambda module, inputs, output: recorded.append(output.requires_grad))
-    model(TOKENS, MASK)
+    model(**INPUTS)
     assert recorded == [False, True]
 
 
@@ -98,7 +99,7 @@ def test_depths_count_from_the_head_down(build):
 def test_a_head_with_a_scale_gives_scaled_cosines(build):
     """Neither the length of a state nor that of a class's weights counts."""
     model = build(scale=20.0).eval()
-    states = model.pooled(TOKENS, MASK)
+    states = model.pooled(**INPUTS)
     expected = 20 * torch.cosine_similarity(states[:, None], model.head.linear.weight[None], dim=2)
-    torch.testing.assert_close(model(TOKENS, MASK), expected)
+    torch.testing.assert_close(model(**INPUTS), expected)
     torch.testing.assert_close(model.head(states), model.head(3 * states))

@@ -59,12 +59,12 @@ def test_head_only_training_reads_the_encoder_s_states_from_the_cache(train, inp
     training = train(epochs=2, model={"trainable_layers": 0, "pooling": pooling})
     list(training.epochs())
     whole = TextClassifier(training._job.params.model, num_outputs=3).eval()
-    whole.head.load_state_dict(training._network.module.state_dict())
+    whole.head.load_state_dict(training._network.module.head.state_dict())
     rows = training._job.validation_rows
     with torch.no_grad():
         expected = whole(**inputs.tokens.batch(rows, max_length=24)).softmax(dim=1)
     torch.testing.assert_close(torch.tensor(training.predict(rows)), expected)
-    assert set(training._trained) == {"linear.weight", "linear.bias"}
+    assert set(training._trained) == {"head.linear.weight", "head.linear.bias"}
 
 
 def test_each_epoch_has_all_metrics(trained):
@@ -266,7 +266,7 @@ def test_batches_that_do_not_fit_into_memory_are_split(train, monkeypatch):
     def pooled_on_small_device(self, input_ids, attention_mask):
         if len(input_ids) > 3 and self.training:
             raise torch.OutOfMemoryError
-        return pooled(self, input_ids, attention_mask)
+        return pooled(self, input_ids=input_ids, attention_mask=attention_mask)
 
     monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
     (small,) = train(**settings).epochs()

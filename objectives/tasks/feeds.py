@@ -1,0 +1,42 @@
+"""What every kind of data gives to training: the rows as a model's inputs, and the model that takes them."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.classifiers import Classifier
+from objectives.jobs import FoldJob, Rows
+
+Batch = dict[str, Tensor]
+
+
+class Feed(Protocol):
+    """What one trial's model sees of the rows."""
+
+    def build(self, *, num_outputs: int, scale: float | None) -> Classifier:
+        """Return the model, initialised from torch's global random state; with a `scale` its logits are scaled cosines.
+
+        Raises EncoderError.
+        """
+
+    def lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """Return what each row costs, (rows,), so that rows of like cost come together: tokens, or 1 each."""
+
+    def batch(self, rows: Rows, *, random: np.random.Generator | None = None) -> Batch:
+        """Return the inputs of `rows`, on the CPU, changed at random where `random` is given and the trial wants it."""
+
+
+class Inputs(Protocol):
+    """The rows of a study, prepared once for all its fold runs."""
+
+    @property
+    def encoder(self) -> str:
+        """The encoder that they are prepared for."""
+
+    def feed(self, job: FoldJob, *, device: str) -> Feed:
+        """Return what the job's trial sees of the rows; EncoderError, DataError."""
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """Return every row as a point, (rows, width), where neighbours are looked for; computed once a study."""
