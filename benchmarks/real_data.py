@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from models.params import Scalar
 from objectives.data import Dataset, read_dataset
 from objectives.jobs import FoldJob
-from objectives.tasks.text import prepare_text
+from objectives.tasks.preparation import prepare
 from objectives.training import FoldTraining
 from search.config import StudyConfig, load_config
 from search.goal import make_goal
@@ -84,8 +84,11 @@ def join(config: StudyConfig, test_file: Path) -> Both:
     train, test = read_dataset(config.data), read_dataset(config.data.model_copy(update={"path": test_file}))
     assert train.label_names == test.label_names
     texts, labels = [*train.texts, *test.texts], np.concatenate([train.labels, test.labels])
+    columns = {name: [*train.columns[name], *test.columns[name]] for name in train.columns}
     rows = np.arange(len(texts))
-    dataset = replace(train, texts=texts, labels=labels, strata=labels, rows=rows + 1, groups=rows, fingerprint="")
+    dataset = replace(
+        train, texts=texts, columns=columns, labels=labels, strata=labels, rows=rows + 1, groups=rows, fingerprint=""
+    )
     return Both(dataset=dataset, train=rows[: len(train.texts)], test=rows[len(train.texts) :])
 
 
@@ -94,9 +97,9 @@ def fold_predictions(
 ) -> Iterator[NDArray[np.float32]]:
     """Train a trial's folds as the search did, each up to its best epoch; yields probabilities of the test rows."""
     resolved, assignments = resolve(config, params), study.ledger.assignments()
-    inputs = prepare_text(
+    inputs = prepare(
         both.dataset,
-        encoder=resolved.model.encoder,
+        params=resolved.model,
         max_length=resolved.model.max_length,
         cache=Path(config.storage.cache),
         device=choose_device(0),

@@ -25,17 +25,36 @@ def searchable(
     return Field(default, description=meaning, json_schema_extra=extra, **bounds)
 
 
-class ModelParams(BaseModel):
-    """An encoder with a linear head, as the study file's `model:` section or one trial of it."""
-
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class EncoderParams(_Section):
+    """The encoder, what of it is trained, and the head."""
 
     encoder: str = Field(
         description="A model hub name, a pretrained model's folder, or `package:NAME/FOLDER` in an installed package."
     )
     max_length: int = searchable(128, "Tokens of a text that are kept, special tokens included.", ge=4, le=8192)
-    pooling: Literal["mean", "cls"] = searchable(
-        "mean", "How token states become one vector: masked mean, or the first token's.", suggest=["mean", "cls"]
+    long_text: Literal["head", "tail", "head_tail", "windows"] = searchable(
+        "head",
+        "What of a longer text is kept: its beginning, its end, half of each, or all of it in overlapping windows "
+        "whose pooled states are averaged.",
+        source="Sun et al. 2019",
+    )
+    window_overlap: float = searchable(
+        0.25,
+        "Windows: the share of its tokens that a window has in common with the one before.",
+        when={"long_text": ["windows"]},
+        ge=0.0,
+        le=0.9,
+    )
+    pooling: Literal["mean", "cls", "max", "attention"] = searchable(
+        "mean",
+        "How token states become one vector: masked mean, the first token's, the masked maximum of each coordinate, or "
+        "a mean weighted by learned attention.",
+        suggest=["mean", "cls"],
+        source="attention: Yang et al. 2016",
     )
     dropout: float = searchable(
         0.1,
@@ -51,3 +70,77 @@ class ModelParams(BaseModel):
     trainable_layers: int | None = searchable(
         None, "How many top encoder layers are trained; null trains all and the embeddings, 0 the head only.", ge=0
     )
+    reinit_layers: int = searchable(
+        0, "How many top encoder layers start anew from random weights.", source="Zhang et al. 2021", ge=0
+    )
+    lora_rank: int | None = searchable(
+        None,
+        "Rank of the low-rank updates that are trained in place of the encoder's own weights; null: those themselves.",
+        source="Hu et al. 2022",
+        ge=1,
+        le=1024,
+    )
+    lora_alpha: float = searchable(
+        16.0, "LoRA: the updates are scaled by this over the rank.", source="Hu et al. 2022", gt=0.0, le=1024.0
+    )
+    lora_targets: Literal["attention", "all"] = searchable(
+        "attention", "LoRA: which linear layers are updated: those of the attention, or all.", source="Hu et al. 2022"
+    )
+    gradient_checkpointing: bool = searchable(
+        False, "Compute activations again in the backward pass instead of keeping them: less memory, more time."
+    )
+
+
+class ColumnsParams(_Section):
+    """How several text columns are read."""
+
+    architecture: Literal["joined", "columns"] = searchable(
+        "joined",
+        "joined: one encoder reads the text columns one after the other; columns: each column is read and classified "
+        "by itself, and a two-layer head fuses what they say.",
+    )
+    shared_encoder: bool = searchable(
+        True, "columns: whether one encoder reads all columns, or each its own.", when={"architecture": ["columns"]}
+    )
+    column_max_length: dict[str, int] = Field(
+        {}, description="columns: tokens kept of a column, as {column: tokens}; max_length for those not named."
+    )
+    column_dropout: dict[str, float] = Field(
+        {},
+        description="columns: dropout before a column's own classifier, as {column: probability}; dropout otherwise.",
+    )
+    fusion_width: int = searchable(
+        256,
+        "columns: units of the fusing head's hidden layer (ReLU).",
+        when={"architecture": ["columns"]},
+        ge=1,
+        le=8192,
+    )
+
+
+class RelationParams(_Section):
+    """How a sentence with two marked entities is read."""
+
+    entity_form: Literal["separated", "markers", "typed_markers", "typed_punctuation"] = searchable(
+        "typed_markers",
+        "Relations: how the entities are shown: before the sentence and separated from it, between marker tokens in "
+        "it, between markers that name their types, or between punctuation and the types' names.",
+        source="Zhou and Chen 2022",
+    )
+    entity_states: Literal["pooled", "entities"] = searchable(
+        "pooled",
+        "Relations: what the head sees: the pooled states of all tokens, or those at the starts of both entities.",
+        source="Baldini Soares et al. 2019",
+    )
+
+
+class ImageParams(_Section):
+    """How images are read."""
+
+    image_size: int = searchable(
+        224, "Images: their height and width in pixels as the encoder sees them.", ge=8, le=2048
+    )
+
+
+class ModelParams(ImageParams, RelationParams, ColumnsParams, EncoderParams):
+    """An encoder with a head, as the study file's `model:` section or one trial of it."""

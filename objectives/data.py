@@ -3,20 +3,23 @@
 import difflib
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from objectives.errors import DataError
 from objectives.tables import Format, format_of, read_file
 
 Labels = NDArray[np.int64] | NDArray[np.float64]
+
+ENTITY_PARTS = ("", "_start", "_end", "_type")
 
 NUM_NAMED = 5
 NUM_STRATA = 10
@@ -30,6 +33,27 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+class RelationSpec(BaseModel):
+    """The columns of a sentence with two entities, each a span of its characters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sentence: str = Field("sentence", description="The column with the sentence.")
+    subject: str = Field(
+        "subject",
+        description="The column with the first entity's text; its span is in the columns of this name with _start and "
+        "_end after it, its type in the one with _type.",
+    )
+    object: str = Field("object", description="The same of the second entity.")
+    end_inclusive: bool = Field(True, description="Whether the end of a span is its last character, or the one after.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns."""
+        entities = (f"{entity}{part}" for entity in (self.subject, self.object) for part in ENTITY_PARTS)
+        return (self.sentence, *entities)
+
+
 class DataSpec(BaseModel):
     """Where the rows are and which columns count: the study file's `data:` section."""
 
@@ -38,7 +62,14 @@ class DataSpec(BaseModel):
     path: Path = Field(description="CSV, TSV, JSONL or Parquet, UTF-8, each also gzipped.")
     label: str = Field(description="The column with the class of a row, or with its number if the task is regression.")
     text: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        min_length=1, description="The column with the text, or several that are joined."
+        (), description="The column with the text, or several that are joined."
+    )
+    relation: RelationSpec | None = Field(
+        None, description="In place of text: the columns with a sentence and two entities marked in it."
+    )
+    image: str | None = Field(None, description="In place of text: the column with the path of an image.")
+    images: Path | None = Field(
+        None, description="The folder or zip file that image paths start at; null: the folder of data.path."
     )
     separator: str = Field(" ", description="What stands between the joined columns; empty cells are left out.")
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = Field(
@@ -53,16 +84,47 @@ class DataSpec(BaseModel):
         "classification", description="Whether the label is a class or a number."
     )
 
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        kinds = [name for name in ("text", "relation", "image") if getattr(self, name)]
+        if not kinds:
+            expected = "a column, or a list of them, or data.relation or data.image in its place"
+            context = {"expected": expected, "path": ("data", "text"), "found": list(self.text)}
+            raise PydanticCustomError("unmet", "expected {expected}", context)
+        if len(kinds) > 1:
+            raise ValueError(f"{kinds[0]} and {kinds[1]} are both given, expected one of text, relation and image")
+        return self
+
+    @property
+    def kind(self) -> Literal["text", "relation", "image"]:
+        """What the rows are."""
+        return "text" if self.text else "relation" if self.relation else "image"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read beside the label."""
+        if self.relation is not None:
+            return self.relation.columns
+        return self.text or (self.image or "",)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
+class Content:
+    """What is read of the rows of a file, in its order, their labels aside."""
+
+    spec: DataSpec
+    texts: Sequence[str]  # in words: the joined text, or an image's path
+    columns: Mapping[str, Sequence[str]]  # the cells of each column that is read
+    rows: NDArray[np.int64]  # (rows,): the number of the data row in its file, from 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset(Content):
     """The rows of the file, in its order, and after them the extra ones."""
 
-    texts: Sequence[str]
     labels: Labels  # (rows,): an index into label_names, or the number itself
     label_names: Sequence[str]  # sorted; none for numbers
     strata: NDArray[np.int64]  # (rows,): what a stratified split spreads evenly, classes or ranges of the numbers
-    rows: NDArray[np.int64]  # (rows,): the number of the data row in its file, from 1
     groups: NDArray[np.int64]  # (rows,): equal texts share one, apart from case and white space
     num_extra: int  # of the rows at the end
     fingerprint: str  # sha256 of texts and labels, whatever the file's format
@@ -87,10 +149,18 @@ def read_table(spec: DataSpec) -> pd.DataFrame:
 
 
 def join_text(table: pd.DataFrame, spec: DataSpec) -> list[str]:
-    """Return each row's text columns joined, empty cells left out; raises DataError if a column is missing."""
-    require_columns(table, spec.text, spec=spec)
-    columns = [table[name].tolist() for name in spec.text]
+    """Return each row's columns joined, empty cells left out; raises DataError if a column is missing."""
+    require_columns(table, spec.columns, spec=spec)
+    columns = [table[name].tolist() for name in spec.columns]
     return [spec.separator.join(filter(None, cells)) for cells in zip(*columns, strict=True)]
+
+
+def read_content(spec: DataSpec) -> Content:
+    """Read the rows without their labels; raises DataError as read_table does, and for missing columns."""
+    table = read_table(spec)
+    texts = join_text(table, spec)
+    rows = np.arange(1, len(texts) + 1, dtype=np.int64)
+    return Content(spec=spec, texts=texts, columns=_cells(table, spec), rows=rows)
 
 
 def read_dataset(spec: DataSpec) -> Dataset:
@@ -113,12 +183,14 @@ def read_dataset(spec: DataSpec) -> Dataset:
         _require_two(label_names, kind="class", spec=spec)
         labels = strata = np.concatenate([_classes(part, label_names, spec=spec) for part in parts])
     return Dataset(
+        spec=spec,
         texts=texts,
+        columns={name: [cell for part in parts for cell in part.columns[name]] for name in spec.columns},
         labels=labels,
         label_names=label_names,
         strata=strata,
         rows=np.concatenate([np.arange(1, len(part.texts) + 1, dtype=np.int64) for part in parts]),
-        groups=group_texts(texts),
+        groups=group_texts([text for part in parts for text in part.grouped_by]),
         num_extra=len(texts) - len(parts[0].texts),
         fingerprint=_fingerprint(parts),
     )
@@ -161,7 +233,14 @@ class _Part:
 
     spec: DataSpec
     texts: list[str]
+    columns: dict[str, list[str]]
     labels: list[str]
+
+    @property
+    def grouped_by(self) -> list[str]:
+        """What rows that belong into one fold have in common: their text, or their sentence."""
+        relation = self.spec.relation
+        return self.texts if relation is None else self.columns[relation.sentence]
 
 
 def _spec_of_extra(spec: DataSpec, path: Path) -> DataSpec:
@@ -170,12 +249,16 @@ def _spec_of_extra(spec: DataSpec, path: Path) -> DataSpec:
 
 def _read_part(spec: DataSpec) -> _Part:
     table = read_table(spec)
-    require_columns(table, (spec.label, *spec.text), spec=spec)
+    require_columns(table, (spec.label, *spec.columns), spec=spec)
     labels = table[spec.label].tolist()
     empty = [row for row, label in enumerate(labels, start=1) if not label.strip()]
     if empty:
         raise DataError(f"{spec.path}: the label column {spec.label!r} is empty in data {_name_rows(empty)}")
-    return _Part(spec, join_text(table, spec), labels)
+    return _Part(spec, join_text(table, spec), _cells(table, spec), labels)
+
+
+def _cells(table: pd.DataFrame, spec: DataSpec) -> dict[str, list[str]]:
+    return {name: table[name].tolist() for name in spec.columns}
 
 
 def _require_two(values: Iterable[str | float], *, kind: str, spec: DataSpec) -> None:

@@ -376,6 +376,13 @@ class AugmentationParams(_Section):
         ge=0.0,
         le=0.9,
     )
+    image_augmentation: float = searchable(
+        0.0,
+        "Probability of each change of a training image: flips, rotation, crop, colour.",
+        source="Shorten and Khoshgoftaar 2019",
+        ge=0.0,
+        le=0.9,
+    )
     minority_augmentation: float = searchable(
         1.0,
         "How many times these probabilities the smallest class has; the largest has them as they are, the others lie "

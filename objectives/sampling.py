@@ -47,11 +47,13 @@ def resample(
     params: TrainingParams,
     seed: int,
     embeddings: Callable[[], Points],
+    label_names: Sequence[str] = (),
 ) -> Sample:
     """Return the training rows after the sampler; some may be repeated, left out or mixed with one of their class.
 
-    `labels` and `embeddings()` (rows, dimensions) cover all rows of the data, `rows` are the fold's training rows.
-    Rows of a single class stay as they are. Raises TrialError if the sampler leaves no row of a class that had some.
+    `labels` and `embeddings()` (rows, dimensions) cover all rows of the data, `rows` are the fold's training rows;
+    `label_names` are for the message. Rows of a single class stay as they are. Raises TrialError if the sampler leaves
+    no row of a class that had some.
     """
     rows = np.sort(rows)
     own = labels[rows]
@@ -69,8 +71,9 @@ def resample(
     emptied = np.setdiff1d(own, labels[sample.rows])
     if len(emptied):
         found = int(np.sum(own == emptied[0]))
+        label = repr(label_names[emptied[0]]) if label_names else emptied[0]
         raise TrialError(
-            f"training.sampler {params.sampler} leaves class {emptied[0]} without any of its training rows ({found}); "
+            f"training.sampler {params.sampler} leaves class {label} without any of its training rows ({found}); "
             f"training.sampler_min_rows: {found + 1} leaves classes with fewer rows as they are"
         )
     return sample

@@ -54,7 +54,12 @@ class FoldTraining:
         self._sample = as_sample(job.training_rows)
         if job.label_names:
             self._sample = resample(
-                job.training_rows, job.classes, params=training, seed=job.seed, embeddings=inputs.embeddings
+                job.training_rows,
+                job.classes,
+                params=training,
+                seed=job.seed,
+                embeddings=inputs.embeddings,
+                label_names=job.label_names,
             )
         drawn = self._draw(epoch=1)
         self.sample = replace(

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import torch
 
+from models.params import ModelParams
 from objectives.jobs import FoldJob
-from objectives.tasks.text import TextInputs, prepare_text
+from objectives.tasks.feeds import Inputs
+from objectives.tasks.preparation import PREPARED_FOR, prepare
 from objectives.training import FoldTraining
 from search.rows import StudyRows
 from search.space import field_values, resolve
@@ -20,7 +22,7 @@ class Objective:
         self._rows = rows
         self._config = rows.config
         self._device = device
-        self._inputs: dict[str, TextInputs] = {}
+        self._inputs: dict[tuple[object, ...], Inputs] = {}
 
     def __call__(self, claim: Claim) -> FoldTraining:
         """Return the training of `claim` from its first epoch; raises TrialError, DataError, ConfigError."""
@@ -35,19 +37,19 @@ class Objective:
             validation_rows=validation_rows,
             seed=fold_seed(self._config.study.seed, claim.fold),
         )
-        return FoldTraining(job, inputs=self._text(params.model.encoder), device=self._device)
+        return FoldTraining(job, inputs=self._prepared(params.model), device=self._device)
 
-    def _text(self, encoder: str) -> TextInputs:
-        if encoder not in self._inputs:
-            max_length = max(int(str(value)) for value in field_values(self._config, "max_length"))
-            self._inputs[encoder] = prepare_text(
+    def _prepared(self, model: ModelParams) -> Inputs:
+        key = tuple(getattr(model, name) for name in PREPARED_FOR)
+        if key not in self._inputs:
+            self._inputs[key] = prepare(
                 self._rows.dataset,
-                encoder=encoder,
-                max_length=max_length,
+                params=model,
+                max_length=max(int(str(value)) for value in field_values(self._config, "max_length")),
                 cache=Path(self._config.storage.cache),
                 device=self._device,
             )
-        return self._inputs[encoder]
+        return self._inputs[key]
 
 
 def fold_seed(study_seed: int, fold: int) -> int:

@@ -6,13 +6,13 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from objectives.metrics import METRICS, Metric
 from search.config import StudyConfig
 from search.parameters import PARAMETERS, Parameter
 from search.template import as_yaml
+from search.wording import section_of
 
 PATH = Path(__file__).parent.parent / "docs" / "study-file.md"
 
@@ -89,11 +89,11 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _keys(model: Any, prefix: str = "") -> Iterator[Sequence[str]]:
     for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _keys(inner, f"{prefix}{name}.")
-        else:
+        inner = section_of(field.annotation)
+        if inner is None or field.annotation is not inner:
             yield f"`{prefix}{name}`", field.description or "", _type(field), _default(field)
+        if inner is not None:
+            yield from _keys(inner, f"{prefix}{name}.")
 
 
 def _parameter(parameter: Parameter) -> Sequence[str]:
@@ -130,7 +130,9 @@ def _words(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         return f"{_words(get_args(annotation)[0])}, or a list"
     if get_origin(annotation) is dict:
-        return "`{label: number}`"
+        return "`{name: number}`"
+    if section_of(annotation) is annotation:
+        return "a section"
     if get_args(annotation):
         return " or ".join(map(_words, get_args(annotation)))
     return _TYPES[annotation]

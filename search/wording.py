@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -66,9 +67,10 @@ def location(error: ErrorDetails) -> tuple[int | str, ...]:
 
 
 def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """Say on one line, passwords removed, what is wrong with which key of `model`."""
+    """Say on one line, passwords removed, what is wrong with which key of `model`, or with several together."""
     path = location(error)
-    return without_password(f"{dotted(path)}: {_problem(error, path, model)}")
+    where = f"{dotted(path)}: " if path else ""
+    return without_password(f"{where}{_problem(error, path, model)}")
 
 
 def _problem(error: ErrorDetails, path: tuple[int | str, ...], model: type[BaseModel]) -> str:
@@ -97,11 +99,19 @@ def suggestion(word: str, known: Sequence[str]) -> str:
 def known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     """The keys of the section of `model` that `path` leads to."""
     for part in path:
-        inner = model.model_fields[str(part)].annotation if part in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        inner = section_of(model.model_fields[str(part)].annotation) if part in model.model_fields else None
+        if inner is None:
             return ["low", "high", "step", "log", "choices"]
         model = inner
     return list(model.model_fields)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, or may hold; None if it holds none."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def shown(value: object) -> str:

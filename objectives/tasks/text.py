@@ -17,7 +17,7 @@ from models.encoders import load_encoder, load_tokenizer, resolve_encoder
 from models.masked_language import draw_replacements, load_masked_language_model
 from models.params import ModelParams
 from objectives.augmentation import Augmentation
-from objectives.data import Dataset
+from objectives.data import Content
 from objectives.devices import rows_per_forward
 from objectives.jobs import FoldJob
 from objectives.params import TOKEN_CHANGES
@@ -132,12 +132,12 @@ class TextFeed:
         return self.augment(batch, self.labels[rows], random=random)
 
 
-def prepare_text(dataset: Dataset, *, encoder: str, max_length: int, cache: Path, device: str = "cpu") -> TextInputs:
+def prepare_text(content: Content, *, encoder: str, max_length: int, cache: Path, device: str = "cpu") -> TextInputs:
     """Tokenise the rows for `encoder`, or find them in `cache`; `max_length` is the largest of the study's trials.
 
     What the frozen encoder makes of them is computed on `device` when it is first asked for. Raises EncoderError.
     """
-    tokens = tokenise(dataset.texts, encoder=encoder, max_length=max_length, cache=cache)
+    tokens = tokenise(content.texts, encoder=encoder, max_length=max_length, cache=cache)
     return TextInputs(tokens=tokens, encoder=encoder, cache=cache, device=device)
 
 

@@ -156,7 +156,10 @@ def test_what_is_wrong_is_said_in_one_line(load, sections, message):
         ("data", "found a single value, expected sections"),
         (MINIMAL.replace("model: {encoder: tiny}", ""), "model: missing"),
         (MINIMAL.replace("encoder: tiny", ""), "model.encoder: missing"),
-        (MINIMAL.replace("[title, body]", "[]"), "data.text: found [], expected a list that is not empty"),
+        (
+            MINIMAL.replace("[title, body]", "[]"),
+            "data.text: found [], expected a column, or a list of them, or data.relation",
+        ),
         (MINIMAL.replace("[title, body]", "5"), "data.text: found 5, expected a list"),
         (MINIMAL.replace("topic", "[topic]"), 'data.label: found ["topic"], expected text'),
         ("data: a: b", "not valid YAML in line 1: mapping values are not allowed here"),

@@ -1,0 +1,24 @@
+"""From the rows of a file to what models are fed with: one way for each kind of data."""
+
+from pathlib import Path
+
+from models.params import ModelParams
+from objectives.data import Content
+from objectives.errors import DataError
+from objectives.tasks.feeds import Inputs
+from objectives.tasks.text import prepare_text
+
+# Trials that agree in these share their inputs.
+PREPARED_FOR = ("encoder", "architecture", "entity_form", "image_size")
+
+
+def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Path, device: str) -> Inputs:
+    """Return the rows prepared for models like `params`, whose largest max_length is given; found again in `cache`.
+
+    What a frozen encoder makes of them is computed on `device` when it is first asked for. Raises EncoderError,
+    DataError.
+    """
+    kind = content.spec.kind if params.architecture == "joined" else params.architecture
+    if kind != "text":
+        raise DataError(f"data: {kind} cannot be trained on in this version, expected text")
+    return prepare_text(content, encoder=params.encoder, max_length=max_length, cache=cache, device=device)
