@@ -178,12 +178,12 @@ def list_command(storage: str | None, as_json: bool) -> None:
 @command
 def best(name: str, storage: str | None, as_json: bool) -> int:
     """Show the best trial's params and scores."""
-    from search.report import summarise
+    from search.report import best_as_json
 
     study = _find(name, storage)
     if not as_json:
         return _print_best(study, _console())
-    found = summarise(study.ledger).as_json()["best"]
+    found = best_as_json(study.ledger)
     _print_json(found)
     return 0 if found else 1
 
@@ -326,11 +326,10 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, workers: int | None, secr
 
 
 def _print_best(study: "OpenStudy", console: "Console") -> int:
-    from search.report import render_best, summarise
+    from search.report import best_as_json, render_best
 
-    summary = summarise(study.ledger)
-    console.print(render_best(summary))
-    return 0 if summary.best else 1
+    console.print(render_best(study.ledger))
+    return 0 if best_as_json(study.ledger) else 1
 
 
 def _print_json(value: Any) -> None:

@@ -17,7 +17,7 @@ from search.config import StudyConfig
 from search.presence import WORKER_ROLE
 from search.race import Matrix, estimate
 from search.scores import read_matrix
-from search.space import grid, suggest
+from search.space import grid, most_trials, suggest
 from storage.ledger import Ledger
 from storage.records import OPEN_STATES, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
 from storage.studies import close_study, open_study, optuna_errors
@@ -153,7 +153,7 @@ class Coordinator:
         trials = self.ledger.trials()
         counts = self.ledger.counts()
         num_open = sum(counts.get(state, 0) for state in OPEN_STATES)
-        budget = self._budget()
+        budget = most_trials(self.config)
         if len(trials) >= budget:
             if all(trial.told for trial in trials):
                 self.ledger.finish_study(f"{budget} of {budget} trials")
@@ -168,11 +168,6 @@ class Coordinator:
             trials = self.ledger.trials()
             num_open += self.ledger.study().num_folds
         return True
-
-    def _budget(self) -> int:
-        if self.config.study.sampler == "grid":
-            return min(self.config.budget.trials, len(grid(self.config)))
-        return self.config.budget.trials
 
     def _ask(self) -> tuple[int, dict[str, Scalar]]:
         study = self._optuna()

@@ -1,17 +1,16 @@
 """Progress of a run: a live panel on a terminal, one plain line an event elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from search.report import Summary, best_line, counts_line, show, summarise
+from search.report import Summary, best_line, counts_line, sample_line, show, summarise
 from storage.ledger import Ledger
 from storage.records import Event, EventKind
 
@@ -126,27 +125,14 @@ def describe(event: Event, *, metric: str) -> str:
     return f"{where} {event.kind.value.replace('_', ' ')}"
 
 
-def sample_line(sample: Mapping[str, Any]) -> str:
-    """What resampling made of a fold's training rows, in one line."""
-    before, after = sum(sample["counts_before"]), sum(sample["counts_after"])
-    if sample["counts_before"] == sample["counts_after"]:
-        return f"its {sample['num_rows_in']} rows"
-    synthetic = f", {sample['num_synthetic']} of them synthetic" if sample["num_synthetic"] else ""
-    sizes = f"classes of {_ends(sample['counts_before'])} rows become {_ends(sample['counts_after'])}"
-    return f"{after} rows for {before}{synthetic}: {sizes}"
-
-
-def _ends(counts: Sequence[int]) -> str:
-    present = [count for count in counts if count] or [0]
-    return f"{min(present)} to {max(present)}"
-
-
 def _outcome(payload: dict[str, object], metric: str) -> str:
     text = ""
     if isinstance(payload.get("score"), float):
         text += f": {metric} {payload['score']:.4f}"
         if isinstance(payload.get("std"), float):
             text += f" ± {payload['std']:.4f}"
+        if isinstance(payload.get("pooled"), float):
+            text += f", pooled {payload['pooled']:.4f}"
     if payload.get("reason"):
         text += f" ({payload['reason']})"
     return text

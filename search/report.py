@@ -1,9 +1,8 @@
 """What people look at: the state of a study, its trials and its best one, as tables and as JSON."""
 
 import math
-import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from search.config import StudyConfig, config_from_record
+from search.space import most_trials
 from storage.catalog import list_studies
 from storage.database import connect, migrate
 from storage.ledger import Ledger
-from storage.records import FoldRun, StudyRecord, TrialRecord, TrialState
+from storage.records import Direction, FoldRun, FoldRunState, StudyRecord, TrialRecord, TrialState
 
 NONE = "-"
 FOLD_RUN_WORDS = {
@@ -29,22 +29,32 @@ FOLD_RUN_WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best complete trial: its mean over all folds with the sample standard deviation between them."""
+    """The best complete trial: its mean over all folds with the sample standard deviation between them.
+
+    `pooled` is the metric of all rows' out-of-fold predictions together, None where they could not be had.
+    """
 
     trial: int
     score: float
     std: float
+    pooled: float | None
     fold_scores: tuple[float, ...]
     params: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A study in numbers; `work_saved` is the share of its ended trials' epochs that stopping made unnecessary."""
+    """A study in numbers.
+
+    `work_saved` is the share of its ended trials' epochs that stopping made unnecessary. What the patience of a fold
+    that is done left out is not among it, and an unfinished fold is taken to need the share of its epochs that the done
+    ones needed.
+    """
 
     study: str
     state: str
     metric: str
+    direction: Direction
     budget: int
     trials: dict[str, int]
     fold_runs: dict[str, int]
@@ -62,22 +72,24 @@ def summarise(ledger: Ledger) -> Summary:
     """Count a study's trials, fold runs and epochs and find its best complete trial."""
     record, trials, runs = ledger.study(), ledger.trials(), ledger.fold_runs()
     config = config_from_record(record.config)
-    planned = {trial.number: _planned_epochs(config, trial) for trial in trials}
+    budget, needed = most_trials(config), _epochs_needed(config, trials, runs)
     trained: Counter[int] = Counter()
+    untrained: defaultdict[int, float] = defaultdict(float)
     for run in runs:
         trained[run.trial] += run.num_epochs
-    ended = [trial.number for trial in trials if trial.state is not TrialState.RUNNING]
-    planned_of_ended, trained_of_ended = sum(planned[n] for n in ended), sum(trained[n] for n in ended)
-    work_saved = 1 - trained_of_ended / planned_of_ended if planned_of_ended else 0.0
-    per_trial = statistics.fmean(planned.values()) if planned else config.folds.k * config.training.epochs
-    to_come = max(0, config.budget.trials - len(trials)) * per_trial
-    open_trials = [trial.number for trial in trials if trial.state is TrialState.RUNNING]
-    under_way = sum(planned[n] - trained[n] for n in open_trials)
+        untrained[run.trial] += needed[run.id] - run.num_epochs
+    saved = sum(untrained[trial.number] for trial in trials if trial.state is TrialState.STOPPED)
+    trained_of_ended = sum(trained[trial.number] for trial in trials if trial.state is not TrialState.RUNNING)
+    work_saved = saved / (saved + trained_of_ended) if saved else 0.0
+    per_trial = sum(needed.values()) / len(trials) if trials else config.folds.k * config.training.epochs
+    to_come = max(0, budget - len(trials)) * per_trial
+    under_way = sum(untrained[trial.number] for trial in trials if trial.state is TrialState.RUNNING)
     return Summary(
         study=record.name,
         state=record.state.value,
         metric=record.metric,
-        budget=config.budget.trials,
+        direction=record.direction,
+        budget=budget,
         trials=dict(Counter(trial.state.value for trial in trials)),
         fold_runs=dict(Counter(run.state.value for run in runs)),
         best=find_best(record, trials),
@@ -92,12 +104,12 @@ def find_best(record: StudyRecord, trials: Sequence[TrialRecord]) -> Best | None
     complete = [t for t in trials if t.state is TrialState.COMPLETE and t.score is not None and math.isfinite(t.score)]
     if not complete:
         return None
-    sign = 1 if record.direction == "maximize" else -1
-    best = max(complete, key=lambda trial: (sign * (trial.score or 0.0), -trial.number))
+    best = max(complete, key=lambda trial: (_worth(record, trial), -trial.number))
     return Best(
         trial=best.number,
         score=best.score or 0.0,
         std=best.std or 0.0,
+        pooled=best.pooled,
         fold_scores=tuple(score for score in best.fold_scores if score is not None),
         params=dict(best.params),
     )
@@ -116,11 +128,13 @@ def _counted(counts: dict[str, int], words: dict[str, str]) -> str:
 
 def best_line(summary: Summary) -> str:
     """The best score with its spread, in one line."""
+    metric = summary.metric if summary.direction == "maximize" else f"{summary.metric} (smaller is better)"
     if summary.best is None:
-        return f"best {summary.metric}: none yet (no trial is complete)"
+        return f"best {metric}: none yet (no trial is complete)"
     best = summary.best
     spread = f"{best.score:.4f} ± {best.std:.4f} over {len(best.fold_scores)} folds"
-    return f"best {summary.metric}: {spread} (trial {best.trial})"
+    pooled = "" if best.pooled is None else f", pooled {best.pooled:.4f}"
+    return f"best {metric}: {spread}{pooled} (trial {best.trial})"
 
 
 def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
@@ -130,7 +144,7 @@ def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
     for run in ledger.fold_runs():
         runs_by_trial[run.trial].append(run)
     table = Table(title=f"study {record.name} ({record.state.value})", title_justify="left")
-    for column in ("trial", "state", f"{record.metric}", "folds", "epochs", "reason"):
+    for column in ("trial", "state", record.metric, "pooled", "folds", "epochs", "reason"):
         table.add_column(column, overflow="fold")
     for trial in _ranked(record, trials)[:most]:
         table.add_row(*_row(trial, runs_by_trial[trial.number]))
@@ -161,17 +175,50 @@ def render_studies(summaries: Sequence[Summary]) -> RenderableType:
     return table
 
 
-def render_best(summary: Summary) -> RenderableType:
-    """The best trial's scores and params as a table."""
-    if summary.best is None:
+def render_best(ledger: Ledger) -> RenderableType:
+    """The best trial's scores, what its folds were trained on where a sampler changed it, and its params."""
+    summary = summarise(ledger)
+    best = summary.best
+    if best is None:
         return best_line(summary)
+    samples = _samples(ledger, best.trial)
+    resampled = any(sample["counts_before"] != sample["counts_after"] for sample in samples if sample)
     table = Table(show_header=False)
-    for fold, score in enumerate(summary.best.fold_scores):
-        table.add_row(f"fold {fold}", f"{score:.4f}")
+    for fold, (score, sample) in enumerate(zip(best.fold_scores, samples, strict=True)):
+        table.add_row(f"fold {fold}", f"{score:.4f}", *([sample_line(sample)] if resampled and sample else []))
     table.add_section()
-    for name, value in summary.best.params.items():
+    for name, value in best.params.items():
         table.add_row(name, show(value))
-    return Group(best_line(summary), table)
+    return Group(best_line(summary), table, leak_line(samples))
+
+
+def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
+    """The best trial with plain types, and `samples`: what each fold was trained on, null where it is not recorded."""
+    best = summarise(ledger).best
+    if best is None:
+        return None
+    samples = _samples(ledger, best.trial)
+    return {**asdict(best), "num_validation_rows_used": _num_leaked(samples), "samples": samples}
+
+
+def sample_line(sample: Mapping[str, Any]) -> str:
+    """What resampling made of a fold's training rows, in one line."""
+    before, after = sum(sample["counts_before"]), sum(sample["counts_after"])
+    if sample["counts_before"] == sample["counts_after"]:
+        return f"its {sample['num_rows_in']} rows"
+    synthetic = f", {sample['num_synthetic']} of them synthetic" if sample["num_synthetic"] else ""
+    sizes = f"classes of {_ends(sample['counts_before'])} rows become {_ends(sample['counts_after'])}"
+    return f"{after} rows for {before}{synthetic}: {sizes}"
+
+
+def leak_line(samples: Sequence[Mapping[str, Any] | None]) -> str:
+    """How many of their validation rows the folds were trained on, in one line."""
+    leaked = _num_leaked(samples)
+    if leaked:
+        return f"LEAK: {leaked} validation rows were trained on; the scores are worth nothing"
+    if leaked is None:
+        return "validation rows that were trained on: not recorded for every fold"
+    return "validation rows that were trained on: 0"
 
 
 def trials_as_json(ledger: Ledger) -> list[dict[str, Any]]:
@@ -184,15 +231,49 @@ def show(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _planned_epochs(config: StudyConfig, trial: TrialRecord) -> int:
-    return config.folds.k * int(trial.params.get("epochs", config.training.epochs))
+def _epochs_needed(config: StudyConfig, trials: Sequence[TrialRecord], runs: Sequence[FoldRun]) -> dict[int, float]:
+    """The epochs that each fold run took, or would take were it trained to its end, by its id."""
+    most = {trial.number: int(trial.params.get("epochs", config.training.epochs)) for trial in trials}
+    done = [run for run in runs if run.state is FoldRunState.DONE]
+    # Below 1 where patience ends folds early.
+    share = sum(run.num_epochs for run in done) / sum(most[run.trial] for run in done) if done else 1.0
+    return {
+        run.id: run.num_epochs if run.state is FoldRunState.DONE else max(run.num_epochs, share * most[run.trial])
+        for run in runs
+    }
+
+
+def _samples(ledger: Ledger, trial: int) -> list[dict[str, Any] | None]:
+    return [run.sample for run in ledger.fold_runs() if run.trial == trial]
+
+
+def _num_leaked(samples: Sequence[Mapping[str, Any] | None]) -> int | None:
+    """Validation rows that were trained on; None where that is not known of every fold, and none is known of."""
+    known = [int(sample["num_validation_rows_used"]) for sample in samples if sample]
+    return sum(known) if sum(known) or len(known) == len(samples) else None
+
+
+def _ends(counts: Sequence[int]) -> str:
+    present = [count for count in counts if count] or [0]
+    return f"{min(present)} to {max(present)}"
+
+
+def _worth(record: StudyRecord, trial: TrialRecord) -> float:
+    """The score so that larger is better; what has none is worth least."""
+    if trial.score is None or not math.isfinite(trial.score):
+        return -math.inf
+    return trial.score if record.direction == "maximize" else -trial.score
 
 
 def _ranked(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Running trials first, then complete ones from the best, then the others from the latest."""
-    sign = 1 if record.direction == "maximize" else -1
+    """Running trials first, then complete ones from the best, then the others, each from the latest."""
     order = {TrialState.RUNNING: 0, TrialState.COMPLETE: 1, TrialState.STOPPED: 2, TrialState.FAILED: 3}
-    return sorted(trials, key=lambda t: (order[t.state], -sign * (t.score or 0.0), -t.number))
+
+    def place(trial: TrialRecord) -> tuple[int, float, int]:
+        complete = trial.state is TrialState.COMPLETE
+        return order[trial.state], -_worth(record, trial), trial.number if complete else -trial.number
+
+    return sorted(trials, key=place)
 
 
 def _row(trial: TrialRecord, runs: Sequence[FoldRun]) -> tuple[str, ...]:
@@ -201,6 +282,7 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun]) -> tuple[str, ...]:
         score = f"{trial.score:.4f} ± {trial.std or 0.0:.4f}"
     elif trial.estimate is not None:
         score = f"(about {trial.estimate:.4f})"
+    pooled = NONE if trial.pooled is None else f"{trial.pooled:.4f}"
     folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
     epochs = str(sum(run.num_epochs for run in runs))
-    return str(trial.number), trial.state.value, score, folds, epochs, trial.reason or ""
+    return str(trial.number), trial.state.value, score, pooled, folds, epochs, trial.reason or ""

@@ -43,6 +43,11 @@ def field_values(config: StudyConfig, name: str) -> list[Scalar]:
     return domain.ends() if domain else [config.fixed[name]]
 
 
+def most_trials(config: StudyConfig) -> int:
+    """How many trials the study will have: its budget's, or fewer where a grid has fewer combinations."""
+    return min(config.budget.trials, len(grid(config))) if config.study.sampler == "grid" else config.budget.trials
+
+
 def grid(config: StudyConfig) -> list[dict[str, Scalar]]:
     """Return every distinct combination that `suggest` could sample, the last parameter varying fastest.
 

@@ -1,0 +1,221 @@
+"""What `search status` and `search best` show of a study in a real database."""
+
+import json
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from objectives.jobs import EpochScore
+from objectives.leaks import prove
+from objectives.sampling import as_sample
+from search.cli import app
+from search.config import StudyConfig, to_record
+from search.report import render_status, summarise
+from storage.catalog import create_study
+from storage.database import connect, migrate
+from storage.ledger import Ledger
+from storage.records import FoldRunState, TrialState
+
+TRUTH = np.array([0, 0, 0, 0, 0, 1])
+VALIDATION = np.array([4])
+
+
+class LookedAtStudy:
+    """A study of two folds and up to ten epochs, to which trials are added as they ended."""
+
+    def __init__(self, url: str, *, metric: str = "macro_f1", **sections: object) -> None:
+        self.url = url
+        config = StudyConfig.model_validate(
+            {
+                "study": {"metric": metric},
+                "data": {"path": "none.csv", "label": "label", "text": "text"},
+                "model": {"encoder": "none"},
+                "training": {"epochs": 10},
+                "folds": {"k": 2},
+                "budget": {"trials": 4},
+                **sections,
+            }
+        )
+        engine = connect(url)
+        migrate(engine)
+        record = create_study(
+            engine,
+            name="seen",
+            config=to_record(config),
+            metric=metric,
+            direction="minimize" if metric == "log_loss" else "maximize",
+            fingerprints={},
+            provenance={},
+            assignments=np.arange(6, dtype=np.int16) % 2,
+        )
+        self.ledger = Ledger(engine, record.id)
+
+    def add_trial(
+        self,
+        score: float,
+        *,
+        state: TrialState = TrialState.COMPLETE,
+        epochs: Sequence[int] = (10, 10),
+        pooled: float | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        """Train the folds for so many epochs each; `rows` are what each was trained on, if that is recorded."""
+        number = len(self.ledger.trials())
+        self.ledger.add_trial(number, {"dropout": 0.1})
+        for num_epochs in epochs:
+            claim = self.ledger.claim("test", lease_seconds=60)
+            assert claim is not None
+            if rows is not None:
+                self.ledger.record_sample(claim, sample_of(rows))
+            for epoch in range(1, num_epochs + 1):
+                scored = EpochScore(epoch=epoch, score=score, standing=score, metrics={}, seconds=0.1)
+                self.ledger.record_epoch(claim, scored, checkpoint=None)
+            if state is TrialState.STOPPED:
+                self.ledger.stop_trial(claim, reason="hopeless")
+                break
+            ended = FoldRunState.FAILED if state is TrialState.FAILED else FoldRunState.DONE
+            self.ledger.finish_fold(claim, ended, score=score, best_epoch=1, reason=None)
+            if state is TrialState.FAILED:
+                break
+        complete = state is TrialState.COMPLETE
+        self.ledger.finish_trial(
+            number, state, score=score if complete else None, std=0.25 if complete else None, pooled=pooled
+        )
+
+    def search(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, [*arguments, "--study", "seen", "--storage", self.url])
+
+    def json(self, command: str) -> Any:
+        return json.loads(self.search(command, "--json").stdout)
+
+
+def sample_of(rows: Sequence[int]) -> dict[str, Any]:
+    proof = prove(
+        as_sample(np.array(rows)),
+        training_rows=np.setdiff1d(np.arange(6), VALIDATION),
+        validation_rows=VALIDATION,
+        counts=lambda rows: np.bincount(TRUTH[rows], minlength=2),
+    )
+    return proof.summary()
+
+
+@pytest.fixture
+def study(sqlite_url: str) -> LookedAtStudy:
+    return LookedAtStudy(sqlite_url)
+
+
+def test_the_pooled_score_stands_beside_the_mean_and_its_deviation(study: LookedAtStudy):
+    """In words and as JSON, of status and of best; a trial without one shows none."""
+    study.add_trial(0.5)
+    assert "best macro_f1: 0.5000 ± 0.2500 over 2 folds (trial 0)" in study.search("best").stdout
+    study.add_trial(0.75, pooled=0.625)
+    for command in ("best", "status"):
+        line = "best macro_f1: 0.7500 ± 0.2500 over 2 folds, pooled 0.6250 (trial 1)"
+        assert line in study.search(command).stdout
+    assert study.json("best")["pooled"] == study.json("status")["best"]["pooled"] == 0.625
+    assert [trial["pooled"] for trial in study.json("status")["all_trials"]] == [None, 0.625]
+
+
+def test_a_trial_s_row_has_its_pooled_score(study: LookedAtStudy):
+    """A dash where there is none."""
+    study.add_trial(0.75, pooled=0.625)
+    study.add_trial(0.5)
+    console = Console(file=StringIO(), width=120)
+    console.print(render_status(study.ledger))
+    rows = [line.split("│") for line in console.file.getvalue().splitlines() if "complete " in line]
+    assert [(cells[3].strip(), cells[4].strip()) for cells in rows] == [
+        ("0.7500 ± 0.2500", "0.6250"),
+        ("0.5000 ± 0.2500", "-"),
+    ]
+
+
+def test_best_shows_what_resampling_made_of_the_rows_and_that_none_was_held_out(study: LookedAtStudy):
+    """The row of the rare class three times, and not the validation row."""
+    study.add_trial(0.5, rows=[0, 1, 2, 3, 5, 5, 5])
+    output = study.search("best").stdout
+    assert output.count("7 rows for 5: classes of 1 to 4 rows become 3 to 4") == 2
+    assert "validation rows that were trained on: 0" in output
+    found = study.json("best")
+    assert found["num_validation_rows_used"] == 0
+    assert [sample["counts_after"] for sample in found["samples"]] == [[4, 3], [4, 3]]
+
+
+def test_best_says_nothing_of_rows_that_nothing_was_made_of(study: LookedAtStudy):
+    """But still that no validation row was used."""
+    study.add_trial(0.5, rows=[0, 1, 2, 3, 5])
+    output = study.search("best").stdout
+    assert "5 rows" not in output
+    assert "validation rows that were trained on: 0" in output
+
+
+def test_a_leak_is_loud(study: LookedAtStudy):
+    """One validation row in each of the two folds."""
+    study.add_trial(0.5, rows=[0, 1, 2, 3, 4, 5])
+    assert "LEAK: 2 validation rows were trained on" in study.search("best").stdout
+    assert study.json("best")["num_validation_rows_used"] == 2
+
+
+def test_what_is_not_recorded_is_not_claimed(study: LookedAtStudy):
+    """A study that an older version began has no samples."""
+    study.add_trial(0.5)
+    assert "not recorded for every fold" in study.search("best").stdout
+    found = study.json("best")
+    assert (found["num_validation_rows_used"], found["samples"]) == (None, [None, None])
+
+
+def test_of_a_metric_that_is_minimised_the_smallest_is_the_best(sqlite_url: str):
+    """It leads the table, and the line says so."""
+    study = LookedAtStudy(sqlite_url, metric="log_loss")
+    for score in (0.5, 0.25, 0.75, 0.25):
+        study.add_trial(score)
+    assert "best log_loss (smaller is better): 0.2500" in study.search("best").stdout
+    assert study.json("best")["trial"] == 1
+    console = Console(file=StringIO(), width=120)
+    console.print(render_status(study.ledger))
+    rows = [line.split("│") for line in console.file.getvalue().splitlines() if "complete " in line]
+    assert [cells[1].strip() for cells in rows] == ["1", "3", "0", "2"]
+
+
+def test_what_patience_left_out_is_not_saved_by_stopping(study: LookedAtStudy):
+    """Both folds were done after four epochs of ten."""
+    study.add_trial(0.5, epochs=(4, 4))
+    summary = summarise(study.ledger)
+    assert summary.work_saved == 0
+    assert summary.epochs_left == 3 * 8
+
+
+def test_a_stopped_trial_saved_what_its_folds_would_have_needed(study: LookedAtStudy):
+    """Done folds took four epochs of ten; one that was stopped after two saved two, and the fold after it four."""
+    study.add_trial(0.5, epochs=(4, 4))
+    study.add_trial(0.25, state=TrialState.STOPPED, epochs=(2,))
+    assert summarise(study.ledger).work_saved == pytest.approx(6 / 16)
+
+
+def test_a_failed_trial_saves_nothing(study: LookedAtStudy):
+    """What was not trained because of a failure was not spared by the race."""
+    study.add_trial(0.5)
+    study.add_trial(0.25, state=TrialState.FAILED, epochs=(2,))
+    assert summarise(study.ledger).work_saved == 0
+
+
+def test_a_grid_has_no_more_trials_than_combinations(sqlite_url: str):
+    """The budget of four is not what will be trained."""
+    study = LookedAtStudy(
+        sqlite_url,
+        study={"sampler": "grid"},
+        space={"dropout": [0.1, 0.2]},
+    )
+    assert "trials 0/2" in study.search("status").stdout
+
+
+@pytest.mark.parametrize("command", ["best", "status"])
+def test_a_study_without_a_complete_trial_has_no_best(study: LookedAtStudy, command: str):
+    """And says so in words; best exits with 1."""
+    result = study.search(command)
+    assert "none yet (no trial is complete)" in result.stdout
+    assert result.exit_code == (1 if command == "best" else 0)
