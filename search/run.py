@@ -35,6 +35,7 @@ class Ending(StrEnum):
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
     KILLED = "killed"
+    FAILED = "failed"
 
 
 @dataclass(slots=True)
@@ -136,7 +137,9 @@ class _Run:
             return True
 
     def _leave_if_due(self, deadline: float | None) -> None:
-        if self.counter.count or self.engine.error:
+        if self.engine.error:
+            self.ending = Ending.FAILED
+        elif self.counter.count:
             self.ending = Ending.INTERRUPTED
         elif deadline is not None and time.monotonic() > deadline:
             self.ending = Ending.TIMEOUT
@@ -144,11 +147,13 @@ class _Run:
             return
         self.coordinator.asking = False
         self.engine.stop()
-        self.progress.say(_LEAVING[self.ending])
+        if self.engine.alive():
+            self.progress.say(_LEAVING[self.ending])
 
 
 _LEAVING = {
     Ending.INTERRUPTED: "leaving after the epoch in hand; once more to leave now",
+    Ending.FAILED: "a worker cannot go on; leaving after the epoch in hand",
     Ending.TIMEOUT: "the time budget is used; leaving after the epoch in hand",
 }
 

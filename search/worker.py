@@ -20,7 +20,7 @@ from search.presence import Presence
 from search.race import Decision, Verdict, verdict
 from search.scores import read_matrix
 from storage.artifacts import Artifacts
-from storage.errors import LeaseLost, StorageError, StorageUnavailable
+from storage.errors import LeaseLost, StorageError, StorageUnavailable, reason_of
 from storage.ledger import Ledger
 from storage.records import Claim, FoldRunState, StudyState, TrialState
 
@@ -99,9 +99,13 @@ class Worker:
         except StorageUnavailable as error:
             log.warning("trial %d fold %d is continued from its checkpoint later: %s", claim.trial, claim.fold, error)
         except USER_ERRORS as error:
-            # Not this configuration's fault: whoever claims the fold run next continues from its checkpoint.
-            self.ledger.release(claim, reason=str(error))
+            self._give_back(claim, str(error))
             raise
+        except OSError as error:
+            # A cache on a full disk, a file that went away: this machine cannot train, whatever the configuration.
+            reason = f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error)
+            self._give_back(claim, reason)
+            raise StorageError(reason) from error
         except Exception as error:
             log.exception("trial %d fold %d failed", claim.trial, claim.fold)
             self._fail(claim, f"{type(error).__name__}: {error}")
@@ -155,6 +159,13 @@ class Worker:
     def _judge(self, claim: Claim, *, done: bool) -> Verdict:
         matrix = read_matrix(self.ledger, also_done=[(claim.trial, claim.fold)] if done else [])
         return verdict(matrix, trial=claim.trial, fold=claim.fold, settings=self.race)
+
+    def _give_back(self, claim: Claim, reason: str) -> None:
+        """What went wrong is not this configuration's fault: whoever claims the fold run next continues it."""
+        try:
+            self.ledger.release(claim, reason=reason)
+        except LeaseLost as error:
+            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
 
     def _fail(self, claim: Claim, reason: str) -> None:
         try:

@@ -1,6 +1,5 @@
 """Checkpoints, predictions and reports behind a URL: a local folder, or whatever fsspec reaches."""
 
-import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -11,9 +10,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from storage.database import redact
-from storage.errors import StorageError
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from storage.errors import StorageError, reason_of
 
 
 class Artifacts:
@@ -95,7 +92,6 @@ def _explaining(place: str) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        reason = "the disk is full" if error.errno in FULL else error.strerror or str(error)
-        raise StorageError(f"{place}: {reason}") from None
+        raise StorageError(f"{place}: {reason_of(error)}") from None
     except (ValueError, ImportError) as error:
         raise StorageError(f"{place}: {error}") from None

@@ -1,4 +1,8 @@
-"""What can go wrong in this room: the database, the artifacts, a lease."""
+"""What can go wrong in this room: the database, the artifacts, a lease; and what a file system says, in plain words."""
+
+import errno
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class StorageError(ValueError):
@@ -11,3 +15,8 @@ class StorageUnavailable(StorageError):
 
 class LeaseLost(RuntimeError):
     """The fold run or the role belongs to another owner by now; whatever was to be written is refused."""
+
+
+def reason_of(error: OSError) -> str:
+    """Why the file system refused, without the path."""
+    return "the disk is full" if error.errno in FULL else error.strerror or str(error)

@@ -1,6 +1,7 @@
 """Texts as model inputs: tokenised once a study, cached as memory-mapped files, batched by length."""
 
 import hashlib
+import io
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -225,20 +226,34 @@ def _num_closing(tokenizer: Any) -> int:
 
 
 def _cached(folder: Path, compute: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-    """Map the arrays of `folder`, computed first if it is not there; of two processes at once, the first one's stay."""
+    """Map the arrays of `folder`, computed first if it is not there; raises OSError that names it.
+
+    Of two processes at once, the first one's arrays stay.
+    """
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            complete = Path(scratch, folder.name)
-            complete.mkdir()
-            for name, array in compute().items():
-                np.save(complete / f"{name}.npy", array, allow_pickle=False)
-            try:
-                complete.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
+        arrays = compute()
+        try:
+            _store(folder, arrays)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
     return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
+
+
+def _store(folder: Path, arrays: dict[str, Array]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        complete = Path(scratch, folder.name)
+        complete.mkdir()
+        for name, array in arrays.items():
+            # By way of the memory, as numpy does not say why it cannot write to a file.
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            (complete / f"{name}.npy").write_bytes(content.getbuffer())
+        try:
+            complete.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """The worker against a real ledger: what it records, and what it does when something goes wrong."""
 
+import errno
 import io
 from collections.abc import Callable
 
@@ -114,16 +115,19 @@ def test_a_trial_that_cannot_be_trained_fails_and_the_worker_goes_on(scripted_st
     assert str(error.args[0]) in (trial.reason or "")
 
 
-def test_a_full_disk_gives_the_fold_run_back_and_ends_the_worker(scripted_study: Studies):
+@pytest.mark.parametrize(
+    "error", [StorageError("artifacts: the disk is full"), OSError(errno.ENOSPC, "No space left on device", "cache")]
+)
+def test_a_full_disk_gives_the_fold_run_back_and_ends_the_worker(scripted_study: Studies, error: Exception):
     """It is not the configuration's fault: what was recorded stays, and the user is told."""
     study = begun(scripted_study())
     script = Script(lambda *_: [0.2, 0.4, 0.6])
 
     def full(trial: int, fold: int, epoch: int) -> None:
         if epoch == 2:
-            raise StorageError("artifacts: the disk is full")
+            raise error
 
     script.on_epoch = full
-    with pytest.raises(StorageError, match="disk is full"):
+    with pytest.raises(StorageError, match=r"^(artifacts|cache): the disk is full$"):
         study.worker(script).train(claimed(study))
     assert (fold_run(study).state, fold_run(study).num_epochs) == (FoldRunState.WAITING, 1)
