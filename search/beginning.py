@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import EncoderError
 from objectives.data import Dataset, read_dataset
 from objectives.folds import EXTRA, assign_folds, fingerprint_folds, small_classes
 from objectives.params import TrainingParams
@@ -25,10 +26,11 @@ from search.goal import make_goal, study_metric
 from search.space import field_values
 from search.study import OpenStudy
 from storage.catalog import create_study, find_study
-from storage.database import connect, migrate
+from storage.database import connect, exists, migrate
 from storage.ledger import Ledger
 from storage.records import StudyRecord
 
+NEEDING_MASK = ("token_masking", "token_replacement")
 RECORDED_PACKAGES = (
     "torch",
     "transformers",
@@ -42,17 +44,21 @@ RECORDED_PACKAGES = (
 
 
 def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
-    """Open the study `name`, or create it; raises DataError, ConfigError, StorageError before anything is written."""
+    """Open the study `name`, or create it.
+
+    Raises DataError, ConfigError, EncoderError or StorageError before anything is written.
+    """
     dataset = read_dataset(config.data)
     assignments = _assign(dataset, config)
     check_settings(config, dataset, assignments)
     url = storage_url(config, secrets)
+    if not _is_begun(name, url=url):
+        _check_encoders(config)
     engine = connect(url)
     migrate(engine)
     prints = {"data": dataset.fingerprint, "folds": fingerprint_folds(assignments), "config": fingerprint(config)}
     record = find_study(engine, name)
     if record is None:
-        _check_encoders(config)
         metric = study_metric(config)
         record = create_study(
             engine,
@@ -68,6 +74,17 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
     ledger = Ledger(engine, record.id)
     ledger.update_config(to_record(config))
     return OpenStudy(record=ledger.study(), ledger=ledger, url=url, notes=tuple(_notes(dataset, config)))
+
+
+def _is_begun(name: str, *, url: str) -> bool:
+    """Whether the database has the study; one that is not there yet is not created by looking."""
+    if not exists(url):
+        return False
+    engine = connect(url)
+    migrate(engine)
+    begun = find_study(engine, name) is not None
+    engine.dispose()
+    return begun
 
 
 def provenance(dataset: Dataset) -> dict[str, Any]:
@@ -148,19 +165,21 @@ def _check_encoders(config: StudyConfig) -> None:
     values = {name: field_values(config, name) for name in ("encoder", "trainable_layers", "max_length")}
     most_layers = max((int(value) for value in values["trainable_layers"] if value is not None), default=None)
     longest = max(int(str(value)) for value in values["max_length"])
-    replaces = any(float(str(value)) > 0 for value in field_values(config, "token_replacement"))
+    changes = frozenset(name for name in NEEDING_MASK if any(float(str(v)) > 0 for v in field_values(config, name)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
         for encoder in values["encoder"]:
-            child.submit(_check_encoder, str(encoder), most_layers, longest, replaces).result()
+            child.submit(_check_encoder, str(encoder), most_layers, longest, changes).result()
 
 
-def _check_encoder(encoder: str, trainable_layers: int | None, max_length: int, replaces: bool) -> None:
-    from models.encoders import check_encoder
+def _check_encoder(encoder: str, trainable_layers: int | None, max_length: int, changes: frozenset[str]) -> None:
+    from models.encoders import check_encoder, load_tokenizer
     from models.masked_language import load_masked_language_model
 
     check_encoder(encoder, trainable_layers=trainable_layers, max_length=max_length)
-    if replaces:
+    if "token_masking" in changes and load_tokenizer(encoder).mask_token_id is None:
+        raise EncoderError(f"encoder {encoder!r}: its tokenizer has no mask token, which training.token_masking needs")
+    if "token_replacement" in changes:
         load_masked_language_model(encoder)
 
 

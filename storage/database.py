@@ -90,6 +90,12 @@ def engine_options(url: URL) -> dict[str, Any]:
     }
 
 
+def exists(url: str) -> bool:
+    """Whether a SQLite database's file is there; any other database counts as there. StorageError as in `parse`."""
+    parsed = parse(url)
+    return not parsed.drivername.startswith("sqlite") or Path(str(parsed.database)).exists()
+
+
 def connect(url: str, *, create: bool = True, patience_seconds: float = 0.0) -> Engine:
     """An engine on a database that answers; a SQLite file and its folder are created unless `create` is false.
 
@@ -99,7 +105,7 @@ def connect(url: str, *, create: bool = True, patience_seconds: float = 0.0) -> 
     parsed = parse(url)
     if parsed.drivername.startswith("sqlite"):
         file = Path(str(parsed.database))
-        if not create and not file.exists():
+        if not create and not exists(url):
             raise StorageError(f"{file}: there is no such database; `search run` creates it, --storage names another")
         _create_folder(file.parent)
     engine = create_engine(parsed, **engine_options(parsed))
