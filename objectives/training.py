@@ -48,6 +48,7 @@ class FoldTraining:
         self.num_epochs = training.epochs
         self.scores: list[EpochScore] = []
         self._best_predictions = np.empty((0, job.num_outputs), np.float32)
+        self._best_weights: dict[str, Tensor] = {}
         self._job = job
         self._metric = METRICS[job.goal.epoch_metric]
         self._device = torch.device(device)
@@ -71,7 +72,7 @@ class FoldTraining:
             ),
             counts_after=job.counts(drawn.rows),
         )
-        self._targets, self._scale = _targets(job)
+        self._targets, self._scale = _targets(job), label_scale(job)
         self._training_sample = _choose(job.training_rows, len(job.validation_rows), seed=job.seed)
         self._max_rows = training.batch_size  # of one forward pass; fewer once memory ran out
         self._loss = build_loss(
@@ -96,6 +97,11 @@ class FoldTraining:
         return self._best_predictions
 
     @property
+    def best_weights(self) -> bytes:
+        """What was trained, as it was scored at the best epoch so far; `read_weights` reads it."""
+        return pack(self._best_weights, {"job": self._job.fingerprint()})
+
+    @property
     def finished(self) -> bool:
         """Whether no epoch remains: all are trained, or the patience is out."""
         return len(self.scores) >= self.num_epochs or is_out_of_patience(
@@ -114,13 +120,29 @@ class FoldTraining:
             self.scores.append(score)
             if self.best is score:
                 self._best_predictions = predictions
+                self._best_weights = self._scored_weights()
             score = self.scores[-1] = replace(score, standing=self.best.score)
             yield score
 
+    def refit(self) -> Iterator[int]:
+        """Train all epochs without ever looking at validation rows, and yield each one's number; raises TrialError.
+
+        `best_weights` are then the last epoch's. The schedule plateau, which falls by scores, never does.
+        """
+        for epoch in range(1, self.num_epochs + 1):
+            try:
+                with seeded(self._job.seed, epoch, self._device):
+                    self._train_epoch(epoch)
+            except torch.OutOfMemoryError as error:
+                raise TrialError(f"out of memory on {self._device}: {error}") from error
+            yield epoch
+        self._best_weights = self._scored_weights()
+
     def save(self) -> bytes:
-        """Return a checkpoint of the state after the last epoch: what is trained, the optimiser and the scores."""
+        """Return a checkpoint: what is trained, now and at the best epoch, the optimiser and the scores."""
         tensors = {"best_predictions": torch.from_numpy(self._best_predictions)}
         tensors |= {f"model/{name}": weight for name, weight in self._trained.items()}
+        tensors |= {f"best/{name}": weight for name, weight in self._best_weights.items()}
         metadata = {"job": self._job.fingerprint(), "scores": [asdict(score) for score in self.scores]}
         return pack(tensors | self._optimiser.tensors(), metadata | {"optimiser": self._optimiser.numbers()})
 
@@ -133,19 +155,26 @@ class FoldTraining:
         if metadata["job"] != self._job.fingerprint():
             raise TrialError("the checkpoint is of another job: other settings, rows or seed")
         for name, weight in self._trained.items():
-            if f"model/{name}" not in tensors or tensors[f"model/{name}"].shape != weight.shape:
-                raise TrialError(f"the checkpoint does not fit the model: {name} is missing or of another shape")
+            for kept in (f"model/{name}", f"best/{name}"):
+                if kept not in tensors or tensors[kept].shape != weight.shape:
+                    raise TrialError(f"the checkpoint does not fit the model: {kept} is missing or of another shape")
         self._optimiser.restore(tensors, metadata["optimiser"])
         for name, weight in self._trained.items():
             with torch.no_grad():
                 weight.copy_(tensors[f"model/{name}"])
         self._best_predictions = tensors["best_predictions"].numpy()
+        self._best_weights = {name: tensors[f"best/{name}"] for name in self._trained}
         self.scores = [EpochScore(**score) for score in metadata["scores"]]
 
     def predict(self, rows: Rows) -> Predictions:
         """Return predictions of `rows`, (rows, outputs), by the weights that are scored after the last epoch."""
         with self._optimiser.averaged():
             return self._evaluate(rows)[0]
+
+    def _scored_weights(self) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of the weights that are scored after the last epoch."""
+        with self._optimiser.averaged():
+            return {name: weight.detach().to("cpu", copy=True) for name, weight in self._trained.items()}
 
     def _run_epoch(self, epoch: int) -> tuple[EpochScore, Predictions]:
         job = self._job
@@ -295,13 +324,28 @@ class FoldTraining:
         return outputs * deviation + mean
 
 
-def _targets(job: FoldJob) -> tuple[NDArray[Any], tuple[float, float]]:
-    """Return what is trained towards, (all rows,), and the mean and deviation by which numbers were standardised."""
+def read_weights(stored: bytes, *, job: FoldJob) -> dict[str, Tensor]:
+    """Return the weights that `best_weights` of the job's training gave; TrialError if damaged or another job's."""
+    tensors, metadata = unpack(stored)
+    if metadata.get("job") != job.fingerprint():
+        raise TrialError("the weights are of another job: other settings, rows or seed")
+    return tensors
+
+
+def label_scale(job: FoldJob) -> tuple[float, float]:
+    """Return the mean and the deviation of a numeric label's training rows, by which it is standardised; else 0, 1."""
     if job.label_names:
-        return job.labels, (0.0, 1.0)
+        return 0.0, 1.0
     known = job.labels[job.training_rows]
-    mean, deviation = float(known.mean()), float(known.std()) or 1.0
-    return ((job.labels - mean) / deviation).astype(np.float32), (mean, deviation)
+    return float(known.mean()), float(known.std()) or 1.0
+
+
+def _targets(job: FoldJob) -> NDArray[Any]:
+    """Return what is trained towards, (all rows,)."""
+    if job.label_names:
+        return job.labels
+    mean, deviation = label_scale(job)
+    return ((job.labels - mean) / deviation).astype(np.float32)
 
 
 def _choose(rows: Rows, size: int, *, seed: int) -> Rows:

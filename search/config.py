@@ -31,7 +31,7 @@ from search.wording import describe, location, unmet, without_password
 
 _DURATION = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_MAY_CHANGE = {"budget", "storage", "trackers"}
+_MAY_CHANGE = {"budget", "artifacts", "storage", "trackers"}
 
 
 def _parse_time(value: object) -> float | None:
@@ -141,6 +141,17 @@ class StorageConfig(_Section):
     cache: str = Field("studies/cache", min_length=1, description="Folder of tokens and embeddings; may be deleted.")
 
 
+class ArtifactsConfig(_Section):
+    """Which trained weights are kept."""
+
+    keep: Literal["best", "top", "all", "none"] = Field(
+        "best",
+        description="Whose folds' trained weights stay when trials end: the best complete trial's, the best few's, all "
+        "complete ones', or nobody's. `search export` trains again what was not kept.",
+    )
+    top: int = Field(5, ge=1, description="How many trials keep their weights with keep: top.")
+
+
 class MlflowConfig(_Section):
     """Whether and where to MLflow."""
 
@@ -184,6 +195,9 @@ class StudyConfig(_Section):
     )
     race: RaceConfig = Field(RaceConfig(), description="When a trial is stopped before all its folds are trained.")
     budget: BudgetConfig = Field(BudgetConfig(), description="When the search ends, whichever comes first.")
+    artifacts: ArtifactsConfig = Field(
+        ArtifactsConfig(), description="Which trained weights are kept in storage.artifacts, for `search export`."
+    )
     storage: StorageConfig = Field(
         StorageConfig(), description="Where the study is kept; paths are relative to the working directory."
     )

@@ -42,6 +42,8 @@ class Coordinator:
     url: str
     owner: str
     pooled_score: Callable[[int], float | None]
+    # Called when trials have ended: what was stored of those that are not kept may go.
+    prune: Callable[[], None] = lambda: None
     # Without new trials the study only finishes what it has begun.
     asking: bool = True
     leading: bool = False
@@ -96,9 +98,11 @@ class Coordinator:
         for run in self.ledger.fold_runs():
             runs[run.trial].append(run)
         matrix: Matrix | None = None
+        any_ended = False
         for trial in open_trials:
             finished = sum(run.state is FoldRunState.DONE for run in runs[trial.number])
             ended = _has_ended(trial, runs[trial.number])
+            any_ended = any_ended or ended
             if not ended and (not finished or (trial.number, finished) in self._reported):
                 continue
             matrix = matrix or read_matrix(self.ledger)
@@ -106,6 +110,8 @@ class Coordinator:
                 self._end(trial, runs[trial.number], matrix)
             else:
                 self._report(trial.number, finished, estimate(matrix, trial=trial.number))
+        if any_ended:
+            self.prune()
 
     def _end(self, trial: TrialRecord, runs: list[FoldRun], matrix: Matrix) -> None:
         """Write a trial's end into the ledger, then tell Optuna: a crash in between is mended by the next step."""

@@ -29,8 +29,8 @@ value of another type. `--set section.key=value` overrides one key for one comma
 `--set space.NAME=null` takes a parameter out of the space. Numbers may be written as `1e-5`. Aliases (`*name`) and
 repeated keys are refused.
 
-A study can be continued with another `budget`, `storage` or `trackers`, and with the data file moved; a change of
-anything else is refused, with what differs.
+A study can be continued with another `budget`, `artifacts`, `storage` or `trackers`, and with the data file
+moved; a change of anything else is refused, with what differs.
 
 Secrets come from the environment: `SEARCH_STORAGE_PASSWORD`, or `SEARCH_STORAGE_PASSWORD_FILE` with the name of a file,
 is the password of `storage.url`; `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` let Neptune go online.

@@ -15,11 +15,13 @@ from search.coordinator import MAX_ATTEMPTS, Coordinator
 from search.engines.local import PATIENCE_SECONDS, LocalEngine, make_owner
 from search.environment import Secrets
 from search.errors import ConfigError
+from search.keeping import Keeping
 from search.presence import WORKER_ROLE
 from search.progress import Progress
 from search.publish import make_publisher
 from search.rows import StudyRows
 from search.study import OpenStudy
+from storage.artifacts import Artifacts
 from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
 from storage.publishing import Publisher
@@ -69,6 +71,9 @@ def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secret
         url=study.url,
         owner=make_owner(),
         pooled_score=StudyRows(ledger=study.ledger, config=config).pooled_score,
+        prune=Keeping(
+            ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
+        ).prune,
     )
     engine = LocalEngine(url=study.url, study=study.record.name, config=config, num_workers=num_workers)
     with interrupts() as counter, Progress(study.ledger, console) as progress:

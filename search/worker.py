@@ -16,6 +16,7 @@ from objectives.jobs import EpochScore
 from objectives.leaks import LeakProof
 from search.config import RaceConfig
 from search.errors import USER_ERRORS
+from search.keeping import fold_folder, weights_name
 from search.presence import Presence
 from search.race import Decision, Verdict, verdict
 from search.scores import read_matrix
@@ -47,6 +48,10 @@ class Training(Protocol):
     def best_predictions(self) -> NDArray[np.float32]:
         """Predictions of the chosen epoch, (validation rows, outputs)."""
 
+    @property
+    def best_weights(self) -> bytes:
+        """What was trained, as it was at the chosen epoch."""
+
     def epochs(self) -> Iterator[EpochScore]:
         """Train the remaining epochs; raises TrialError."""
 
@@ -70,6 +75,7 @@ class Worker:
     race: RaceConfig
     owner: str
     stop: threading.Event
+    keeps_weights: bool = True
     lease_seconds: float = LEASE_SECONDS
 
     def work(self) -> None:
@@ -146,15 +152,22 @@ class Worker:
         buffer = io.BytesIO()
         np.save(buffer, training.best_predictions, allow_pickle=False)
         self.artifacts.put(predictions, buffer.getvalue())
+        weights = weights_name(self.ledger.study_id, claim)
+        if self.keeps_weights:
+            self.artifacts.put(weights, training.best_weights)
         judged = self._judge(claim, done=True)
-        self.ledger.finish_fold(
-            claim,
-            FoldRunState.DONE,
-            score=training.best.score,
-            best_epoch=training.best.epoch,
-            predictions=predictions,
-            stop_reason=judged.reason if judged.decision is Decision.STOP else None,
-        )
+        try:
+            self.ledger.finish_fold(
+                claim,
+                FoldRunState.DONE,
+                score=training.best.score,
+                best_epoch=training.best.epoch,
+                predictions=predictions,
+                stop_reason=judged.reason if judged.decision is Decision.STOP else None,
+            )
+        except LeaseLost:
+            self.artifacts.delete(weights)
+            raise
 
     def _judge(self, claim: Claim, *, done: bool) -> Verdict:
         matrix = read_matrix(self.ledger, also_done=[(claim.trial, claim.fold)] if done else [])
@@ -190,7 +203,7 @@ class Worker:
         return claim.checkpoint
 
     def _folder(self, claim: Claim) -> str:
-        return f"study-{self.ledger.study_id}/trial-{claim.trial}/fold-{claim.fold}"
+        return fold_folder(self.ledger.study_id, claim)
 
     def _discard(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

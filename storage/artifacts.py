@@ -47,6 +47,15 @@ class Artifacts:
         with _explaining(path), suppress(FileNotFoundError):
             self._filesystem.rm_file(path)
 
+    def names(self, folder: str) -> list[str]:
+        """The names below a folder, sorted; none where there is no such folder."""
+        path = self._path(folder)
+        with _explaining(path):
+            # fsspec keeps listings of remote places; another process may have written since.
+            self._filesystem.invalidate_cache()
+            found = self._filesystem.find(path)
+        return sorted(str(name).removeprefix(f"{self._root}/") for name in found)
+
     def exists(self, name: str) -> bool:
         """Whether it is there."""
         path = self._path(name)

@@ -182,4 +182,5 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
         race=job.config.race,
         owner=job.owner,
         stop=stop,
+        keeps_weights=job.config.artifacts.keep != "none",
     ).work()

@@ -14,7 +14,7 @@ from objectives.jobs import EpochScore
 from objectives.losses import build_loss
 from objectives.metrics import METRICS
 from objectives.sampling import as_sample
-from objectives.training import FoldTraining
+from objectives.training import FoldTraining, read_weights
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,43 @@ def test_best_epoch_survives_a_restart(train):
     restored.restore(stopped.save())
     assert restored.best == stopped.best
     assert restored.best_predictions.tolist() == stopped.best_predictions.tolist()
+    assert restored.best_weights == stopped.best_weights
     assert list(restored.epochs()) == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}, {"optimiser": "schedule_free_adamw"}])
+def test_kept_weights_are_those_that_the_best_epoch_was_scored_by(train, settings):
+    """In another training's model they predict what the best epoch predicted, though later epochs were trained."""
+    training = train(epochs=4, patience=1, epoch_metric="log_loss", metric="accuracy", **settings)
+    scores = iter([0.0, -1.0])
+    for _ in training.epochs():
+        training.scores[-1].metrics["val_log_loss"] = -next(scores)  # the first epoch is the best
+    assert training.best.epoch == 1
+    other = train(epochs=4, patience=1, epoch_metric="log_loss", metric="accuracy", **settings)
+    kept = read_weights(training.best_weights, job=other._job)
+    with torch.no_grad():
+        for name, weight in other._trained.items():
+            weight.copy_(kept[name])
+    rows = training._job.validation_rows
+    np.testing.assert_allclose(other._evaluate(rows)[0], training.best_predictions, atol=1e-6)
+    assert np.abs(training.predict(rows) - training.best_predictions).max() > 1e-3
+
+
+def test_weights_of_another_job_are_refused(train, make_job):
+    """Other rows or settings would make another model."""
+    training = train(epochs=1)
+    list(training.epochs())
+    with pytest.raises(TrialError, match="another job"):
+        read_weights(training.best_weights, job=make_job(epochs=1, seed=6))
+
+
+def test_a_refit_trains_all_epochs_as_training_does_and_scores_none(train):
+    """With the same rows, seed and epochs the weights are those of the last epoch of an ordinary training."""
+    refitted, ordinary = train(epochs=2), train(epochs=2)
+    assert list(refitted.refit()) == [1, 2]
+    list(ordinary.epochs())
+    assert refitted.scores == []
+    assert weights(refitted) == weights(ordinary)
 
 
 def test_training_leaves_torchs_random_state_alone(train):

@@ -9,18 +9,20 @@ import pytest
 
 from search.config import StudyConfig
 from search.coordinator import Coordinator
+from search.keeping import Keeping
 from search.worker import Worker
 from storage.artifacts import Artifacts
 from storage.catalog import create_study
 from storage.database import connect, migrate
 from storage.ledger import Ledger
+from storage.records import Direction
 from tests.search.scripted import Script
 
 
 class ScriptedStudy:
     """One study: its ledger, its coordinator, and workers with scripted trainings."""
 
-    def __init__(self, url: str, folder: Path, **sections: object) -> None:
+    def __init__(self, url: str, folder: Path, direction: Direction = "maximize", **sections: object) -> None:
         self.url = url
         self.config = StudyConfig.model_validate(
             {
@@ -41,7 +43,7 @@ class ScriptedStudy:
             name="scripted",
             config=self.config.model_dump(mode="json"),
             metric="macro_f1",
-            direction="maximize",
+            direction=direction,
             fingerprints={},
             provenance={},
             assignments=np.arange(9, dtype=np.int16) % 3,
@@ -52,8 +54,16 @@ class ScriptedStudy:
 
     def coordinator(self, owner: str = "coordinator") -> Coordinator:
         return Coordinator(
-            ledger=self.ledger, config=self.config, url=self.url, owner=owner, pooled_score=lambda trial: 0.5
+            ledger=self.ledger,
+            config=self.config,
+            url=self.url,
+            owner=owner,
+            pooled_score=lambda trial: 0.5,
+            prune=self.keeping().prune,
         )
+
+    def keeping(self) -> Keeping:
+        return Keeping(ledger=self.ledger, artifacts=self.artifacts, settings=self.config.artifacts)
 
     def worker(self, script: Script, owner: str = "worker", lease_seconds: float = 60.0) -> Worker:
         return Worker(
@@ -63,6 +73,7 @@ class ScriptedStudy:
             race=self.config.race,
             owner=owner,
             stop=self.stop,
+            keeps_weights=self.config.artifacts.keep != "none",
             lease_seconds=lease_seconds,
         )
 

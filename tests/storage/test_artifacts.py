@@ -114,3 +114,12 @@ def test_a_store_that_cannot_be_reached_is_an_error(url: str, found: str) -> Non
     with pytest.raises(StorageError, match=found) as caught:
         Artifacts(url)
     assert "s3cret" not in str(caught.value)
+
+
+def test_names_below_a_folder_are_listed(tmp_path: Path):
+    """As they were put, and none where nothing was."""
+    artifacts = Artifacts(str(tmp_path))
+    for name in ("a/one", "a/b/two", "ab/three"):
+        artifacts.put(name, b"x")
+    assert artifacts.names("a") == ["a/b/two", "a/one"]
+    assert artifacts.names("c") == []

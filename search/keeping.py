@@ -1,0 +1,79 @@
+"""Which trained weights a study keeps: those of finished folds, by the study file's `artifacts.keep`."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from search.config import ArtifactsConfig
+from storage.artifacts import Artifacts
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.records import Claim, Direction, FoldRun, TrialRecord, TrialState
+
+log = logging.getLogger(__name__)
+
+PREFIX = "model-"
+
+
+def fold_folder(study_id: int, run: Claim | FoldRun) -> str:
+    """The folder of a fold run's artifacts."""
+    return f"{_trial_folder(study_id, run.trial)}/fold-{run.fold}"
+
+
+def weights_name(study_id: int, run: Claim | FoldRun) -> str:
+    """The name of the weights that a fold run ended with; the token keeps a late writer of an older lease away."""
+    return f"{fold_folder(study_id, run)}/{PREFIX}{run.token}.safetensors"
+
+
+def trials_kept(trials: Sequence[TrialRecord], settings: ArtifactsConfig, direction: Direction) -> set[int]:
+    """Return the trials whose weights stay: open ones, and of the complete ones those that `settings` name."""
+    kept = {trial.number for trial in trials if not trial.told}
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    if settings.keep == "all":
+        return kept | {trial.number for trial in complete}
+    sign = 1 if direction == "maximize" else -1
+    ranked = sorted(
+        (-sign * trial.score, trial.number)
+        for trial in complete
+        if trial.score is not None and math.isfinite(trial.score)
+    )
+    most = {"best": 1, "top": settings.top, "none": 0}[settings.keep]
+    return kept | {number for _, number in ranked[:most]}
+
+
+@dataclass(slots=True, kw_only=True)
+class Keeping:
+    """Removes the weights of ended trials that are not to be kept.
+
+    Several processes may do so at once: scores never change, so what falls behind once stays behind, and what an open
+    trial has stored is left alone.
+    """
+
+    ledger: Ledger
+    artifacts: Artifacts
+    settings: ArtifactsConfig
+    _removed: set[int] = field(default_factory=set)
+
+    def prune(self) -> None:
+        """Remove what is due; a place that cannot be reached is a warning, and tried again the next time."""
+        trials = self.ledger.trials()
+        kept = trials_kept(trials, self.settings, self.ledger.study().direction)
+        for trial in trials:
+            if trial.number in kept or trial.number in self._removed:
+                continue
+            try:
+                self._remove(trial.number)
+            except StorageError as error:
+                log.warning("weights of trial %d are not removed: %s", trial.number, error)
+                return
+            self._removed.add(trial.number)
+
+    def _remove(self, trial: int) -> None:
+        for name in self.artifacts.names(_trial_folder(self.ledger.study_id, trial)):
+            if name.rpartition("/")[2].startswith(PREFIX):
+                self.artifacts.delete(name)
+
+
+def _trial_folder(study_id: int, trial: int) -> str:
+    return f"study-{study_id}/trial-{trial}"
