@@ -5,6 +5,7 @@ from pathlib import Path
 from models.params import ModelParams
 from objectives.data import Content
 from objectives.errors import DataError
+from objectives.tasks.columns import prepare_columns
 from objectives.tasks.feeds import Inputs
 from objectives.tasks.text import prepare_text
 
@@ -18,7 +19,9 @@ def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Pa
     What a frozen encoder makes of them is computed on `device` when it is first asked for. Raises EncoderError,
     DataError.
     """
-    kind = content.spec.kind if params.architecture == "joined" else params.architecture
+    kind = content.spec.kind
+    if kind == "text" and params.architecture == "columns":
+        return prepare_columns(content, params=params, max_length=max_length, cache=cache, device=device)
     if kind != "text":
         raise DataError(f"data: {kind} cannot be trained on in this version, expected text")
     return prepare_text(content, encoder=params.encoder, max_length=max_length, cache=cache, device=device)

@@ -1,0 +1,109 @@
+"""Several text columns as model inputs, each with tokens and a length of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.classifiers import Classifier
+from models.columns import ColumnClassifier
+from models.encoders import check_encoder, load_config
+from models.params import ModelParams
+from objectives.data import Content
+from objectives.jobs import FoldJob, Rows
+from objectives.tasks.feeds import Batch, Feed
+from objectives.tasks.text import TextInputs, prepare_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnInputs:
+    """What all fold runs of a study share: each column's tokens, and what the frozen encoder makes of them."""
+
+    columns: Mapping[str, TextInputs]
+    present: NDArray[np.bool_]  # (rows, columns): whether a cell holds any text
+    encoder: str
+
+    def feed(self, job: FoldJob, *, device: str) -> "ColumnFeed":
+        """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
+        feeds = {name: inputs.feed(_read_alone(job, name), device=device) for name, inputs in self.columns.items()}
+        return ColumnFeed(columns=feeds, present=self.present, model=job.params.model)
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """Return every row's columns side by side, each of length 1, or 0 where it is missing; the whole of length 1.
+
+        A column's are the mean-pooled states of the frozen encoder.
+        """
+        each = [inputs.embeddings() for inputs in self.columns.values()]
+        states = np.concatenate([column * held[:, None] for column, held in zip(each, self.present.T, strict=True)], 1)
+        scaled: NDArray[np.float32] = states / np.sqrt(self.present.sum(axis=1, keepdims=True).clip(min=1), dtype="f4")
+        return scaled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnFeed:
+    """What one trial's model sees of the columns: what a model of each of them alone would see."""
+
+    columns: Mapping[str, Feed]
+    present: NDArray[np.bool_]  # (rows, columns)
+    model: ModelParams
+
+    def build(self, *, num_outputs: int, scale: float | None) -> Classifier:
+        """Return the ensemble; raises EncoderError if the encoder cannot be used as asked."""
+        feeds = list(self.columns.values())
+        read_by = feeds[:1] if self.model.shared_encoder else feeds
+        return ColumnClassifier(
+            [feed.build(num_outputs=num_outputs, scale=None) for feed in read_by],
+            dropouts={name: self.model.column_dropout.get(name, self.model.dropout) for name in self.columns},
+            width=load_config(self.model.encoder).hidden_size,
+            fusion_width=self.model.fusion_width,
+            num_outputs=num_outputs,
+            scale=scale,
+        )
+
+    def lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """Return the number of tokens of each row's columns together."""
+        lengths: NDArray[np.int64] = np.stack([feed.lengths(rows) for feed in self.columns.values()]).sum(axis=0)
+        return lengths
+
+    def batch(self, rows: Rows, *, random: np.random.Generator | None = None) -> Batch:
+        """Return each column's inputs, named COLUMN/NAME, and `present`, (rows, columns)."""
+        inputs = {
+            f"{column}/{name}": tensor
+            for column, feed in self.columns.items()
+            for name, tensor in feed.batch(rows, random=random).items()
+        }
+        return inputs | {"present": torch.from_numpy(self.present[rows])}
+
+
+def prepare_columns(
+    content: Content, *, params: ModelParams, max_length: int, cache: Path, device: str = "cpu"
+) -> ColumnInputs:
+    """Tokenise each text column for models like `params`, or find it in `cache`.
+
+    `max_length` is the study's largest, for the columns that have none of their own. What the frozen encoder makes of
+    them is computed on `device` when it is first asked for. Raises EncoderError.
+    """
+    longest = {name: params.column_max_length.get(name, max_length) for name in content.spec.text}
+    check_encoder(params.encoder, max_length=max(longest.values()))
+    columns = {
+        name: prepare_text(
+            replace(content, texts=content.columns[name]),
+            encoder=params.encoder,
+            max_length=length,
+            cache=cache,
+            device=device,
+        )
+        for name, length in longest.items()
+    }
+    present = np.array([[bool(cell.strip()) for cell in content.columns[name]] for name in columns], dtype=bool).T
+    return ColumnInputs(columns=columns, present=present, encoder=params.encoder)
+
+
+def _read_alone(job: FoldJob, column: str) -> FoldJob:
+    """Return the job of a model that reads this column only."""
+    model = job.params.model
+    alone = model.model_copy(update={"max_length": model.column_max_length.get(column, model.max_length)})
+    return replace(job, params=job.params.model_copy(update={"model": alone}))

@@ -1,0 +1,148 @@
+"""Columns as inputs: tokens and lengths of their own, missing cells, frozen states, and a training on them."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.params import ModelParams
+from objectives.data import Dataset, DataSpec, read_dataset
+from objectives.folds import assign_folds
+from objectives.jobs import FoldJob
+from objectives.metrics import Goal
+from objectives.params import Params, TrainingParams
+from objectives.tasks.columns import ColumnInputs
+from objectives.tasks.preparation import prepare
+from objectives.training import FoldTraining
+from tests.tiny_encoder import build_tiny_encoder
+
+LENGTHS = {"title": 5, "title en": 10}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    """48 rows whose class is whether both columns name an animal; every sixth has no second column: a class apart."""
+    path = tmp_path_factory.mktemp("data") / "columns.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["title", "title en", "label"])
+        for row in range(48):
+            first, second = ("fox", "worm")[row % 2], ("dog", "cash")[row // 2 % 2]
+            label = "both" if (first, second) == ("fox", "dog") else "other"
+            missing = row % 6 == 5
+            words = ["  " if missing else f"the {second} " + "the " * (row % 5)]
+            writer.writerow([f"the {first} number {row}", *words, "missing" if missing else label])
+    return read_dataset(DataSpec(path=path, label="label", text=("title", "title en")))
+
+
+@pytest.fixture(scope="module")
+def encoder(dataset, tmp_path_factory) -> str:
+    return str(build_tiny_encoder(tmp_path_factory.mktemp("encoder"), dataset.texts))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def train(dataset, encoder, cache):
+    """Build a training, not begun, of the first of three folds; `model` holds model settings."""
+    folds = assign_folds(dataset.labels, dataset.groups, num_folds=3, seed=0, stratified=True)
+
+    def train(*, model: dict | None = None, **training) -> FoldTraining:
+        settings = {"max_length": 24, "column_max_length": LENGTHS, "fusion_width": 16} | (model or {})
+        params = ModelParams(encoder=encoder, architecture="columns", **settings)
+        training = {"epochs": 2, "learning_rate": 1e-2, "batch_size": 8} | training
+        job = FoldJob(
+            params=Params(model=params, training=TrainingParams(**training)),
+            goal=Goal(metric="macro_f1", epoch_metric="macro_f1"),
+            labels=dataset.labels,
+            label_names=tuple(dataset.label_names),
+            training_rows=np.flatnonzero(folds != 0),
+            validation_rows=np.flatnonzero(folds == 0),
+            seed=5,
+        )
+        inputs = prepare(dataset, params=params, max_length=24, cache=cache, device="cpu")
+        assert isinstance(inputs, ColumnInputs)
+        return FoldTraining(job, inputs=inputs, device="cpu")
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def inputs(dataset, encoder, cache) -> ColumnInputs:
+    params = ModelParams(encoder=encoder, architecture="columns", column_max_length={"title": 5})
+    return prepare(dataset, params=params, max_length=24, cache=cache, device="cpu")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_it_learns_what_only_both_columns_tell(train, shared):
+    """And that a missing cell is a class of its own."""
+    training = train(epochs=25, learning_rate=5e-3, batch_size=4, model={"shared_encoder": shared, "dropout": 0.0})
+    list(training.epochs())
+    assert training.best.score > 0.95
+
+
+def test_each_column_has_its_own_length(train, inputs):
+    """The one that is named, else the trial's max_length; a row costs the tokens of all of them."""
+    feed = train()._network._feed
+    row = np.array([9])
+    batch = feed.batch(row)
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
+        "title/input_ids": (1, 5),
+        "title/attention_mask": (1, 5),
+        "title en/input_ids": (1, 8),
+        "title en/attention_mask": (1, 8),
+        "present": (1, 2),
+    }
+    assert feed.lengths(row).tolist() == [13]
+    shorter = train(model={"max_length": 6, "column_max_length": {"title": 5}})._network._feed
+    assert shorter.lengths(row).tolist() == [11]
+
+
+def test_white_space_is_a_missing_cell(inputs, dataset):
+    """Every sixth row has no second column."""
+    assert inputs.present[:, 0].all()
+    assert np.array_equal(~inputs.present[:, 1], np.arange(48) % 6 == 5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_head_only_training_reads_each_columns_states_from_the_cache(train, shared):
+    """Its probabilities are those of the whole ensemble with the same classifiers."""
+    training = train(model={"trainable_layers": 0, "shared_encoder": shared})
+    list(training.epochs())
+    assert not any(name.startswith("readers.") for name in training._trained)
+    whole = train(model={"trainable_layers": 1, "shared_encoder": shared})
+    missing, unexpected = whole._network.module.load_state_dict(dict(training._trained), strict=False)
+    assert all(name.startswith("readers.") for name in missing)
+    assert not unexpected
+    rows = training._job.validation_rows
+    torch.testing.assert_close(torch.tensor(training.predict(rows)), torch.tensor(whole.predict(rows)))
+
+
+def test_it_continues_exactly_from_a_checkpoint(train):
+    """A shared encoder is saved once, and restored for all columns."""
+    settings = {"epochs": 3, "token_masking": 0.1}
+    undisturbed = [score.metrics["val_loss"] for score in train(**settings).epochs()]
+    begun, resumed = train(**settings), train(**settings)
+    next(begun.epochs())
+    resumed.restore(begun.save())
+    assert [score.metrics["val_loss"] for score in resumed.epochs()] == undisturbed[1:]
+
+
+def test_neighbours_are_looked_for_in_all_columns(inputs):
+    """A row's point has length 1; a missing column takes no part in it."""
+    points = inputs.embeddings()
+    torch.testing.assert_close(torch.tensor(points).norm(dim=1), torch.ones(48))
+    alone = np.array([inputs.columns["title"].embeddings()[5]])
+    np.testing.assert_allclose(points[5:6], np.concatenate([alone, np.zeros_like(alone)], axis=1), rtol=1e-6)
+
+
+def test_synthetic_rows_are_mixed_from_what_the_columns_say(train):
+    """SMOTE goes together with the ensemble."""
+    training = train(sampler="smote", sampler_ratio=1.0, model={"trainable_layers": 0})
+    assert training.sample.num_synthetic > 0
+    list(training.epochs())
