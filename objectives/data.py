@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from objectives import tables
 from objectives.errors import DataError
-from objectives.tables import Format, format_of, read_file
+from objectives.tables import Chunk, Format, format_of, read_file
 
 Labels = NDArray[np.int64] | NDArray[np.float64]
 
@@ -148,18 +149,32 @@ def read_table(spec: DataSpec) -> pd.DataFrame:
     return table
 
 
-def join_text(table: pd.DataFrame, spec: DataSpec) -> list[str]:
+def join_text(table: pd.DataFrame, spec: DataSpec, *, first: int = 1) -> list[str]:
     """Return each row's columns joined, empty cells left out; raises DataError if a column is missing."""
-    require_columns(table, spec.columns, spec=spec)
+    require_columns(table, spec.columns, spec=spec, first=first)
     columns = [table[name].tolist() for name in spec.columns]
     return [spec.separator.join(filter(None, cells)) for cells in zip(*columns, strict=True)]
 
 
 def read_content(spec: DataSpec) -> Content:
     """Read the rows without their labels; raises DataError as read_table does, and for missing columns."""
-    table = read_table(spec)
-    texts = join_text(table, spec)
-    rows = np.arange(1, len(texts) + 1, dtype=np.int64)
+    return content_of(read_table(spec), spec)
+
+
+def read_chunks(spec: DataSpec, *, rows: int) -> Iterator[Chunk]:
+    """Yield the file in chunks of at most `rows`; raises DataError as read_table does, when the place is reached."""
+    empty = True
+    for chunk in tables.read_chunks(spec.path, file_format=_format(spec), rows=rows):
+        empty = False
+        yield chunk
+    if empty:
+        raise DataError(f"{spec.path}: there are no data rows")
+
+
+def content_of(table: pd.DataFrame, spec: DataSpec, *, first: int = 1) -> Content:
+    """Return the rows of a table, the first of which has the number `first`; raises DataError for missing columns."""
+    texts = join_text(table, spec, first=first)
+    rows = np.arange(first, first + len(texts), dtype=np.int64)
     return Content(spec=spec, texts=texts, columns=_cells(table, spec), rows=rows)
 
 
@@ -202,15 +217,18 @@ def group_texts(texts: Iterable[str]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(" ".join(text.lower().split()), len(numbers)) for text in texts], np.int64)
 
 
-def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec) -> None:
-    """Raise DataError if one of `names` is no column, naming the nearest, or holds anything but text."""
+def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec, first: int = 1) -> None:
+    """Raise DataError if one of `names` is no column, naming the nearest, or holds anything but text.
+
+    `first` is the number of the table's first row.
+    """
     columns = [str(column) for column in table.columns]
     for name in names:
         if name not in columns:
             nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
             advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(map(repr, columns))}"
             raise DataError(f"{spec.path}: there is no column {name!r}; {advice}")
-        for row, cell in enumerate(table[name].tolist(), start=1):
+        for row, cell in enumerate(table[name].tolist(), start=first):
             if not isinstance(cell, str):
                 raise DataError(
                     f"{spec.path}: column {name!r} holds a {type(cell).__name__} in data row {row}; expected text"

@@ -5,6 +5,7 @@
     ValueError                one line on the terminal, exit code 2
     |-- ConfigError           study file, command line, environment    (search)
     |-- DataError             the data file                            (objectives)
+    |-- ModelError            the folder of an exported model        (objectives)
     |-- EncoderError          the pretrained model                     (models)
     `-- StorageError          database or artifact store               (storage)
     RuntimeError              handled by the search itself
@@ -16,7 +17,7 @@
 from collections.abc import Iterable
 
 from models.errors import EncoderError
-from objectives.errors import DataError
+from objectives.errors import DataError, ModelError
 from storage.errors import StorageError
 
 
@@ -24,7 +25,7 @@ class ConfigError(ValueError):
     """The study file, an option or the environment cannot be used; one line: the key, what was found and expected."""
 
 
-USER_ERRORS = (ConfigError, DataError, StorageError, EncoderError)
+USER_ERRORS = (ConfigError, DataError, ModelError, StorageError, EncoderError)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
