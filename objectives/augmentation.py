@@ -57,9 +57,11 @@ class Augmentation:
         """Return `input_ids` and `attention_mask`, (rows, tokens), changed; `labels`, (rows,), decide how strongly.
 
         The tensors are on the CPU, and those given stay as they are. What is deleted closes up, padded on the right;
-        one ordinary token of a row always stays. `random` alone decides.
+        one ordinary token of a row always stays. Tokens whose `marks`, if there are any, are not 0 stay as they are,
+        and the marks move with them. `random` alone decides.
         """
         ids, mask = batch["input_ids"].numpy().copy(), batch["attention_mask"].numpy().astype(bool)
+        marks = batch["marks"].numpy() if "marks" in batch else np.zeros_like(ids)
         factor = np.ones(len(ids)) if self._strengths is None else self._strengths[labels]
 
         def probability(value: float) -> Probabilities:
@@ -67,23 +69,27 @@ class Augmentation:
 
         params = self._params
         if params.token_deletion > 0:
-            ordinary = self._ordinary(ids, mask)
-            stays = ~_chosen_to_delete(ordinary, probability(params.token_deletion), random)
-            ids, mask = _close_up(ids, mask & stays, pad_id=self._pad_id)
+            ordinary = self._ordinary(ids, mask, marks)
+            stays = mask & ~_chosen_to_delete(ordinary, probability(params.token_deletion), random)
+            marks, _ = _close_up(marks, stays, pad_id=0)
+            ids, mask = _close_up(ids, stays, pad_id=self._pad_id)
         if params.token_swap > 0:
-            _swap(ids, self._ordinary(ids, mask), probability(params.token_swap), random)
+            _swap(ids, self._ordinary(ids, mask, marks), probability(params.token_swap), random)
         if self._mask_id is not None and params.token_masking > 0:
-            chosen = self._ordinary(ids, mask) & (random.random(ids.shape) < probability(params.token_masking))
+            chosen = self._ordinary(ids, mask, marks) & (random.random(ids.shape) < probability(params.token_masking))
             ids = np.where(chosen, self._mask_id, ids)
         input_ids, attention_mask = torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
         if self._replace is not None and params.token_replacement > 0:
-            chosen = self._ordinary(ids, mask) & (random.random(ids.shape) < probability(params.token_replacement))
+            ordinary = self._ordinary(ids, mask, marks)
+            chosen = ordinary & (random.random(ids.shape) < probability(params.token_replacement))
             generator = torch.Generator().manual_seed(int(random.integers(2**63)))
             input_ids = self._replace(input_ids, attention_mask, torch.from_numpy(chosen), generator)
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+        changed = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return changed | ({"marks": torch.from_numpy(marks)} if "marks" in batch else {})
 
-    def _ordinary(self, ids: Ids, mask: Mask) -> Mask:
-        return mask & ~np.isin(ids, self._special)
+    def _ordinary(self, ids: Ids, mask: Mask, marks: Ids) -> Mask:
+        ordinary: Mask = mask & (marks == 0) & ~np.isin(ids, self._special)
+        return ordinary
 
 
 def strengths(counts: NDArray[np.int64], minority_augmentation: float) -> NDArray[np.float64]:

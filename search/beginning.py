@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from models.errors import EncoderError
 from objectives.data import Dataset, read_dataset
 from objectives.folds import EXTRA, assign_folds, fingerprint_folds, small_classes
 from objectives.params import TrainingParams
+from objectives.relations import Form, read_relations
 from objectives.sampling import check_sampler
 from objectives.weights import check_loss
 from search.config import StudyConfig, config_from_record, differences, fingerprint, to_record
@@ -124,17 +125,28 @@ def _check_unchanged(record: StudyRecord, config: StudyConfig, prints: dict[str,
 
 
 def check_settings(config: StudyConfig, dataset: Dataset, assignments: NDArray[np.int16]) -> None:
-    """Refuse what the study file says of metrics, losses and samplers and the data's labels cannot do.
+    """Refuse what the study file says of metrics, losses, samplers and relations and the data cannot do.
 
     Raises ConfigError or DataError.
     """
     make_goal(config, dataset.label_names)
     for params in _variants(config, "loss", "class_weights", "smoothing_prior"):
         check_loss(params, label_names=dataset.label_names)
+    if config.data.relation is not None:
+        _check_relations(config, dataset)
     for params in _variants(config, "sampler", "sampler_neighbors", "sampler_min_rows"):
         if not dataset.label_names and params.sampler != "none":
             raise ConfigError(f"training.sampler: found {params.sampler} for a numeric label, expected none")
         check_sampler(params, labels=dataset.strata, assignments=assignments, label_names=dataset.label_names)
+
+
+def _check_relations(config: StudyConfig, dataset: Dataset) -> None:
+    # A long sentence is cut around its entities, and its columns are no texts of their own.
+    for name, expected in (("long_text", "head"), ("architecture", "joined")):
+        if others := [value for value in field_values(config, name) if value != expected]:
+            raise ConfigError(f"model.{name}: found {others[0]} for relations, expected {expected}")
+    for form in field_values(config, "entity_form"):
+        read_relations(dataset, form=cast(Form, form))
 
 
 def _variants(config: StudyConfig, *names: str) -> Iterator[TrainingParams]:
@@ -164,7 +176,7 @@ def _check_encoders(config: StudyConfig) -> None:
     """Refuse an encoder that cannot be used, in a process of its own: this one goes on without torch."""
     values = {name: field_values(config, name) for name in ("encoder", "trainable_layers", "max_length")}
     most_layers = max((int(value) for value in values["trainable_layers"] if value is not None), default=None)
-    longest = max(int(str(value)) for value in values["max_length"])
+    longest = max(*(int(str(value)) for value in values["max_length"]), *config.model.column_max_length.values())
     changes = frozenset(name for name in NEEDING_MASK if any(float(str(v)) > 0 for v in field_values(config, name)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:

@@ -7,6 +7,7 @@ from objectives.data import Content
 from objectives.errors import DataError
 from objectives.tasks.columns import prepare_columns
 from objectives.tasks.feeds import Inputs
+from objectives.tasks.relation import prepare_relations
 from objectives.tasks.text import prepare_text
 
 # Trials that agree in these share their inputs.
@@ -22,6 +23,10 @@ def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Pa
     kind = content.spec.kind
     if kind == "text" and params.architecture == "columns":
         return prepare_columns(content, params=params, max_length=max_length, cache=cache, device=device)
+    if kind == "relation":
+        return prepare_relations(
+            content, encoder=params.encoder, form=params.entity_form, max_length=max_length, cache=cache, device=device
+        )
     if kind != "text":
         raise DataError(f"data: {kind} cannot be trained on in this version, expected text")
     return prepare_text(content, encoder=params.encoder, max_length=max_length, cache=cache, device=device)

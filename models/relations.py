@@ -1,0 +1,98 @@
+"""The relation classifier: an encoder with tokens of its own for the entities, and the states at both of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor, nn
+
+from models.classifiers import Head, TextClassifier
+from models.errors import EncoderError
+from models.params import ModelParams
+
+# What a token is in a relation; 0: any other.
+ENTITY, SUBJECT_START, OBJECT_START = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokens:
+    """Tokens that an encoder did not know: their ids follow one another from `first`."""
+
+    first: int
+    pieces: tuple[tuple[int, ...], ...]  # of each: the known tokens of what it means in words
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+
+def add_tokens(tokenizer: Any, meanings: Mapping[str, str]) -> NewTokens:
+    """Add the tokens that the tokenizer does not have; `meanings` says in words what each stands for. EncoderError."""
+    known = tokenizer.get_vocab()
+    new = [token for token in meanings if token not in known]
+    pieces = tuple(tuple(tokenizer(meanings[token], add_special_tokens=False)["input_ids"]) for token in new)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
+    ids = tokenizer.convert_tokens_to_ids(new)
+    first = min(ids, default=len(tokenizer))
+    if ids != list(range(first, first + len(new))):
+        raise EncoderError(f"the tokenizer gives the new tokens the ids {ids}, expected one after the other")
+    return NewTokens(first, pieces)
+
+
+class ExtendedEmbedding(nn.Module):
+    """A pretrained embedding and beside it a small one for new tokens, so that these can be trained alone.
+
+    A new token's row starts as the mean of the rows of what it means in words, so that it says something even where
+    nothing of the encoder is trained.
+    """
+
+    def __init__(self, known: Any, new: NewTokens) -> None:
+        super().__init__()
+        self.first = new.first
+        self.known: nn.Embedding = known
+        rows = [known.weight.detach()[list(pieces)].mean(dim=0) for pieces in new.pieces]
+        self.new = nn.Embedding.from_pretrained(torch.stack(rows), freeze=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Return the rows of the ids: (rows, tokens) -> (rows, tokens, width)."""
+        is_new = input_ids >= self.first
+        known = self.known(input_ids.masked_fill(is_new, 0))
+        return torch.where(is_new.unsqueeze(-1), self.new((input_ids - self.first).clamp(min=0)), known)
+
+    def merged(self) -> nn.Embedding:
+        """Return one ordinary embedding of all tokens, for the encoder to be saved with."""
+        weight = torch.cat([self.known.weight.detach()[: self.first], self.new.weight.detach()])
+        merged: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.known.padding_idx)
+        return merged
+
+
+class RelationClassifier(TextClassifier):
+    """Classifies two entities of a text by its pooled states, or by those where the entities begin.
+
+    New tokens' rows are trained unless only the head is: where some top layers are, the other rows and the layers below
+    stay frozen, but gradients pass through them. Raises EncoderError if the encoder cannot be used as asked.
+    """
+
+    def __init__(
+        self, params: ModelParams, *, new_tokens: NewTokens, num_outputs: int, scale: float | None = None
+    ) -> None:
+        super().__init__(params, num_outputs=num_outputs, scale=scale)
+        self.entity_states = params.entity_states
+        if len(new_tokens):
+            embedding = ExtendedEmbedding(self.encoder.get_input_embeddings(), new_tokens)
+            embedding.new.requires_grad_(params.trainable_layers != 0)
+            self.encoder.set_input_embeddings(embedding)
+        if self.entity_states == "entities":
+            width = 2 * self.encoder.config.hidden_size
+            self.head = Head(width, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
+
+    def pooled(self, *, input_ids: Tensor, attention_mask: Tensor, marks: Tensor) -> Tensor:  # type: ignore[override]
+        """Return what the head sees, (rows, width) or (rows, 2 x width); the arguments are all (rows, tokens)."""
+        if self.entity_states == "pooled":
+            return super().pooled(input_ids=input_ids, attention_mask=attention_mask)
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        rows = torch.arange(len(hidden), device=hidden.device)
+        # An entity of which the tokenizer left nothing is read at the first token.
+        starts = [(marks == start).int().argmax(dim=1) for start in (SUBJECT_START, OBJECT_START)]
+        return torch.cat([hidden[rows, start] for start in starts], dim=1)

@@ -1,0 +1,65 @@
+"""What is computed once a study: arrays in a folder named by what decides them, mapped into every process's memory."""
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.encoders import resolve_encoder
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def cached(folder: Path, compute: Callable[[], Arrays]) -> Arrays:
+    """Map the arrays of `folder`, computed first if it is not there; raises OSError that names it.
+
+    Of two processes at once, the first one's arrays stay.
+    """
+    if not folder.is_dir():
+        arrays = compute()
+        try:
+            _store(folder, arrays)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
+
+
+def digest(parts: Iterable[str]) -> str:
+    """Return a name that is the same for the same parts."""
+    sha256 = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        sha256.update(len(encoded).to_bytes(8, "little") + encoded)
+    return sha256.hexdigest()[:32]
+
+
+def digest_weights(encoder: str) -> list[str]:
+    """Return the sha256 of each of the encoder's weight files; raises EncoderError."""
+    return [_digest_file(path) for path in sorted(resolve_encoder(encoder).glob("*.safetensors"))]
+
+
+def _store(folder: Path, arrays: Arrays) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        complete = Path(scratch, folder.name)
+        complete.mkdir()
+        for name, array in arrays.items():
+            # By way of the memory, as numpy does not say why it cannot write to a file.
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            (complete / f"{name}.npy").write_bytes(content.getbuffer())
+        try:
+            complete.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
