@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import click
 
@@ -67,18 +67,28 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
 
 @app.command("init")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--label", required=True, metavar="COLUMN", help="The column with the class of a row.")
+@click.option("--label", required=True, metavar="COLUMN", help="The column with the class of a row, or its number.")
 @click.option("--text", "text", required=True, multiple=True, metavar="COLUMN", help="A text column; repeat to join.")
+@click.option(
+    "--task", type=click.Choice(["classification", "regression"]), default="classification", show_default=True
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("study.yaml"), show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite the study file.")
 @command
-def init(data: Path, label: str, text: tuple[str, ...], out: Path, force: bool) -> None:
+def init(
+    data: Path,
+    label: str,
+    text: tuple[str, ...],
+    task: Literal["classification", "regression"],
+    out: Path,
+    force: bool,
+) -> None:
     """Look at a data file and write a study file for exactly that data."""
     from objectives.data import DataSpec
     from search.survey import render_table, survey
     from search.template import write_study_file
 
-    found = survey(DataSpec(path=data, label=label, text=text))
+    found = survey(DataSpec(path=data, label=label, text=text, task=task))
     console = _console()
     console.print(render_table(found))
     write_study_file(found, out, overwrite=force)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.parameters import PARAMETERS, Choices, Range
-from search.survey import Survey, count_rows
+from objectives.params import REGRESSION_LOSSES
+from search.parameters import PARAMETERS, Choices, Parameter, Range
+from search.survey import Survey
 
 TRIALS = 30
 
@@ -14,8 +15,7 @@ _IMBALANCED = 3.0
 _MANY_ROWS = 50_000
 _MOST_TOKENS = 256
 _MOST_GROWTH = 4.0
-_FEWEST_TO_CUT_TO = 50
-_FEWEST_TO_EDIT = 12
+_FEWEST_TO_CUT = 50
 _MINOR = (
     "pooling",
     "optimiser",
@@ -42,7 +42,7 @@ class Plan:
     def num_folds(self) -> int:
         """5 where the smallest class has a row for each and the rows are few; else 3; never more than it can be."""
         wanted = 5 if self.smallest >= 5 and self.found.num_rows <= _MANY_ROWS else 3
-        return max(2, min(wanted, max(self.found.distinct.values())))
+        return max(2, min(wanted, max(self.found.distinct.values(), default=self.found.num_texts)))
 
     @property
     def max_length(self) -> int:
@@ -58,12 +58,28 @@ class Plan:
     @property
     def training_rows(self) -> int:
         """Rows that one fold run trains on."""
-        return self.found.num_rows * (self.num_folds - 1) // self.num_folds
+        return self._in_training(self.found.num_rows)
 
     @property
     def smallest(self) -> int:
-        """Distinct rows of the smallest class."""
-        return min(self.found.distinct.values())
+        """Distinct rows of the smallest class, or of all where the label is a number."""
+        return min(self.found.distinct.values(), default=self.found.num_texts)
+
+    @property
+    def spare(self) -> list[int]:
+        """Rows of the classes that have training rows enough for some to be removed, the largest first."""
+        return [count for count in self.found.classes.values() if self._in_training(count) >= _FEWEST_TO_CUT]
+
+    @property
+    def sampler_min_rows(self) -> int:
+        """Training rows below which a class loses none, where a sampler that removes rows is proposed; else 0."""
+        removing = set(PARAMETERS["sampler_min_rows"].when["sampler"])
+        proposals = propose(self)
+        removes = "sampler" in proposals and not removing.isdisjoint(proposals["sampler"].domain.values() or [])
+        return _FEWEST_TO_CUT if removes and len(self.spare) < len(self.found.classes) else 0
+
+    def _in_training(self, count: int) -> int:
+        return count * (self.num_folds - 1) // self.num_folds
 
     def growth(self, ratio: float) -> float:
         """How many times longer an epoch gets when small classes are repeated up to `ratio` of the largest."""
@@ -84,7 +100,7 @@ def propose(plan: Plan) -> dict[str, Proposal]:
     """Fit what the fields declare as searchable to the data; raises nothing."""
     proposals: dict[str, Proposal] = {}
     for name, parameter in PARAMETERS.items():
-        if parameter.suggested is None:
+        if parameter.suggested is None or not concerns(parameter, plan):
             continue
         proposal = _RULES.get(name, _as_declared)(plan, parameter.suggested)
         if name in _MINOR:
@@ -94,6 +110,17 @@ def propose(plan: Plan) -> dict[str, Proposal]:
             proposal = replace(proposal, searched=False, why="Not searched: what it needs is not.")
         proposals[name] = proposal
     return proposals
+
+
+def concerns(parameter: Parameter, plan: Plan) -> bool:
+    """Whether the parameter can have an effect on data of this kind: classes, or a numeric label."""
+    numeric = plan.found.spread is not None
+    if numeric and parameter.name in ("sampler", "minority_augmentation"):
+        return False
+    losses = parameter.when.get("loss")
+    if losses and not any((loss in REGRESSION_LOSSES) == numeric for loss in losses):
+        return False
+    return all(concerns(PARAMETERS[other], plan) for other in parameter.when)
 
 
 def _is_offered(name: str, proposal: Proposal, values: list[str]) -> bool:
@@ -119,6 +146,9 @@ def _batch_size(plan: Plan, suggested: Any) -> Proposal:
 
 
 def _loss(plan: Plan, suggested: Any) -> Proposal:
+    if plan.found.spread:
+        why = "mse follows outliers, mae the median, huber is between them."
+        return Proposal(domain=Choices(choices=REGRESSION_LOSSES), why=why)
     if plan.found.imbalance < _IMBALANCED:
         return Proposal(domain=suggested, why=_balanced(plan), searched=False)
     return Proposal(domain=suggested, why="The classes are imbalanced; plain cross entropy often wins all the same.")
@@ -146,10 +176,10 @@ def _unfit_samplers(plan: Plan) -> dict[str, str]:
     for name, ratio in (("random_over", 1.0), ("minority_over", least), ("smote", least)):
         if plan.growth(ratio) > _MOST_GROWTH:
             unfit[name] = f"an epoch would be {plan.growth(ratio):.0f} times as long"
-    if plan.smallest < _FEWEST_TO_CUT_TO:
-        unfit["random_under"] = f"it cuts all classes towards the smallest, which has {count_rows(plan.smallest)}"
-    if plan.smallest < _FEWEST_TO_EDIT:
-        unfit["enn"] = f"the nearest neighbours of a class of {count_rows(plan.smallest)} are of other classes"
+    if not plan.spare or plan.spare[0] < _IMBALANCED * plan.spare[-1]:
+        unfit["random_under"] = f"the classes with {_FEWEST_TO_CUT} training rows or more are none, one or alike"
+    if not plan.spare:
+        unfit["enn"] = f"no class has {_FEWEST_TO_CUT} training rows, and it can empty a smaller one"
     return unfit
 
 

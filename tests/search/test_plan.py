@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from objectives.data import DataSpec
+from objectives.data import DataSpec, read_dataset
 from objectives.errors import DataError
-from search.config import load_config
+from objectives.folds import assign_folds
+from search.beginning import check_settings
+from search.config import StudyConfig, load_config
 from search.demo import build_demo
 from search.errors import ConfigError
 from search.parameters import PARAMETERS
@@ -63,15 +65,22 @@ def test_a_survey_counts_what_matters(write):
 
 
 @pytest.mark.parametrize(
-    ("rows", "label", "message"),
+    ("rows", "changes", "message"),
     [
-        ([("a", "x"), ("a", "y")], "label", "has 1 classes, expected at least two"),
-        ([("a", "x"), ("b", "y")], "lable", "did you mean 'label'?"),
+        ([("a", "x"), ("a", "y")], {}, "has 1 classes, expected at least two"),
+        ([("a", "x"), ("b", "y")], {"label": "lable"}, "did you mean 'label'?"),
+        ([("1", "x"), ("", "y"), ("1.0", "z")], {"task": "regression"}, "has 1 numbers, expected at least two"),
+        (
+            [("1", "x"), ("", "y"), ("1_0", "z")],
+            {"task": "regression"},
+            "in data row 3: found '1_0', expected a finite",
+        ),
+        ([("1", "x"), ("inf", "y")], {"task": "regression"}, "in data row 2: found 'inf', expected a finite number"),
     ],
 )
-def test_a_file_that_cannot_be_searched_on_is_refused(write, rows, label, message):
-    """One class, or a column that is not there."""
-    spec = write(rows).model_copy(update={"label": label})
+def test_a_file_that_cannot_be_searched_on_is_refused(write, rows, changes, message):
+    """One class or number, a column that is not there, or what is no number where one is to be."""
+    spec = write(rows).model_copy(update=changes)
     with pytest.raises(DataError) as refused:
         survey(spec)
     assert message in str(refused.value)
@@ -83,6 +92,50 @@ def test_the_table_says_what_was_found_and_what_follows(write):
     for expected in ("common: 30 rows", "rare: 4 rows", "7.5 : 1", "label 1, text 0", "refuses rows without a label"):
         assert expected in table
     assert "duplicates    │ 1 row " in table
+
+
+def test_a_numeric_label_is_shown_by_its_spread(write):
+    """Quantiles in place of classes; a row without a label is in none of them."""
+    rows = [*((str(number), f"text {number}") for number in range(101)), ("", "no label")]
+    found = survey(write(rows).model_copy(update={"task": "regression"}))
+    assert found.spread is not None
+    assert (found.spread.num_distinct, found.spread.mean) == (101, 50)
+    assert found.spread.quantiles == (0, 5, 50, 95, 100)
+    table = printed(found)
+    for expected in ("101 different ones", "0 to 100, median 50", "from 5 to 95", "deviation 29.15"):
+        assert expected in table
+    assert "imbalance" not in table
+
+
+@pytest.mark.parametrize(
+    ("labels", "hinted"), [(("0.5", "2", "2"), True), (("1.0", "2", "2"), False), (("0.5", "b", "b"), False)]
+)
+def test_numbers_taken_as_classes_are_pointed_out(write, labels, hinted):
+    """Unless they are whole ones, as the numbers of classes often are."""
+    table = printed(survey(write([(label, f"text {row}") for row, label in enumerate(labels)])))
+    assert ("--task regression" in table) == hinted
+
+
+def test_the_study_file_of_a_numeric_label_searches_what_numbers_have(write, tmp_path):
+    """A metric and losses for numbers, nothing of classes and samplers; it can be begun as it is."""
+    rows = [(f"{number / 7:.3f}", f"text {number}") for number in range(60)]
+    write_study_file(survey(write(rows).model_copy(update={"task": "regression"})), tmp_path / "study.yaml")
+    config = load_config(tmp_path / "study.yaml")
+    assert (config.data.task, config.study.metric, config.folds.k) == ("regression", "mae", 5)
+    assert config.space["loss"].values() == ["mse", "mae", "huber"]
+    assert "huber_delta" in config.space
+    text = (tmp_path / "study.yaml").read_text()
+    for name in (
+        "sampler",
+        "sampler_min_rows",
+        "class_weights",
+        "label_smoothing",
+        "focal_gamma",
+        "minority_augmentation",
+    ):
+        assert f" {name}:" not in text.partition("\nmodel:")[2]
+    check_begins(config)
+    check_begins(load_config(tmp_path / "study.yaml", ["space.loss=null", "space.huber_delta=null"]))
 
 
 def test_names_from_the_data_can_neither_style_nor_break_the_table_or_the_file(write, tmp_path):
@@ -99,14 +152,24 @@ REAL_DATA = {
     "sms_spam": ("text",),
     "r52": ("title", "body"),
     "biotools_topics": ("title", "description", "keywords"),
+    "klue_re": ("sentence", "subject", "object"),
 }
 # The demo data is everywhere; the others only where the project is developed.
 THERE = ["demo", *(name for name in REAL_DATA if (SHARED / name).is_dir())]
 
 
+def check_begins(config: StudyConfig) -> None:
+    """Fails unless losses, samplers and metrics fit the data in every fold, as `search run` checks it."""
+    dataset = read_dataset(config.data)
+    assignments = assign_folds(
+        dataset.strata, dataset.groups, num_folds=config.folds.k, seed=config.folds.seed, stratified=True
+    )
+    check_settings(config, dataset, assignments)
+
+
 @pytest.mark.parametrize("name", THERE)
-def test_the_study_file_for_real_data_loads(tmp_path, name):
-    """What is written is accepted and searches what is proposed."""
+def test_the_study_file_for_real_data_can_be_begun(tmp_path, name):
+    """What is written is accepted, searches what is proposed and fits the data; no sampler cuts blindly by default."""
     if name == "demo":
         spec = DataSpec(path=tmp_path / "demo.csv", label="label", text=("name", "summary", "body"))
         build_demo(spec.path, rows=200, classes=5, seed=0)
@@ -119,6 +182,9 @@ def test_the_study_file_for_real_data_loads(tmp_path, name):
     assert config.space == {
         name: proposal.domain for name, proposal in propose(Plan(found=found)).items() if proposal.searched
     }
+    samplers = config.space["sampler"].values() if "sampler" in config.space else []
+    assert not {"near_miss", "tomek_links", "smote_enn"} & set(samplers)
+    check_begins(config)
 
 
 def test_every_line_of_the_study_file_is_commented(write, tmp_path):
@@ -131,15 +197,38 @@ def test_every_line_of_the_study_file_is_commented(write, tmp_path):
 
 
 def test_the_proposal_for_a_small_long_tail(write):
-    """Few rows: many epochs. A tiny class: no cutting down to it and no editing by neighbours."""
+    """Few rows: many epochs. A tiny class: no cutting down to it, and editing by neighbours leaves it alone."""
     plan = plan_for(write, a=120, b=40, c=6)
     proposals = propose(plan)
     assert plan.num_folds == 5
     assert proposals["epochs"].domain.high == 20
-    offered = ["none", "random_over", "minority_over", "smote", "class_balanced_batches"]
+    offered = ["none", "random_over", "minority_over", "enn", "smote", "class_balanced_batches"]
     assert proposals["sampler"].domain.values() == offered
-    assert "Without enn" in proposals["sampler"].why
+    assert (
+        "Without random_under: the classes with 50 training rows or more are none, one or alike"
+        in proposals["sampler"].why
+    )
     assert proposals["sampler_neighbors"].searched  # smote's
+
+
+@pytest.mark.parametrize(
+    ("classes", "removing", "min_rows"),
+    [
+        ({"a": 900, "b": 90}, ["random_under", "enn"], 0),
+        ({"a": 900, "b": 90, "c": 9}, ["random_under", "enn"], 50),
+        ({"a": 900, "b": 9}, ["enn"], 50),
+        ({"a": 90, "b": 80, "c": 9}, ["enn"], 50),
+        ({"a": 40, "b": 9}, [], 0),
+    ],
+)
+def test_samplers_that_remove_rows_leave_small_classes_alone(write, tmp_path, classes, removing, min_rows):
+    """They are proposed where some class can spare rows, with the rows that a class must have to lose any."""
+    spec = write(rows_of(**classes))
+    write_study_file(survey(spec), tmp_path / "study.yaml")
+    config = load_config(tmp_path / "study.yaml")
+    assert [name for name in config.space["sampler"].values() if name in ("random_under", "enn")] == removing
+    assert config.training.sampler_min_rows == min_rows
+    check_begins(config)
 
 
 def test_balanced_classes_need_neither_focal_loss_nor_a_sampler(write):
@@ -166,9 +255,9 @@ def test_the_number_of_folds_follows_the_smallest_class(write, classes, folds):
 
 
 def test_only_what_is_declared_searchable_is_proposed(write):
-    """The ranges come from the fields' own declarations."""
+    """The ranges come from the fields' own declarations; a loss for numbers is nothing for classes."""
     declared = {name for name, parameter in PARAMETERS.items() if parameter.suggested}
-    assert propose(plan_for(write, a=9, b=9)).keys() == declared
+    assert propose(plan_for(write, a=9, b=9)).keys() == declared - {"huber_delta"}
 
 
 def test_the_data_is_named_relative_to_the_study_file(write, tmp_path):
