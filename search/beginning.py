@@ -176,7 +176,7 @@ def _check_encoders(config: StudyConfig) -> None:
     """Refuse an encoder that cannot be used, in a process of its own: this one goes on without torch."""
     values = {name: field_values(config, name) for name in ("encoder", "trainable_layers", "max_length")}
     most_layers = max((int(value) for value in values["trainable_layers"] if value is not None), default=None)
-    longest = max(*(int(str(value)) for value in values["max_length"]), *config.model.column_max_length.values())
+    longest = max([*(int(str(value)) for value in values["max_length"]), *config.model.column_max_length.values()])
     changes = frozenset(name for name in NEEDING_MASK if any(float(str(v)) > 0 for v in field_values(config, name)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
