@@ -1,12 +1,17 @@
 """The text classifier: a pretrained encoder, pooling, dropout and a linear head."""
 
-from typing import Self
+import copy
+from typing import Literal, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.encoders import check_encoder, encoder_layers, load_encoder
+from models.adaptation import adapt, merge_lora
+from models.encoders import check_encoder, encoder_layers, load_encoder, upper_states
 from models.params import ModelParams
+
+WINDOWS_PER_FORWARD = 32  # without gradients; a document may have a hundred
 
 
 class Head(nn.Module):
@@ -51,6 +56,35 @@ class Classifier(nn.Module):
         """Return how many layers each parameter lies below the head, which is at 0."""
         return {name: 0 for name, _ in self.named_parameters()}
 
+    def merged(self) -> Self:
+        """Return a copy whose weights are plain: low-rank updates are added to the weights they belong to."""
+        return copy.deepcopy(self)
+
+
+class Pooling(nn.Module):
+    """Token states as one vector a row: their mean, the first, the maximum of each coordinate, or by attention.
+
+    Attention is the mean weighted by the softmax of a linear score (Yang et al. 2016); it starts as the plain mean.
+    """
+
+    def __init__(self, kind: Literal["mean", "cls", "max", "attention"], width: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "attention":
+            self.query = nn.Parameter(torch.zeros(width, 1))
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return (rows, width) for (rows, tokens, width) and (rows, tokens); what the mask leaves out never counts."""
+        if self.kind == "mean":
+            return mean_pool(hidden, attention_mask)
+        if self.kind == "cls":
+            return hidden[:, 0]
+        left_out = attention_mask.unsqueeze(-1) == 0
+        if self.kind == "max":
+            return hidden.masked_fill(left_out, -torch.inf).amax(dim=1)
+        weights = (hidden @ self.query).masked_fill(left_out, -torch.inf).softmax(dim=1)
+        return (weights * hidden).sum(dim=1)
+
 
 class HeadOnly(Classifier):
     """A head on states that were computed before."""
@@ -65,57 +99,87 @@ class HeadOnly(Classifier):
 
 
 class TextClassifier(Classifier):
-    """Classifies texts by the pooled states of an encoder; all of it, its top layers or only the head is trained.
+    """Classifies texts by the pooled states of an encoder, which is trained as the params say.
 
     Raises EncoderError if the encoder cannot be used as asked.
     """
 
     def __init__(self, params: ModelParams, *, num_outputs: int, scale: float | None = None) -> None:
         super().__init__()
-        check_encoder(params.encoder, trainable_layers=params.trainable_layers, max_length=params.max_length)
+        check_encoder(
+            params.encoder,
+            trainable_layers=params.trainable_layers,
+            reinit_layers=params.reinit_layers,
+            max_length=params.max_length,
+        )
         self.encoder = load_encoder(params.encoder, dropout=params.encoder_dropout)
-        self.pooling = params.pooling
+        width: int = self.encoder.config.hidden_size
         self.trainable_layers = params.trainable_layers
-        self.head = Head(self.encoder.config.hidden_size, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
-        if self.trainable_layers is not None:
-            # No graph is recorded below the first trained weight, so that backward ends there.
-            self.encoder.requires_grad_(False)
-            for layer in self._trained_layers():
-                layer.requires_grad_(True)
+        self.pooling = Pooling(params.pooling, width)
+        self.head = Head(width, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
+        # After the head, which is then the same whatever else is drawn.
+        adapt(self.encoder, params)
 
-    def pooled(self, *, input_ids: Tensor, attention_mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Return what the head sees, (rows, width), of token ids and their mask, both (rows, tokens)."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return pool(hidden, attention_mask, pooling=self.pooling)
+    def pooled(self, *, row_of_window: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Return what the head sees, (rows, width), of what `hidden` takes.
+
+        With `row_of_window`, (windows,), each line of the inputs is a window of a row, whose pooled states are averaged.
+        """
+        num_lines = len(inputs["attention_mask"])
+        size = num_lines if row_of_window is None or torch.is_grad_enabled() else WINDOWS_PER_FORWARD
+        pooled = []
+        for start in range(0, num_lines, size):
+            part = {name: tensor[start : start + size] for name, tensor in inputs.items()}
+            pooled.append(self.pooling(self.hidden(**part), part["attention_mask"]))
+        return mean_of_windows(torch.cat(pooled), row_of_window)
+
+    def hidden(
+        self, *, attention_mask: Tensor, input_ids: Tensor | None = None, states: Tensor | None = None
+    ) -> Tensor:
+        """Return the encoder's last states, (rows, tokens, width), of token ids and their mask, both (rows, tokens).
+
+        In place of ids, `states`, (rows, tokens, width), are what the layers below the trained ones made of them.
+        """
+        if states is not None:
+            layers = self.trainable_layers or 0
+            return upper_states(self.encoder, num_layers=layers, states=states, attention_mask=attention_mask)
+        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return hidden
 
     def depths(self) -> dict[str, int]:
         """Return how far below the head each parameter lies: 0 the head, 1 the top layer, most the embeddings."""
         layers = list(encoder_layers(self.encoder))
-        depth_of = {id(weight): 0 for weight in self.head.parameters()}
+        depth_of = {id(weight): 0 for part in (self.head, self.pooling) for weight in part.parameters()}
         for depth, layer in enumerate(reversed(layers), start=1):
             depth_of |= {id(weight): depth for weight in layer.parameters()}
         return {name: depth_of.get(id(weight), len(layers) + 1) for name, weight in self.named_parameters()}
+
+    def merged(self) -> Self:
+        """Return a copy whose encoder is a plain one: low-rank updates are added to the weights they belong to."""
+        copied = super().merged()
+        merge_lora(copied.encoder)
+        return copied
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or to evaluation; frozen parts stay in evaluation."""
         super().train(mode)
         if self.trainable_layers is not None:
             self.encoder.eval()
-            for layer in self._trained_layers():
+            layers = list(encoder_layers(self.encoder))
+            for layer in layers[len(layers) - self.trainable_layers :]:
                 layer.train(mode)
         return self
-
-    def _trained_layers(self) -> list[nn.Module]:
-        layers = list(encoder_layers(self.encoder))
-        return layers[len(layers) - (self.trainable_layers or 0) :]
-
-
-def pool(hidden: Tensor, attention_mask: Tensor, *, pooling: str) -> Tensor:
-    """Return one vector a row: (rows, tokens, width), (rows, tokens) -> (rows, width)."""
-    return hidden[:, 0] if pooling == "cls" else mean_pool(hidden, attention_mask)
 
 
 def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the mean of the states, (rows, tokens, width), that the mask, (rows, tokens), keeps: (rows, width)."""
     weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def mean_of_windows(pooled: Tensor, row_of_window: Tensor | None) -> Tensor:
+    """Return the mean over each row's windows, (rows, width), of (windows, width); as it is without `row_of_window`."""
+    if row_of_window is None:
+        return pooled
+    shares = functional.one_hot(row_of_window).to(pooled.dtype)
+    return (shares / shares.sum(dim=0)).T @ pooled

@@ -4,16 +4,17 @@ import functools
 import importlib.util
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from models.errors import EncoderError
@@ -39,7 +40,9 @@ def resolve_encoder(name: str) -> Path:
     return _resolve(name, files=HUB_FILES)
 
 
-def check_encoder(name: str, *, trainable_layers: int | None = None, max_length: int | None = None) -> None:
+def check_encoder(
+    name: str, *, trainable_layers: int | None = None, reinit_layers: int = 0, max_length: int | None = None
+) -> None:
     """Raise EncoderError if the encoder is not there, is no text encoder, or has fewer layers or positions than asked.
 
     Reads the configuration only, no weights; a hub model's configuration is downloaded.
@@ -50,10 +53,9 @@ def check_encoder(name: str, *, trainable_layers: int | None = None, max_length:
         raise EncoderError(f"encoder {name!r}: there are no weights (*.safetensors) in {folder}")
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
         raise EncoderError(f"encoder {name!r}: a {config.model_type} is no text encoder")
-    if trainable_layers is not None and trainable_layers > config.num_hidden_layers:
-        raise EncoderError(
-            f"encoder {name!r}: trainable_layers is {trainable_layers}, the encoder has {config.num_hidden_layers}"
-        )
+    for field, layers in (("trainable_layers", trainable_layers), ("reinit_layers", reinit_layers)):
+        if layers is not None and layers > config.num_hidden_layers:
+            raise EncoderError(f"encoder {name!r}: {field} is {layers}, the encoder has {config.num_hidden_layers}")
     if max_length is not None and max_length > _max_positions(config):
         raise EncoderError(f"encoder {name!r}: max_length is {max_length}, the encoder takes {_max_positions(config)}")
 
@@ -107,6 +109,46 @@ def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     num_layers = encoder.config.num_hidden_layers
     lists = (module for module in encoder.modules() if isinstance(module, nn.ModuleList))
     return next(layers for layers in lists if len(layers) == num_layers)
+
+
+def lower_states(encoder: PreTrainedModel, *, num_layers: int, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return what the `num_layers` top layers are given, (rows, tokens, width); with 0 of them, the last states."""
+    given: list[Tensor] = []
+
+    def keep(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        given.append(hidden_states)
+        return hidden_states
+
+    layers = list(encoder_layers(encoder))
+    with _answering(layers[len(layers) - num_layers :], keep):
+        last: Tensor = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return given[0] if num_layers else last
+
+
+def upper_states(encoder: PreTrainedModel, *, num_layers: int, states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the last states, (rows, tokens, width), from those that the `num_layers` top layers are given.
+
+    The encoder's own forward pass is used, in which the other layers answer with `states` at once: its family's masks
+    and position biases stay as they are.
+    """
+    if num_layers == 0:
+        return states
+    layers = list(encoder_layers(encoder))
+    with _answering(layers[: len(layers) - num_layers], lambda *_, **__: states):
+        ids = torch.zeros_like(attention_mask)
+        last: Tensor = encoder(input_ids=ids, attention_mask=attention_mask).last_hidden_state
+    return last
+
+
+@contextmanager
+def _answering(layers: list[nn.Module], forward: Callable[..., Tensor]) -> Iterator[None]:
+    for layer in layers:
+        layer.forward = forward
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def load_config(name: str) -> Any:

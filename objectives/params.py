@@ -425,8 +425,24 @@ class Params(BaseModel):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        model = self.model
+        if model.lora_rank is not None and model.trainable_layers is not None:
+            raise ValueError(
+                f"lora_rank {model.lora_rank} cannot go with trainable_layers {model.trainable_layers}: low-rank "
+                "updates are trained in place of the encoder's own weights; expected one of them to be null"
+            )
+        if model.lora_rank is not None and model.reinit_layers > 0:
+            raise ValueError(
+                f"reinit_layers {model.reinit_layers} cannot go with lora_rank {model.lora_rank}: layers begun anew "
+                "would stay random beneath their low-rank updates; expected 0"
+            )
+        if model.trainable_layers is not None and model.reinit_layers > model.trainable_layers:
+            raise ValueError(
+                f"reinit_layers {model.reinit_layers} is above trainable_layers {model.trainable_layers}: layers begun "
+                "anew would stay random; expected at most that"
+            )
         changed = [name for name in TOKEN_CHANGES if getattr(self.training, name) > 0]
-        if changed and self.model.trainable_layers == 0:
+        if changed and model.trainable_layers == 0:
             raise ValueError(
                 f"{changed[0]} cannot go with trainable_layers 0: the head alone is trained on the frozen encoder's "
                 "states, which are computed once; expected 0, or trainable_layers of 1 or more"

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.classifiers import Classifier, Head, HeadOnly, TextClassifier, pool
+from models.classifiers import Classifier, Head, HeadOnly, Pooling, TextClassifier
 from models.encoders import load_encoder, load_tokenizer
 from models.masked_language import draw_replacements, load_masked_language_model
 from models.params import ModelParams
@@ -68,7 +68,7 @@ class TextInputs:
     cache: Path
     device: str
 
-    def pooled(self, *, pooling: str, max_length: int) -> NDArray[np.float32]:
+    def pooled(self, *, pooling: Literal["mean", "cls", "max"], max_length: int) -> NDArray[np.float32]:
         """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
         key = digest([self.tokens.key, *digest_weights(self.encoder), pooling, str(max_length)])
 
@@ -81,13 +81,15 @@ class TextInputs:
     def feed(self, job: FoldJob, *, device: str) -> "TextFeed":
         """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
         model = job.params.model
-        # With nothing but the head to train, the encoder runs once a study, not once an epoch.
-        frozen = model.trainable_layers == 0
+        states = None
+        if model.trainable_layers == 0 and model.pooling != "attention":
+            # With nothing but the head to train, the encoder runs once a study, not once an epoch.
+            states = self.pooled(pooling=model.pooling, max_length=model.max_length)
         return TextFeed(
             tokens=self.tokens,
             model=model,
             labels=job.labels,
-            states=self.pooled(pooling=model.pooling, max_length=model.max_length) if frozen else None,
+            states=states,
             augment=_augmentation(job, self, device),
         )
 
@@ -182,12 +184,13 @@ def bucketed_batches(
 
 @torch.inference_mode()
 def _pool_all(
-    tokens: TokenisedTexts, encoder: str, *, pooling: str, max_length: int, device: str
+    tokens: TokenisedTexts, encoder: str, *, pooling: Literal["mean", "cls", "max"], max_length: int, device: str
 ) -> NDArray[np.float32]:
     size = rows_per_forward(torch.device(device))
     model = load_encoder(encoder).eval()
     width: int = model.config.hidden_size
     torch.nn.Module.to(model, device)
+    pool = Pooling(pooling, width)
     rows = np.arange(len(tokens.offsets) - 1)
     order = np.argsort(tokens.lengths(rows, max_length=max_length), kind="stable")
     states = np.empty((len(rows), width), dtype=np.float32)
@@ -195,7 +198,7 @@ def _pool_all(
         chosen = order[start : start + size]
         batch = {name: tensor.to(device) for name, tensor in tokens.batch(chosen, max_length=max_length).items()}
         hidden = model(**batch).last_hidden_state
-        states[chosen] = pool(hidden, batch["attention_mask"], pooling=pooling).cpu().numpy()
+        states[chosen] = pool(hidden, batch["attention_mask"]).cpu().numpy()
     return states
 
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from models.classifiers import TextClassifier, mean_pool
+from models.classifiers import Pooling, TextClassifier, mean_pool
 from models.encoders import encoder_layers
 from models.params import ModelParams
 
 TOKENS = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 INPUTS = {"input_ids": TOKENS, "attention_mask": MASK}
+ADAPTED = {"lora": {"lora_rank": 3}, "reinit": {"reinit_layers": 1, "pooling": "attention"}}
 
 
 @pytest.fixture
@@ -29,24 +30,47 @@ def test_mean_pool_leaves_padding_out():
     assert mean_pool(hidden, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 3.0]]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "attention"])
 def test_padding_does_not_change_the_logits(build, pooling):
     """A text's logits do not depend on the longest text beside it."""
     model = build(pooling=pooling).eval()
+    if pooling == "attention":
+        torch.nn.init.normal_(model.pooling.query)
     together = model(**INPUTS)
     alone = model(input_ids=TOKENS[1:, :3], attention_mask=MASK[1:, :3])
     torch.testing.assert_close(together[1:], alone)
     assert together.shape == (2, 4)
 
 
-def test_pooling_reads_the_states_it_names(build):
-    """The first token's state and the mean give different logits."""
-    assert not torch.equal(build(pooling="mean").eval()(**INPUTS), build(pooling="cls").eval()(**INPUTS))
+def test_pooling_reads_the_states_it_names():
+    """The mean, the first, the maximum of each coordinate, or the mean weighted by the softmax of a score."""
+    hidden = torch.tensor([[[1.0, 6.0], [3.0, 2.0], [100.0, 100.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    found = {kind: Pooling(kind, 2)(hidden, mask).tolist() for kind in ("mean", "cls", "max")}
+    assert found == {"mean": [[2.0, 4.0]], "cls": [[1.0, 6.0]], "max": [[3.0, 6.0]]}
+    attention = Pooling("attention", 2)
+    assert attention(hidden, mask).tolist() == found["mean"]
+    with torch.no_grad():
+        attention.query[0] = torch.log(torch.tensor(3.0)) / 2
+    torch.testing.assert_close(attention(hidden, mask), torch.tensor([[2.5, 3.0]]))
+
+
+def test_windows_of_a_row_are_averaged_after_pooling(build):
+    """A row's state is the mean of its windows', and it may have more of them than go forward at once."""
+    model = build(pooling="max").eval()
+    tokens, mask = TOKENS.repeat(20, 1), MASK.repeat(20, 1)
+    row_of_window = torch.tensor([0] * 39 + [1])
+    each = model.pooled(**INPUTS)
+    with torch.no_grad():
+        found = model.pooled(input_ids=tokens, attention_mask=mask, row_of_window=row_of_window)
+    torch.testing.assert_close(found, torch.stack([(20 * each[0] + 19 * each[1]) / 39, each[1]]))
 
 
 def test_same_seed_gives_the_same_head(build):
     """The head is drawn from torch's random state, of which nothing else takes."""
-    assert torch.equal(build().head.linear.weight, build(trainable_layers=0).head.linear.weight)
+    heads = [build(**params).head.linear.weight for params in ({}, ADAPTED["lora"], ADAPTED["reinit"])]
+    assert torch.equal(heads[0], heads[1])
+    assert torch.equal(heads[0], heads[2])
 
 
 @pytest.mark.parametrize(
@@ -89,10 +113,10 @@ def test_frozen_layers_stay_in_evaluation_mode(build):
 
 def test_depths_count_from_the_head_down(build):
     """The head, the layers from the top, and the embeddings below them all."""
-    depths = build().depths()
+    depths = build(pooling="attention").depths()
     found = {name.split(".attention")[0]: depth for name, depth in depths.items() if "query.weight" in name}
     assert found == {"encoder.encoder.layer.1": 1, "encoder.encoder.layer.0": 2}
-    assert {depth for name, depth in depths.items() if name.startswith("head.")} == {0}
+    assert {depth for name, depth in depths.items() if name.startswith(("head.", "pooling."))} == {0}
     assert {depth for name, depth in depths.items() if "embeddings" in name} == {3}
 
 

@@ -1,0 +1,82 @@
+"""How a pretrained encoder is fitted to a task: all of it, its top layers, layers begun anew, or low-rank updates."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from models.encoders import encoder_layers
+from models.errors import EncoderError
+from models.params import EncoderParams
+
+
+def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
+    """Leave trainable what `params` say, and put in what they add; new weights are from torch's global random state.
+
+    Raises EncoderError if the encoder has nothing of the kind.
+    """
+    layers = list(encoder_layers(encoder))
+    for layer in layers[len(layers) - params.reinit_layers :]:
+        _reinitialise(encoder, layer)
+    if params.lora_rank is not None:
+        _add_lora(encoder, params)
+    elif params.trainable_layers is not None:
+        # No graph is recorded below the first trained weight, so that backward ends there.
+        encoder.requires_grad_(False)
+        for layer in layers[len(layers) - params.trainable_layers :]:
+            layer.requires_grad_(True)
+    if params.gradient_checkpointing:
+        if not encoder.supports_gradient_checkpointing:
+            raise EncoderError(
+                f"encoder {params.encoder!r}: gradient_checkpointing is true, but a {encoder.config.model_type} "
+                "cannot compute its activations again; expected false"
+            )
+        # The public method also makes the embeddings' output ask for a gradient, so that backward would pass through
+        # frozen layers; without re-entrance nothing needs that.
+        encoder._set_gradient_checkpointing(
+            enable=True, gradient_checkpointing_func=partial(checkpoint, use_reentrant=False)
+        )
+
+
+def merge_lora(encoder: PreTrainedModel) -> None:
+    """Add the low-rank updates to the weights that they belong to; the encoder is then as it was built, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(encoder.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            encoder.set_submodule(name, module.get_base_layer())
+
+
+def _reinitialise(encoder: PreTrainedModel, layer: nn.Module) -> None:
+    """Give a layer fresh weights, as the model gives them before it is pretrained (Zhang et al. 2021)."""
+    for weight in layer.parameters():
+        # The mark that transformers puts on weights from a file, and leaves alone.
+        weight.__dict__.pop("_is_hf_initialized", None)
+    for module in layer.modules():
+        encoder._init_weights(module)
+
+
+def _add_lora(encoder: PreTrainedModel, params: EncoderParams) -> None:
+    """Freeze the encoder and train W + alpha / rank x B A in place of the weights W (LoRA, Hu et al. 2022)."""
+    # It takes seconds to import.
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = list(_linear_layers(encoder, attention_only=params.lora_targets == "attention"))
+    if not targets:
+        raise EncoderError(
+            f"encoder {params.encoder!r}: a {encoder.config.model_type} has no linear layers of its attention that "
+            "LoRA could update; expected lora_targets all, or lora_rank null"
+        )
+    config = LoraConfig(r=params.lora_rank, lora_alpha=params.lora_alpha, target_modules=targets)  # type: ignore[arg-type]
+    inject_adapter_in_model(config, encoder)
+
+
+def _linear_layers(encoder: PreTrainedModel, *, attention_only: bool) -> Iterator[str]:
+    """Yield the names of the transformer layers' linear ones; what belongs to the attention says so in its name."""
+    inside = {id(module) for layer in encoder_layers(encoder) for module in layer.modules()}
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Linear) and id(module) in inside and (not attention_only or "att" in name.lower()):
+            yield name
