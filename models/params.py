@@ -1,6 +1,6 @@
 """What of the model can be set or searched: one declaration for the study file, the space, the docs and the errors."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -102,10 +102,10 @@ class ColumnsParams(_Section):
     shared_encoder: bool = searchable(
         True, "columns: whether one encoder reads all columns, or each its own.", when={"architecture": ["columns"]}
     )
-    column_max_length: dict[str, int] = Field(
+    column_max_length: dict[str, Annotated[int, Field(ge=4, le=8192)]] = Field(
         {}, description="columns: tokens kept of a column, as {column: tokens}; max_length for those not named."
     )
-    column_dropout: dict[str, float] = Field(
+    column_dropout: dict[str, Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
         {},
         description="columns: dropout before a column's own classifier, as {column: probability}; dropout otherwise.",
     )

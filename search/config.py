@@ -24,6 +24,7 @@ from models.params import ModelParams
 from objectives.data import DataSpec
 from objectives.metrics import METRICS, TOP_K
 from objectives.params import Params, TrainingParams
+from search.columns import check_columns
 from search.errors import ConfigError, nearest
 from search.parameters import Choices, Domain, Range, check_combinations, check_conditions, check_domains
 from search.study_file import Override, apply_override, parse_override, read_study_file
@@ -220,6 +221,7 @@ class StudyConfig(_Section):
         Params(model=self.model, training=self.training)
         check_conditions(self.space, self.fixed)
         check_combinations(self.space, self.fixed)
+        check_columns(self.data, self.model, self.space)
         for name, domain in self.space.items() if self.study.sampler == "grid" else ():
             if domain.values() is None:
                 raise unmet(
