@@ -39,6 +39,7 @@ class UserFolder:
             "budget": {"trials": 3},
             "trackers": {"mlflow": False},
         }
+        self.prefix: list[str] = []  # a command that runs `search` somewhere else
         self.processes: list[subprocess.Popen[str]] = []
         self.engines: dict[str, Engine] = {}
 
@@ -48,7 +49,7 @@ class UserFolder:
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [SEARCH, *arguments],
+            [*self.prefix, SEARCH, *arguments],
             cwd=self.folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,

@@ -1,0 +1,152 @@
+"""`search run` on a disk that fills up: a real file system of 8 MiB, mounted for the test alone."""
+
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from storage.ledger import Ledger
+from storage.records import FoldRunState
+from tests.end_to_end.conftest import UserFolder, wait_for
+from tests.end_to_end.test_run import check_done_exactly_once, check_resumed_after_the_last_epoch
+
+pytestmark = pytest.mark.slow
+
+
+class SmallDisk:
+    """A tmpfs of 8 MiB at `folder`, in a mount namespace that only what runs with `prefix` sees.
+
+    It needs no root, and is gone with the process that holds the namespace, however that ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        mount = f"mount -t tmpfs -o size=8m tmpfs '{folder}' && echo mounted && exec cat"
+        self._holder = subprocess.Popen(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self._holder.stdout
+        answer = self._holder.stdout.readline().strip()
+        if answer != "mounted":
+            self.end()
+            pytest.skip(f"no file system can be mounted here: {answer}")
+        namespace = ["nsenter", "--target", str(self._holder.pid), "--user", "--mount", "--preserve-credentials"]
+        self.prefix = [*namespace, "env", f"--chdir={folder.parent}"]
+        self.seen_from_outside = Path(f"/proc/{self._holder.pid}/root{folder}")
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Nothing fits in: whatever anybody frees is taken at once."""
+        ballast = self.seen_from_outside / "ballast"
+        empty_again = threading.Event()
+
+        def fill() -> None:
+            with ballast.open("ab", buffering=0) as file:
+                while not empty_again.is_set():
+                    try:
+                        file.write(bytes(1 << 16))
+                    except OSError:
+                        empty_again.wait(0.002)
+
+        thread = threading.Thread(target=fill)
+        thread.start()
+        try:
+            yield
+        finally:
+            empty_again.set()
+            thread.join()
+            ballast.unlink()
+
+    def sql(self, file: str, statement: str) -> str:
+        """Execute a statement on a database of this disk and return what it gives."""
+        code = (
+            "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1]);"
+            "print(connection.execute(sys.argv[2]).fetchall()); connection.commit()"
+        )
+        command = [*self.prefix, sys.executable, "-c", code, file, statement]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def end(self) -> None:
+        self._holder.communicate()
+
+
+@pytest.fixture
+def small_disk(user: UserFolder) -> Iterator[SmallDisk]:
+    """A small disk at `small` in the user's folder, seen by the user's commands."""
+    disk = SmallDisk(user.folder / "small")
+    user.prefix = disk.prefix
+    yield disk
+    disk.end()
+
+
+def check_refused(output: str, place: str) -> None:
+    """One line says what is full, and nothing else of an error is printed."""
+    assert "Traceback" not in output
+    [line] = [line for line in output.splitlines() if "error" in line.lower()]
+    assert re.fullmatch(f"error: .*{place}: the disk is full.*", line), line
+
+
+def scores(ledger: Ledger) -> list[tuple[int, int, int, float]]:
+    return [(record.trial, record.fold, record.epoch, record.score) for record in ledger.epochs()]
+
+
+def test_a_full_disk_at_a_checkpoint_loses_nothing(user: UserFolder, small_disk: SmallDisk):
+    """The fold run is given back; with room again the same command ends with an undisturbed run's scores."""
+    user.write_study_file(training={"epochs": 8, "batch_size": 4}, budget={"trials": 1})
+    user.storage = "sqlite:///studies/calm.db"
+    calm = user.start_run("--set", "storage.artifacts=studies/calm")
+    calm_ledger = user.ledger()
+    user.storage = "sqlite:///studies/search.db"
+    options = ("--set", "storage.artifacts=small/artifacts")
+    run = user.start_run(*options)
+    ledger = user.ledger()
+    wait_for(lambda: len(ledger.epochs()) >= 3)
+    with small_disk.full():
+        output, _ = run.communicate(timeout=240)
+    assert run.returncode == 2, output
+    check_refused(output, r"small/artifacts/study-1/trial-0/fold-\d/checkpoint-\d+-\d+\.safetensors")
+    assert ledger.counts()[FoldRunState.LEASED] == 0
+    assert not ledger.live_roles("")
+    recorded = scores(ledger)
+    assert 3 <= len(recorded) < 24
+    user.run(*options)
+    check_done_exactly_once(ledger, num_trials=1, num_epochs=8)
+    check_resumed_after_the_last_epoch(ledger)
+    assert scores(ledger)[: len(recorded)] == recorded
+    assert calm.wait(timeout=240) == 0
+    assert (scores(ledger), ledger.trials()) == (scores(calm_ledger), calm_ledger.trials())
+
+
+def test_a_full_disk_under_the_database_damages_nothing(user: UserFolder, small_disk: SmallDisk):
+    """The study, its artifacts and the cache on one disk: the same command continues once there is room."""
+    user.storage = "sqlite:///small/search.db"
+    user.write_study_file(
+        training={"epochs": 8, "batch_size": 4},
+        budget={"trials": 1},
+        storage={"artifacts": "small/artifacts", "cache": "small/cache"},
+    )
+    run = user.start_run()
+    assert run.stdout
+    next(line for line in run.stdout if "epoch 3:" in line)
+    with small_disk.full():
+        output = run.stdout.read()
+    assert run.wait() == 2, output
+    check_refused(output, r"small/(search\.db|artifacts/.*)")
+    assert small_disk.sql("small/search.db", "PRAGMA integrity_check") == "[('ok',)]"
+    # Nobody could give the lease back; it runs out within a minute, which this test does not wait for.
+    small_disk.sql("small/search.db", "UPDATE ledger_fold_runs SET expires_at = 0 WHERE expires_at IS NOT NULL")
+    user.run()
+    shutil.copytree(small_disk.seen_from_outside, user.folder / "copy")
+    user.storage = "sqlite:///copy/search.db"
+    check_done_exactly_once(user.ledger(), num_trials=1, num_epochs=8)
+    check_resumed_after_the_last_epoch(user.ledger())
