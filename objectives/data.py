@@ -81,6 +81,11 @@ class DataSpec(BaseModel):
         description="More labelled rows, with the same columns, that are only ever trained on: they join the training "
         "part of every fold but where they repeat a text of its validation part.",
     )
+    group: str | None = Field(
+        None,
+        description="The column by which rows stay together: rows of one document or one patient, say, are all in one "
+        "fold, however their texts differ; null: rows with equal texts are.",
+    )
     task: Literal["classification", "regression"] = Field(
         "classification", description="Whether the label is a class or a number."
     )
@@ -126,7 +131,7 @@ class Dataset(Content):
     labels: Labels  # (rows,): an index into label_names, or the number itself
     label_names: Sequence[str]  # sorted; none for numbers
     strata: NDArray[np.int64]  # (rows,): what a stratified split spreads evenly, classes or ranges of the numbers
-    groups: NDArray[np.int64]  # (rows,): equal texts share one, apart from case and white space
+    groups: NDArray[np.int64]  # (rows,): rows that stay together share one: by data.group, else by text
     num_extra: int  # of the rows at the end
     fingerprint: str  # sha256 of texts and labels, whatever the file's format
 
@@ -205,7 +210,7 @@ def read_dataset(spec: DataSpec) -> Dataset:
         label_names=label_names,
         strata=strata,
         rows=np.concatenate([np.arange(1, len(part.texts) + 1, dtype=np.int64) for part in parts]),
-        groups=group_texts([text for part in parts for text in part.grouped_by]),
+        groups=_groups(parts),
         num_extra=len(texts) - len(parts[0].texts),
         fingerprint=_fingerprint(parts),
     )
@@ -253,10 +258,11 @@ class _Part:
     texts: list[str]
     columns: dict[str, list[str]]
     labels: list[str]
+    groups: list[str]  # of data.group; empty without it
 
     @property
-    def grouped_by(self) -> list[str]:
-        """What rows that belong into one fold have in common: their text, or their sentence."""
+    def grouped_texts(self) -> list[str]:
+        """The texts by which rows stay together: their sentences, where these are what is read."""
         relation = self.spec.relation
         return self.texts if relation is None else self.columns[relation.sentence]
 
@@ -267,12 +273,22 @@ def _spec_of_extra(spec: DataSpec, path: Path) -> DataSpec:
 
 def _read_part(spec: DataSpec) -> _Part:
     table = read_table(spec)
-    require_columns(table, (spec.label, *spec.columns), spec=spec)
-    labels = table[spec.label].tolist()
-    empty = [row for row, label in enumerate(labels, start=1) if not label.strip()]
-    if empty:
-        raise DataError(f"{spec.path}: the label column {spec.label!r} is empty in data {_name_rows(empty)}")
-    return _Part(spec, join_text(table, spec), _cells(table, spec), labels)
+    grouping = () if spec.group is None else (spec.group,)
+    require_columns(table, (spec.label, *spec.columns, *grouping), spec=spec)
+    for kind, name in zip(("label", "group"), (spec.label, *grouping), strict=False):
+        empty = [row for row, cell in enumerate(table[name].tolist(), start=1) if not cell.strip()]
+        if empty:
+            raise DataError(f"{spec.path}: the {kind} column {name!r} is empty in data {_name_rows(empty)}")
+    groups = [cell for name in grouping for cell in table[name].tolist()]
+    return _Part(spec, join_text(table, spec), _cells(table, spec), table[spec.label].tolist(), groups)
+
+
+def _groups(parts: Sequence[_Part]) -> NDArray[np.int64]:
+    """Return a number for each row, the same for those that stay together; documents' names are taken as written."""
+    if parts[0].spec.group is None:
+        return group_texts([text for part in parts for text in part.grouped_texts])
+    _, numbers = np.unique([name for part in parts for name in part.groups], return_inverse=True)
+    return numbers.astype(np.int64)
 
 
 def _cells(table: pd.DataFrame, spec: DataSpec) -> dict[str, list[str]]:

@@ -37,9 +37,9 @@ def assign_folds(
 
 
 def small_classes(labels: NDArray[np.int64], groups: NDArray[np.int64], num_folds: int) -> list[int]:
-    """Return the classes with fewer groups than folds: some folds hold none of their rows."""
-    group_labels, _ = _label_groups(labels, groups)
-    counts = np.bincount(group_labels, minlength=int(labels.max()) + 1)
+    """Return the classes that fewer groups than folds have rows of: some folds hold none."""
+    pairs = np.unique(np.stack([labels, groups]), axis=1)
+    counts = np.bincount(pairs[0], minlength=int(labels.max()) + 1)
     return [int(label) for label in np.flatnonzero(counts < num_folds)]
 
 

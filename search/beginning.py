@@ -169,7 +169,8 @@ def _assign(dataset: Dataset, config: StudyConfig) -> NDArray[np.int16]:
 
 
 def _groups(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
-    return dataset.groups if config.folds.group_duplicates else np.arange(len(dataset.labels))
+    together = config.folds.group_duplicates or config.data.group is not None
+    return dataset.groups if together else np.arange(len(dataset.labels))
 
 
 def _check_encoders(config: StudyConfig) -> None:

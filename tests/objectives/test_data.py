@@ -72,6 +72,30 @@ def test_every_format_gives_the_same_dataset(tmp_path, name):
     assert dataset.fingerprint == read_dataset(spec_of(write(tmp_path / "other.csv"))).fingerprint
 
 
+def test_rows_stay_together_by_the_group_column(tmp_path):
+    """However their texts differ, and equal texts of two documents do not; names are taken as they are written."""
+    path = csv(tmp_path, "text,label,document\na,x,D1\nb,y,D1\na,x,d1\nb,y,D2")
+    extra = csv(tmp_path, "text,label,document\nc,x,D2", "extra.csv")
+    dataset = read_dataset(spec_of(path, text="text", group="document", extra=extra))
+    first, second, other, last, more = dataset.groups.tolist()
+    assert first == second
+    assert last == more
+    assert len({first, other, last}) == 3
+    assert "document" not in dataset.columns
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("text,label,document\na,x,D1\nb,y,", "the group column 'document' is empty in data row 2"),
+        ("text,label,documents\na,x,D1\nb,y,D2", "there is no column 'document'; did you mean 'documents'?"),
+    ],
+)
+def test_a_row_without_a_group_is_refused(tmp_path, content, expected):
+    """It could be of any document."""
+    assert expected in error_of(csv(tmp_path, content), text="text", group="document")
+
+
 def test_fingerprint_changes_with_a_text_or_a_label(tmp_path):
     """One letter anywhere makes other data; where text ends and label begins counts."""
     contents = ["text,label\nab,c\nx,y", "text,label\na,bc\nx,y", "text,label\nab,c\nx,z"]

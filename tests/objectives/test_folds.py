@@ -51,8 +51,9 @@ def test_same_seed_same_folds_other_seed_other_folds():
 
 def test_a_group_counts_for_its_commonest_class():
     """Three duplicates, two of them of class 0, are one row of class 0."""
-    labels, groups = [0, 0, 1, 1, 1, 2], [7, 7, 7, 3, 4, 5]
-    assert small_classes(np.array(labels), np.array(groups), 2) == [0, 2]
+    labels, groups = np.array([0, 0, 1, 1, 1, 2]), np.array([7, 7, 7, 3, 4, 5])
+    with pytest.raises(DataError, match="the largest class has 2 rows"):
+        assign_folds(labels, groups, num_folds=3, seed=0, stratified=True)
 
 
 def test_small_classes_have_fewer_groups_than_folds():
@@ -60,6 +61,13 @@ def test_small_classes_have_fewer_groups_than_folds():
     labels, groups = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 3, 3, 3])
     assert small_classes(labels, groups, 3) == [1]
     assert small_classes(labels, groups, 1) == []
+
+
+def test_a_class_that_is_nowhere_the_commonest_is_not_therefore_small():
+    """Three documents have a marked sentence each, and two folds have rows of both classes."""
+    labels, groups = np.array([0, 0, 1] * 3), np.repeat([0, 1, 2], 3)
+    assert small_classes(labels, groups, 3) == []
+    assert small_classes(labels, groups, 4) == [0, 1]
 
 
 def test_more_folds_than_rows_of_any_class_are_refused():
