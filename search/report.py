@@ -145,7 +145,7 @@ def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
         runs_by_trial[run.trial].append(run)
     table = Table(title=f"study {record.name} ({record.state.value})", title_justify="left")
     for column in ("trial", "state", record.metric, "pooled", "folds", "epochs", "reason"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column not in ("folds", "reason"))
     for trial in _ranked(record, trials)[:most]:
         table.add_row(*_row(trial, runs_by_trial[trial.number]))
     lines = [
