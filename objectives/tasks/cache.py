@@ -22,10 +22,32 @@ def cached(folder: Path, compute: Callable[[], Arrays]) -> Arrays:
     """
     if not folder.is_dir():
         arrays = compute()
-        try:
-            _store(folder, arrays)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+        publish(folder, lambda complete: _save(complete, arrays))
+    return mapped(folder)
+
+
+def publish(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make `folder`, whole or not at all, of what `fill` writes to the folder it is given.
+
+    Of two processes at once, the first one's folder stays. Raises OSError that names it.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            complete = Path(scratch, folder.name)
+            complete.mkdir()
+            fill(complete)
+            try:
+                complete.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+
+
+def mapped(folder: Path) -> Arrays:
+    """Map the arrays of `folder`, by the names of their files."""
     return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
 
 
@@ -43,21 +65,12 @@ def digest_weights(encoder: str) -> list[str]:
     return [_digest_file(path) for path in sorted(resolve_encoder(encoder).glob("*.safetensors"))]
 
 
-def _store(folder: Path, arrays: Arrays) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        complete = Path(scratch, folder.name)
-        complete.mkdir()
-        for name, array in arrays.items():
-            # By way of the memory, as numpy does not say why it cannot write to a file.
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            (complete / f"{name}.npy").write_bytes(content.getbuffer())
-        try:
-            complete.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+def _save(folder: Path, arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        # By way of the memory, as numpy does not say why it cannot write to a file.
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        (folder / f"{name}.npy").write_bytes(content.getbuffer())
 
 
 def _digest_file(path: Path) -> str:

@@ -95,6 +95,7 @@ def prepare_columns(
             max_length=length,
             cache=cache,
             device=device,
+            whole=params.long_text != "head",
         )
         for name, length in longest.items()
     }

@@ -11,7 +11,7 @@ from objectives.tasks.relation import prepare_relations
 from objectives.tasks.text import prepare_text
 
 # Trials that agree in these share their inputs.
-PREPARED_FOR = ("encoder", "architecture", "entity_form", "image_size")
+PREPARED_FOR = ("encoder", "architecture", "entity_form", "image_size", "long_text")
 
 
 def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Path, device: str) -> Inputs:
@@ -29,4 +29,11 @@ def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Pa
         )
     if kind != "text":
         raise DataError(f"data: {kind} cannot be trained on in this version, expected text")
-    return prepare_text(content, encoder=params.encoder, max_length=max_length, cache=cache, device=device)
+    return prepare_text(
+        content,
+        encoder=params.encoder,
+        max_length=max_length,
+        cache=cache,
+        device=device,
+        whole=params.long_text != "head",
+    )

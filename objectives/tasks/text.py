@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.classifiers import Classifier, Head, HeadOnly, Pooling, TextClassifier
-from models.encoders import load_encoder, load_tokenizer
+from models.classifiers import Classifier, Head, HeadOnly, Pooling, TextClassifier, mean_of_windows
+from models.encoders import load_encoder, load_tokenizer, num_encoder_layers
 from models.masked_language import draw_replacements, load_masked_language_model
 from models.params import ModelParams
 from objectives.augmentation import Augmentation
@@ -21,11 +21,22 @@ from objectives.jobs import FoldJob
 from objectives.params import TOKEN_CHANGES
 from objectives.tasks.cache import cached, digest, digest_weights
 from objectives.tasks.feeds import Batch
+from objectives.tasks.prefix import Prefix, frozen_prefix, windows_in_parts
 
 Array = NDArray[Any]
+LongText = Literal["head", "tail", "head_tail", "windows"]
 
 TEXTS_PER_CALL = 4096
 BATCHES_PER_POOL = 50
+MAX_TOKENS = 8192  # kept of a text where more than its head is read
+
+
+class Cut(TypedDict):
+    """What is read of texts that are too long."""
+
+    max_length: int
+    long_text: LongText
+    overlap: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,26 +48,50 @@ class TokenisedTexts:
     pad_id: int
     mask_id: int | None
     special_ids: tuple[int, ...]  # the tokenizer's, mask and unknown word among them
-    num_closing: int  # special tokens at the end of every text
+    num_opening: int  # special tokens at the beginning of every text
+    num_closing: int  # and at its end
     key: str  # the same for the same texts, tokenizer and length
 
-    def lengths(self, rows: NDArray[np.int64], *, max_length: int) -> NDArray[np.int64]:
-        """Return the number of tokens of each row, at most max_length."""
-        return (self.offsets[rows + 1] - self.offsets[rows]).clip(max=max_length)
+    def lengths(
+        self, rows: NDArray[np.int64], *, max_length: int, long_text: LongText = "head", overlap: float = 0.0
+    ) -> NDArray[np.int64]:
+        """Return the number of tokens of each row, at most max_length, or those of all its windows together."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        if long_text != "windows":
+            return lengths.clip(max=max_length)
+        room = max_length - self.num_opening - self.num_closing
+        num_tokens = lengths - self.num_opening - self.num_closing
+        return np.where(lengths > max_length, _num_windows(num_tokens, room, overlap) * max_length, lengths)
 
-    def batch(self, rows: NDArray[np.int64], *, max_length: int) -> dict[str, torch.Tensor]:
-        """Return `input_ids` and `attention_mask`, both int64 (rows, longest of them), padded on the right.
+    def batch(
+        self, rows: NDArray[np.int64], *, max_length: int, long_text: LongText = "head", overlap: float = 0.0
+    ) -> Batch:
+        """Return `input_ids` and `attention_mask`, both int64 (lines, longest of them), padded on the right.
 
-        A text that is too long loses the tokens before its closing special ones.
+        A line is a row, but for windows: then it is a window, and `row_of_window`, (lines,), says whose. What of a text
+        that is too long is left out lies between its opening and its closing special tokens, which every line has.
         """
-        lengths = self.lengths(rows, max_length=max_length)
-        ids = np.full((len(rows), int(lengths.max())), self.pad_id, dtype=np.int64)
-        for line, row, length in zip(ids, rows, lengths, strict=True):
-            start, end = self.offsets[row], self.offsets[row + 1]
-            line[:length] = self.ids[start : start + length]
-            line[length - self.num_closing : length] = self.ids[end - self.num_closing : end]
-        mask = np.arange(ids.shape[1]) < lengths[:, None]
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        windows = [self._lines(row, max_length, long_text, overlap) for row in rows]
+        lines = [line for of_row in windows for line in of_row]
+        lengths = np.array([len(line) for line in lines])
+        ids = np.full((len(lines), int(lengths.max())), self.pad_id, dtype=np.int64)
+        for padded, line in zip(ids, lines, strict=True):
+            padded[: len(line)] = line
+        mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if long_text == "windows":
+            row_of_window = np.repeat(np.arange(len(rows)), [len(of_row) for of_row in windows])
+            batch["row_of_window"] = torch.from_numpy(row_of_window)
+        return batch
+
+    def _lines(self, row: int, max_length: int, long_text: LongText, overlap: float) -> list[NDArray[np.int32]]:
+        own = self.ids[self.offsets[row] : self.offsets[row + 1]]
+        if len(own) <= max_length:
+            return [own]
+        opening, text, closing = np.split(own, [self.num_opening, len(own) - self.num_closing])
+        room = max_length - self.num_opening - self.num_closing
+        parts = excerpts(len(text), room, long_text=long_text, overlap=overlap)
+        return [np.concatenate([opening, text[part], closing]) for part in parts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,50 +100,79 @@ class TextInputs:
 
     tokens: TokenisedTexts
     encoder: str
+    max_length: int  # the largest of the study's trials
     cache: Path
     device: str
 
-    def pooled(self, *, pooling: Literal["mean", "cls", "max"], max_length: int) -> NDArray[np.float32]:
+    def pooled(
+        self,
+        *,
+        pooling: Literal["mean", "cls", "max"],
+        max_length: int,
+        long_text: LongText = "head",
+        overlap: float = 0.0,
+    ) -> NDArray[np.float32]:
         """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
-        key = digest([self.tokens.key, *digest_weights(self.encoder), pooling, str(max_length)])
+        cut = Cut(max_length=max_length, long_text=long_text, overlap=overlap)
 
         def compute() -> dict[str, Array]:
-            states = _pool_all(self.tokens, self.encoder, pooling=pooling, max_length=max_length, device=self.device)
-            return {"pooled": states}
+            return {"pooled": _pool_all(self.tokens, self.encoder, pooling=pooling, cut=cut, device=self.device)}
 
-        return cached(self.cache / f"pooled-{key}", compute)["pooled"]
+        return cached(self.cache / f"pooled-{self._key(cut, pooling)}", compute)["pooled"]
+
+    def prefix(self, cut: Cut, *, num_layers: int) -> Prefix | None:
+        """Return the states below the `num_layers` top layers, computed once a study; None if there is no such thing.
+
+        Raises EncoderError.
+        """
+        return frozen_prefix(
+            self.cache / f"prefix-{self._key(cut, str(num_layers))}",
+            encoder=self.encoder,
+            num_layers=num_layers,
+            batch=partial(self.tokens.batch, **cut),
+            lengths=self.tokens.lengths(np.arange(len(self.tokens.offsets) - 1), **cut),
+            device=self.device,
+        )
 
     def feed(self, job: FoldJob, *, device: str) -> "TextFeed":
         """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
         model = job.params.model
-        states = None
+        augment = _augmentation(job, self, device)
+        states, prefix = None, None
         if model.trainable_layers == 0 and model.pooling != "attention":
             # With nothing but the head to train, the encoder runs once a study, not once an epoch.
-            states = self.pooled(pooling=model.pooling, max_length=model.max_length)
+            states = self.pooled(pooling=model.pooling, **_cut(model))
+        elif model.trainable_layers in range(num_encoder_layers(self.encoder)) and augment is None:
+            prefix = self.prefix(_cut(model), num_layers=model.trainable_layers)
         return TextFeed(
-            tokens=self.tokens,
-            model=model,
-            labels=job.labels,
-            states=states,
-            augment=_augmentation(job, self, device),
+            tokens=self.tokens, model=model, labels=job.labels, states=states, prefix=prefix, augment=augment
         )
 
     def embeddings(self) -> NDArray[np.float32]:
-        """Return every row's mean-pooled frozen states, scaled to length 1: where neighbours are looked for."""
-        states = self.pooled(pooling="mean", max_length=int(np.diff(self.tokens.offsets).max()))
+        """Return every row's mean-pooled frozen states, scaled to length 1: where neighbours are looked for.
+
+        Of a long text these are its head's.
+        """
+        states = self.pooled(pooling="mean", max_length=self.max_length)
         norms = np.linalg.norm(states, axis=1, keepdims=True)
         scaled: NDArray[np.float32] = states / np.maximum(norms, 1e-12)
         return scaled
 
+    def _key(self, cut: Cut, what: str) -> str:
+        longest = int(np.diff(self.tokens.offsets).max())
+        read = f"{min(cut['max_length'], longest)} {cut['long_text']} {cut['overlap']}"
+        return digest([self.tokens.key, *digest_weights(self.encoder), what, read])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFeed:
-    """What one trial's model sees of the texts: their tokens, or the frozen encoder's states of them."""
+    """What one trial's model sees of the texts: their tokens, or what frozen layers made of them."""
 
     tokens: TokenisedTexts
     model: ModelParams
     labels: NDArray[np.int64] | NDArray[np.float64]
-    states: NDArray[np.float32] | None
+    states: NDArray[np.float32] | None  # (rows, width), of the whole encoder
+    prefix: Prefix | None
     augment: Augmentation | None
 
     def build(self, *, num_outputs: int, scale: float | None) -> Classifier:
@@ -119,26 +183,35 @@ class TextFeed:
         return HeadOnly(Head(width, dropout=self.model.dropout, num_outputs=num_outputs, scale=scale))
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of tokens of each row."""
-        return self.tokens.lengths(rows, max_length=self.model.max_length)
+        """Return the number of tokens of each row, those of all its windows together."""
+        return self.tokens.lengths(rows, **_cut(self.model))
 
     def batch(self, rows: NDArray[np.int64], *, random: np.random.Generator | None = None) -> Batch:
-        """Return `input_ids` and `attention_mask`, (rows, tokens), or `states`, (rows, width)."""
+        """Return what TextClassifier takes of tokens or of states, or `states`, (rows, width), for the head alone."""
         if self.states is not None:
             return {"states": torch.from_numpy(self.states[rows])}
-        batch = self.tokens.batch(rows, max_length=self.model.max_length)
+        if self.prefix is not None:
+            return self.prefix.batch(rows)
+        batch = self.tokens.batch(rows, **_cut(self.model))
         if self.augment is None or random is None:
             return batch
-        return self.augment(batch, self.labels[rows], random=random)
+        labels = self.labels[rows]
+        if "row_of_window" in batch:
+            labels = labels[batch["row_of_window"].numpy()]
+        return batch | self.augment(batch, labels, random=random)
 
 
-def prepare_text(content: Content, *, encoder: str, max_length: int, cache: Path, device: str = "cpu") -> TextInputs:
+def prepare_text(
+    content: Content, *, encoder: str, max_length: int, cache: Path, device: str = "cpu", whole: bool = False
+) -> TextInputs:
     """Tokenise the rows for `encoder`, or find them in `cache`; `max_length` is the largest of the study's trials.
 
-    What the frozen encoder makes of them is computed on `device` when it is first asked for. Raises EncoderError.
+    With `whole`, up to 8,192 tokens of a text are kept, for trials that read more of it than its head. What the frozen
+    encoder makes of them is computed on `device` when it is first asked for. Raises EncoderError.
     """
-    tokens = tokenise(content.texts, encoder=encoder, max_length=max_length, cache=cache)
-    return TextInputs(tokens=tokens, encoder=encoder, cache=cache, device=device)
+    most = max(max_length, MAX_TOKENS) if whole else max_length
+    tokens = tokenise(content.texts, encoder=encoder, max_length=most, cache=cache)
+    return TextInputs(tokens=tokens, encoder=encoder, max_length=max_length, cache=cache, device=device)
 
 
 def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path) -> TokenisedTexts:
@@ -156,15 +229,30 @@ def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path
         return {"ids": np.concatenate(ids), "offsets": np.cumsum(lengths, dtype=np.int64)}
 
     arrays = cached(cache / f"tokens-{key}", compute)
+    num_opening, num_closing = _num_special(tokenizer)
     return TokenisedTexts(
         ids=arrays["ids"],
         offsets=arrays["offsets"],
         pad_id=tokenizer.pad_token_id or 0,
         mask_id=tokenizer.mask_token_id,
         special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
-        num_closing=_num_closing(tokenizer),
+        num_opening=num_opening,
+        num_closing=num_closing,
         key=key,
     )
+
+
+def excerpts(num_tokens: int, room: int, *, long_text: LongText, overlap: float) -> list[NDArray[np.int64]]:
+    """Return which tokens each line has of a text of `num_tokens`, of which a line has room for fewer.
+
+    The windows of a text lie as far apart as each other and are as few as have `overlap`, a share of their tokens, or
+    more in common with the one before.
+    """
+    if long_text == "windows":
+        starts = np.linspace(0, num_tokens - room, int(_num_windows(num_tokens, room, overlap))).round().astype(int)
+        return list(starts[:, None] + np.arange(room))
+    first = {"head": room, "tail": 0, "head_tail": (room + 1) // 2}[long_text]
+    return [np.r_[:first, num_tokens - room + first : num_tokens]]
 
 
 def bucketed_batches(
@@ -182,9 +270,20 @@ def bucketed_batches(
     return [batches[index] for index in random.permutation(len(batches))]
 
 
+def _num_windows(num_tokens: Any, room: int, overlap: float) -> Any:
+    """How many windows of `room` tokens a text of `num_tokens`, or each of several, needs; it has more than one."""
+    step = max(1, int(room * (1 - overlap)))
+    return 1 + -(-(num_tokens - room) // step)
+
+
+def _cut(model: ModelParams) -> Cut:
+    overlap = model.window_overlap if model.long_text == "windows" else 0.0
+    return Cut(max_length=model.max_length, long_text=model.long_text, overlap=overlap)
+
+
 @torch.inference_mode()
 def _pool_all(
-    tokens: TokenisedTexts, encoder: str, *, pooling: Literal["mean", "cls", "max"], max_length: int, device: str
+    tokens: TokenisedTexts, encoder: str, *, pooling: Literal["mean", "cls", "max"], cut: Cut, device: str
 ) -> NDArray[np.float32]:
     size = rows_per_forward(torch.device(device))
     model = load_encoder(encoder).eval()
@@ -192,13 +291,14 @@ def _pool_all(
     torch.nn.Module.to(model, device)
     pool = Pooling(pooling, width)
     rows = np.arange(len(tokens.offsets) - 1)
-    order = np.argsort(tokens.lengths(rows, max_length=max_length), kind="stable")
+    order = np.argsort(tokens.lengths(rows, **cut), kind="stable")
     states = np.empty((len(rows), width), dtype=np.float32)
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
-        batch = {name: tensor.to(device) for name, tensor in tokens.batch(chosen, max_length=max_length).items()}
-        hidden = model(**batch).last_hidden_state
-        states[chosen] = pool(hidden, batch["attention_mask"]).cpu().numpy()
+        batch = tokens.batch(chosen, **cut)
+        parts = windows_in_parts(batch, size=size, device=device)
+        pooled = torch.cat([pool(model(**part).last_hidden_state, part["attention_mask"]).cpu() for part in parts])
+        states[chosen] = mean_of_windows(pooled, batch.get("row_of_window")).numpy()
     return states
 
 
@@ -219,7 +319,7 @@ def _augmentation(job: FoldJob, inputs: TextInputs, device: str) -> Augmentation
     )
 
 
-def _num_closing(tokenizer: Any) -> int:
-    """Count the special tokens that end a text, such as [SEP]."""
+def _num_special(tokenizer: Any) -> tuple[int, int]:
+    """Count the special tokens that begin a text, such as [CLS], and those that end it, such as [SEP]."""
     special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    return next(count for count, is_special in enumerate(reversed(special)) if not is_special)
+    return special.index(0), special[::-1].index(0)

@@ -1,14 +1,17 @@
 """Tokens: cached once, cut and padded right, batched by length; and frozen embeddings."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.classifiers import mean_pool
+from models.classifiers import TextClassifier, mean_pool
 from models.encoders import load_encoder, load_tokenizer
-from objectives.tasks.text import TokenisedTexts, bucketed_batches, prepare_text, tokenise
+from models.params import ModelParams
+from objectives.tasks.text import TokenisedTexts, bucketed_batches, excerpts, prepare_text, tokenise
 from tests.tiny_encoder import TEXTS, build_tiny_encoder
 
 
@@ -38,6 +41,63 @@ def test_shorter_trial_cuts_before_the_closing_token(encoder, tokens):
     batch = tokens.batch(np.arange(2, 6), max_length=6)
     assert batch["input_ids"].tolist() == expected
     assert tokens.lengths(np.arange(6), max_length=6).tolist() == [4, 2, 6, 6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("long_text", "kept"),
+    [("head", [0, 1, 2, 3, 4]), ("tail", [7, 8, 9, 10, 11]), ("head_tail", [0, 1, 2, 10, 11])],
+)
+def test_what_of_a_long_text_is_kept(encoder, tmp_path, long_text, kept):
+    """Its beginning, its end or half of each, between the special tokens; a short text is read whole."""
+    texts = ["the quick brown fox jumps over the lazy dog the fox dog", "the fox"]
+    whole = load_tokenizer(encoder)(texts)["input_ids"]
+    tokens = tokenise(texts, encoder=encoder, max_length=64, cache=tmp_path)
+    batch = tokens.batch(np.arange(2), max_length=7, long_text=long_text)
+    text = whole[0][1:-1]
+    assert batch["input_ids"].tolist() == [[2, *(text[place] for place in kept), 3], [*whole[1], 0, 0, 0]]
+    assert tokens.lengths(np.arange(2), max_length=7, long_text=long_text).tolist() == [7, 4]
+
+
+@given(num_tokens=st.integers(2, 300), room=st.integers(1, 40), overlap=st.floats(0.0, 0.9))
+def test_windows_cover_a_text_and_overlap(num_tokens, room, overlap):
+    """Every token is in a window, all windows are full, and neighbours share what they should, or more."""
+    if num_tokens <= room:
+        return
+    windows = excerpts(num_tokens, room, long_text="windows", overlap=overlap)
+    assert set(np.concatenate(windows)) == set(range(num_tokens))
+    assert {len(window) for window in windows} == {room}
+    shared = [len(set(one) & set(other)) for one, other in pairwise(windows)]
+    assert min(shared) >= min(int(overlap * room), room - 1)
+    starts = np.diff([window[0] for window in windows])
+    assert starts.min() >= 1
+    assert starts.max() - starts.min() <= 1
+
+
+def test_windows_are_lines_of_their_own(encoder, tmp_path):
+    """Each has the special tokens, and a row's length is that of all its windows."""
+    texts = ["the fox", "the quick brown fox jumps over the lazy dog the fox dog", "dog"]
+    text = load_tokenizer(encoder)(texts[1])["input_ids"][1:-1]
+    tokens = tokenise(texts, encoder=encoder, max_length=64, cache=tmp_path)
+    rows = np.array([2, 1])
+    batch = tokens.batch(rows, max_length=8, long_text="windows", overlap=0.5)
+    assert batch["row_of_window"].tolist() == [0, 1, 1, 1]
+    assert batch["input_ids"][1:].tolist() == [[2, *text[start : start + 6], 3] for start in (0, 3, 6)]
+    lengths = tokens.lengths(rows, max_length=8, long_text="windows", overlap=0.5)
+    assert lengths.tolist() == [3, 24] == [batch["attention_mask"][batch["row_of_window"] == r].sum() for r in (0, 1)]
+
+
+def test_states_of_windows_are_what_the_whole_model_pools(dataset, inputs, tmp_path):
+    """The frozen encoder's pooled states of long texts are averaged over their windows, as in training."""
+    whole = prepare_text(dataset, encoder=inputs.encoder, max_length=6, cache=tmp_path, whole=True)
+    rows = np.array([9, 19, 3])
+    model = ModelParams(encoder=inputs.encoder, max_length=6, long_text="windows")
+    batch = whole.tokens.batch(rows, max_length=6, long_text="windows", overlap=0.25)
+    assert len(batch["input_ids"]) > len(rows)
+    with torch.no_grad():
+        expected = TextClassifier(model, num_outputs=3).eval().pooled(**batch)
+    found = whole.pooled(pooling="mean", max_length=6, long_text="windows", overlap=0.25)[rows]
+    torch.testing.assert_close(torch.tensor(found), expected)
+    assert not np.allclose(found, whole.pooled(pooling="mean", max_length=6)[rows], atol=1e-3)
 
 
 def test_tokens_are_mapped_from_the_cache(encoder, tokens, tmp_path):

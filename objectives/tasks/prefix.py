@@ -1,0 +1,145 @@
+"""The frozen lower part of an encoder: run once a study on all rows, its states kept on disk and memory-mapped."""
+
+import functools
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from models.encoders import load_config, load_encoder, lower_states, upper_states
+from objectives.devices import rows_per_forward
+from objectives.jobs import Rows
+from objectives.tasks.cache import mapped, publish
+from objectives.tasks.feeds import Batch
+
+MAX_DISK_SHARE = 0.25  # of what is free: one study may need several of these, and others share the disk
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """What the layers below the trained ones make of every row's tokens, end to end in some order of the rows.
+
+    A row of several windows has them one after the other, all of one length.
+    """
+
+    states: NDArray[np.float32]  # (tokens, width), memory-mapped
+    starts: NDArray[np.int64]  # (rows,): where a row's states begin
+    lengths: NDArray[np.int64]  # (rows,): tokens of all its windows
+    num_windows: NDArray[np.int64]  # (rows,)
+
+    def batch(self, rows: Rows) -> Batch:
+        """Return `states`, (windows, tokens, width), 0 where padded, their mask and, of several, `row_of_window`."""
+        num_windows = self.num_windows[rows]
+        lengths = np.repeat(self.lengths[rows] // num_windows, num_windows)
+        states = np.zeros((len(lengths), int(lengths.max()), self.states.shape[1]), np.float32)
+        first = 0
+        for row, count in zip(rows, num_windows, strict=True):
+            own = self.states[self.starts[row] : self.starts[row] + self.lengths[row]]
+            windows = own.reshape(count, -1, self.states.shape[1])
+            states[first : first + count, : windows.shape[1]] = windows
+            first += count
+        mask = (np.arange(states.shape[1]) < lengths[:, None]).astype(np.int64)
+        arrays = {"states": states, "attention_mask": mask}
+        if len(lengths) > len(rows):
+            arrays["row_of_window"] = np.repeat(np.arange(len(rows)), num_windows)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def frozen_prefix(
+    folder: Path,
+    *,
+    encoder: str,
+    num_layers: int,
+    batch: Callable[[Rows], Batch],
+    lengths: NDArray[np.int64],
+    device: str,
+) -> Prefix | None:
+    """Return the states of all rows below the `num_layers` top layers, computed first if `folder` is not there.
+
+    `batch` gives rows as token ids, `lengths`, (rows,), how many they are. None, so that the whole encoder is to be
+    run, where its family cannot be run from the middle, or where the states would take more than a quarter of the free
+    disk. Raises EncoderError, OSError.
+    """
+    if not folder.is_dir():
+        size = int(lengths.sum()) * int(load_config(encoder).hidden_size) * np.float32().itemsize
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if size > MAX_DISK_SHARE * shutil.disk_usage(folder.parent).free:
+            _say_once(
+                f"{folder.parent}: the frozen layers' states would take {size / 1e9:.3g} GB, more than "
+                f"{MAX_DISK_SHARE:.0%} of what is free; every epoch runs these layers instead"
+            )
+            return None
+        model = load_encoder(encoder).eval()
+        torch.nn.Module.to(model, device)
+        publish(folder, lambda complete: _fill(complete, model, num_layers=num_layers, batch=batch, lengths=lengths))
+    arrays = mapped(folder)
+    return Prefix(lengths=lengths, **arrays) if arrays else None
+
+
+def windows_in_parts(batch: Batch, *, size: int, device: str) -> Iterator[Batch]:
+    """Yield `input_ids` and `attention_mask`, at most `size` lines of them at a time, on the device."""
+    for start in range(0, len(batch["input_ids"]), size):
+        yield {name: batch[name][start : start + size].to(device) for name in ("input_ids", "attention_mask")}
+
+
+@torch.inference_mode()
+def _fill(
+    folder: Path,
+    encoder: PreTrainedModel,
+    *,
+    num_layers: int,
+    batch: Callable[[Rows], Batch],
+    lengths: NDArray[np.int64],
+) -> None:
+    """Write the arrays of a Prefix, rows of like length one after the other; none if the encoder has no middle."""
+    order = np.argsort(lengths, kind="stable")
+    device = encoder.device
+    size = rows_per_forward(device)
+    probe = next(windows_in_parts(batch(order[[0, len(order) // 2, -1]]), size=size, device=str(device)))
+    if not _runs_in_parts(encoder, probe, num_layers=num_layers):
+        return
+    num_windows = np.ones(len(order), np.int64)
+    shape = (int(lengths.sum()), int(encoder.config.hidden_size))
+    with (folder / "states.npy").open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            inputs = batch(chosen)
+            if "row_of_window" in inputs:
+                num_windows[chosen] = np.bincount(inputs["row_of_window"].numpy())
+            for part in windows_in_parts(inputs, size=size, device=str(device)):
+                states = lower_states(encoder, num_layers=num_layers, **part)
+                file.write(states[part["attention_mask"] > 0].cpu().numpy().tobytes())
+    starts = np.empty(len(order), np.int64)
+    starts[order] = np.cumsum(lengths[order]) - lengths[order]
+    np.save(folder / "starts.npy", starts)
+    np.save(folder / "num_windows.npy", num_windows)
+
+
+def _runs_in_parts(encoder: PreTrainedModel, inputs: Batch, *, num_layers: int) -> bool:
+    """Whether the encoder's lower and upper part, one after the other, give what the whole gives."""
+    mask = inputs["attention_mask"]
+    whole = encoder(**inputs).last_hidden_state
+    try:
+        # Padding is not kept, so that it must not count.
+        states = lower_states(encoder, num_layers=num_layers, **inputs) * mask.unsqueeze(-1)
+        found = upper_states(encoder, num_layers=num_layers, states=states, attention_mask=mask)
+    except Exception as error:
+        # What a family's forward pass does with states that it did not make is its own affair: it may raise anything.
+        log.debug("%s cannot be run from the middle: %s", encoder.config.model_type, error)
+        return False
+    kept = mask > 0
+    return found.shape == whole.shape and torch.allclose(found[kept], whole[kept], rtol=1e-5, atol=1e-5)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    log.warning(message)
