@@ -1,7 +1,7 @@
 """The text classifier: a pretrained encoder, pooling, dropout and a linear head."""
 
 import copy
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,9 @@ class Classifier(nn.Module):
     def merged(self) -> Self:
         """Return a copy whose weights are plain: low-rank updates are added to the weights they belong to."""
         return copy.deepcopy(self)
+
+    def complete(self, tokenizer: Any) -> None:
+        """Add to the pretrained encoder's tokenizer what this one's encoder knows besides: markers of relations."""
 
 
 class Pooling(nn.Module):

@@ -1,8 +1,8 @@
 """The relation classifier: an encoder with tokens of its own for the entities, and the states at both of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tokenizers import AddedToken
@@ -21,23 +21,23 @@ class NewTokens:
     """Tokens that an encoder did not know: their ids follow one another from `first`."""
 
     first: int
+    names: tuple[str, ...]
     pieces: tuple[tuple[int, ...], ...]  # of each: the known tokens of what it means in words
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.names)
 
 
 def add_tokens(tokenizer: Any, meanings: Mapping[str, str]) -> NewTokens:
-    """Add the tokens that the tokenizer does not have; `meanings` says in words what each stands for. EncoderError."""
-    known = tokenizer.get_vocab()
-    new = [token for token in meanings if token not in known]
-    pieces = tuple(tuple(tokenizer(meanings[token], add_special_tokens=False)["input_ids"]) for token in new)
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
-    ids = tokenizer.convert_tokens_to_ids(new)
+    """Add tokens that the tokenizer does not have; `meanings` says in words what each stands for. EncoderError."""
+    pieces = tuple(tuple(tokenizer(words, add_special_tokens=False)["input_ids"]) for words in meanings.values())
+    _add(tokenizer, meanings)
+    names = tuple(meanings)
+    ids = tokenizer.convert_tokens_to_ids(list(names))
     first = min(ids, default=len(tokenizer))
-    if ids != list(range(first, first + len(new))):
+    if ids != list(range(first, first + len(names))):
         raise EncoderError(f"the tokenizer gives the new tokens the ids {ids}, expected one after the other")
-    return NewTokens(first, pieces)
+    return NewTokens(first, names, pieces)
 
 
 class ExtendedEmbedding(nn.Module):
@@ -79,6 +79,7 @@ class RelationClassifier(TextClassifier):
     ) -> None:
         super().__init__(params, num_outputs=num_outputs, scale=scale)
         self.entity_states = params.entity_states
+        self.new_tokens = new_tokens
         if len(new_tokens):
             embedding = ExtendedEmbedding(self.encoder.get_input_embeddings(), new_tokens)
             embedding.new.requires_grad_(params.trainable_layers != 0)
@@ -91,8 +92,27 @@ class RelationClassifier(TextClassifier):
         """Return what the head sees, (rows, width) or (rows, 2 x width); the arguments are all (rows, tokens)."""
         if self.entity_states == "pooled":
             return super().pooled(input_ids=input_ids, attention_mask=attention_mask)
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden = self.hidden(input_ids=input_ids, attention_mask=attention_mask)
         rows = torch.arange(len(hidden), device=hidden.device)
         # An entity of which the tokenizer left nothing is read at the first token.
         starts = [(marks == start).int().argmax(dim=1) for start in (SUBJECT_START, OBJECT_START)]
         return torch.cat([hidden[rows, start] for start in starts], dim=1)
+
+    def merged(self) -> Self:
+        """Return a copy whose encoder is a plain one, with one embedding of all tokens."""
+        copied = super().merged()
+        embedding = copied.encoder.get_input_embeddings()
+        if isinstance(embedding, ExtendedEmbedding):
+            plain = embedding.merged()
+            copied.encoder.set_input_embeddings(plain)
+            copied.encoder.config.vocab_size = plain.num_embeddings
+        return copied
+
+    def complete(self, tokenizer: Any) -> None:
+        """Add to the pretrained encoder's tokenizer the tokens that this one's encoder knows besides."""
+        _add(tokenizer, self.new_tokens.names)
+
+
+def _add(tokenizer: Any, names: Iterable[str]) -> None:
+    tokens = [AddedToken(name, special=True, normalized=False) for name in names]
+    tokenizer.add_tokens(tokens, special_tokens=True)

@@ -1,5 +1,6 @@
 """Relations: a sentence with two entities, each a span of its characters, and the forms in which encoders see them."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Literal
 
 from objectives.data import Content, Dataset, RelationSpec
 from objectives.errors import DataError
+
+MARKER = re.compile(r"\[/?[SO](:.+)?\]")
 
 Form = Literal["separated", "markers", "typed_markers", "typed_punctuation"]
 Role = Literal["subject", "object"]
@@ -76,6 +79,11 @@ def new_tokens(relations: Iterable[Relation], *, form: Form) -> dict[str, str]:
         opening, closing = _signs(role, kind, form=form)
         tokens |= {opening: f"{role} {kind}".strip(), closing: f"end {role} {kind}".strip()}
     return tokens
+
+
+def is_marker(token: str) -> bool:
+    """Whether a token is one that a form adds."""
+    return MARKER.fullmatch(token) is not None
 
 
 def mark(relation: Relation, *, form: Form, separator: str) -> MarkedText:

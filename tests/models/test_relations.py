@@ -49,11 +49,20 @@ def test_new_tokens_are_whole_and_start_as_what_they_mean(tiny_encoder, tokenize
     torch.testing.assert_close(embedding.merged()(ids)[0], expected)
 
 
-def test_tokens_that_are_there_are_not_added_again(tokenizer, new):
-    """So an encoder saved with its new tokens is used as it is."""
-    again = add_tokens(tokenizer, MEANINGS | {"[O]": "object"})
-    assert again.first == new.first + 2
-    assert len(again) == 1
+def test_merged_it_is_a_plain_encoder_that_says_the_same(tiny_encoder, tokenizer, new, tmp_path):
+    """Saved with a completed tokenizer, it needs nothing of ours: the embedding has a row for each token."""
+    model = build(tiny_encoder, new)
+    torch.nn.init.normal_(model.encoder.get_input_embeddings().new.weight)
+    merged, plain_tokenizer = model.merged(), load_tokenizer(str(tiny_encoder))
+    merged.complete(plain_tokenizer)
+    merged.encoder.save_pretrained(tmp_path)
+    plain_tokenizer.save_pretrained(tmp_path)
+    batch = load_tokenizer(str(tmp_path))([TEXT], return_tensors="pt")
+    assert batch["input_ids"].tolist() == tokenizer([TEXT])["input_ids"]
+    states = load_encoder(str(tmp_path)).eval()(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    del batch["token_type_ids"]
+    torch.testing.assert_close(model.pooled(**batch, marks=batch["attention_mask"]), states.mean(dim=1))
+    assert isinstance(model.encoder.get_input_embeddings(), ExtendedEmbedding)
 
 
 @pytest.mark.parametrize(("trainable_layers", "trained"), [(None, True), (1, True), (0, False)])

@@ -63,7 +63,7 @@ def make_job(dataset, encoder) -> Callable[..., FoldJob]:
 
     def make_job(*, model: dict | None = None, **training) -> FoldJob:
         training = {"epochs": 2, "learning_rate": 3e-3, "batch_size": 8} | training
-        model_params = ModelParams(encoder=encoder, max_length=40, **(model or {}))
+        model_params = ModelParams(**({"encoder": encoder, "max_length": 40} | (model or {})))
         return FoldJob(
             params=Params(model=model_params, training=TrainingParams(**training)),
             goal=Goal(metric="macro_f1", epoch_metric="macro_f1"),
