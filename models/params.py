@@ -39,12 +39,13 @@ class EncoderParams(_Section):
     long_text: Literal["head", "tail", "head_tail", "windows"] = searchable(
         "head",
         "What of a longer text is kept: its beginning, its end, half of each, or all of it in overlapping windows "
-        "whose pooled states are averaged.",
+        "whose pooled states are averaged. Of a text's tokens the first 8,192 are looked at.",
         source="Sun et al. 2019",
     )
     window_overlap: float = searchable(
         0.25,
-        "Windows: the share of its tokens that a window has in common with the one before.",
+        "Windows: the share of its tokens that a window has in common with the one before, or more: windows are evenly "
+        "spread.",
         when={"long_text": ["windows"]},
         ge=0.0,
         le=0.9,

@@ -175,21 +175,25 @@ def _groups(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
 
 def _check_encoders(config: StudyConfig) -> None:
     """Refuse an encoder that cannot be used, in a process of its own: this one goes on without torch."""
-    values = {name: field_values(config, name) for name in ("encoder", "trainable_layers", "max_length")}
+    values = {
+        name: field_values(config, name) for name in ("encoder", "trainable_layers", "reinit_layers", "max_length")
+    }
     most_layers = max((int(value) for value in values["trainable_layers"] if value is not None), default=None)
+    most_new = max(int(str(value)) for value in values["reinit_layers"])
     longest = max([*(int(str(value)) for value in values["max_length"]), *config.model.column_max_length.values()])
     changes = frozenset(name for name in NEEDING_MASK if any(float(str(v)) > 0 for v in field_values(config, name)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
         for encoder in values["encoder"]:
-            child.submit(_check_encoder, str(encoder), most_layers, longest, changes).result()
+            child.submit(_check_encoder, str(encoder), (most_layers, most_new), longest, changes).result()
 
 
-def _check_encoder(encoder: str, trainable_layers: int | None, max_length: int, changes: frozenset[str]) -> None:
+def _check_encoder(encoder: str, layers: tuple[int | None, int], max_length: int, changes: frozenset[str]) -> None:
     from models.encoders import check_encoder, load_tokenizer
     from models.masked_language import load_masked_language_model
 
-    check_encoder(encoder, trainable_layers=trainable_layers, max_length=max_length)
+    trainable_layers, reinit_layers = layers
+    check_encoder(encoder, trainable_layers=trainable_layers, reinit_layers=reinit_layers, max_length=max_length)
     if "token_masking" in changes and load_tokenizer(encoder).mask_token_id is None:
         raise EncoderError(f"encoder {encoder!r}: its tokenizer has no mask token, which training.token_masking needs")
     if "token_replacement" in changes:
