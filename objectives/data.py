@@ -216,6 +216,25 @@ def read_dataset(spec: DataSpec) -> Dataset:
     )
 
 
+def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Labels:
+    """Return the labels of some rows as indices into label_names, or numbers where there are none.
+
+    Raises DataError that names the first data row whose label is none of them, or no number.
+    """
+    index = {name: number for number, name in enumerate(label_names)}
+    labels = chunk.table[spec.label].tolist()
+    for row, label in enumerate(labels, start=chunk.first):
+        if index and label not in index:
+            nearest = difflib.get_close_matches(label, label_names, n=1, cutoff=0.5)
+            advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {_name_some(map(repr, label_names))}"
+            raise DataError(
+                f"{spec.path}: data row {row} is of class {label!r}, which the model does not know; {advice}"
+            )
+        if not index and not math.isfinite(_number(label)):
+            raise DataError(f"{spec.path}: data row {row} has the label {label!r}, expected a finite number")
+    return np.array([index[label] if index else _number(label) for label in labels])
+
+
 def group_texts(texts: Iterable[str]) -> NDArray[np.int64]:
     """Return a number for each text, the same for those that differ in case and white space only."""
     numbers: dict[str, int] = {}

@@ -90,6 +90,25 @@ def check_metric(
         )
 
 
+def defined_metrics(goal: Goal, *, task: Task, num_classes: int) -> list[str]:
+    """Return the metrics that say something about such data; those of one class where the goal names it."""
+    names = []
+    for name in METRICS:
+        try:
+            check_metric(
+                name,
+                task=task,
+                num_classes=num_classes,
+                has_negative=goal.negative is not None,
+                has_positive=goal.positive is not None,
+                top_k=goal.top_k,
+            )
+        except DataError:
+            continue
+        names.append(name)
+    return names
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Counts:
     """Rows of each class, (classes,): right ones, true ones, predicted ones."""

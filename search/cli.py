@@ -26,6 +26,12 @@ study_option = click.option("--study", "name", required=True, metavar="NAME", he
 storage_option = click.option(
     "--storage", metavar="URL", help=f"The study's database.  [default: the study file's, else {DEFAULT_STORAGE}]"
 )
+model_option = click.option(
+    "--model", "folder", type=click.Path(path_type=Path), required=True, help="The folder that `search export` wrote."
+)
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Rows of a forward pass.  [default: 128 on a GPU, else 32]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind to.")
 
@@ -224,6 +230,95 @@ def diagnose(
     console = _console()
     console.print(render(found))
     console.print(f"\nreport: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("export")
+@study_option
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete one]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The model's folder.")
+@click.option(
+    "--form",
+    type=click.Choice(["ensemble", "refit", "fold"]),
+    default="ensemble",
+    show_default=True,
+    help="All folds' models, one trained on all rows, or the best fold's.",
+)
+@storage_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine.")
+@click.option("--force", is_flag=True, help="Replace an exported model.")
+@command
+def export_command(
+    name: str,
+    trial: int | None,
+    out: Path,
+    form: Literal["ensemble", "refit", "fold"],
+    storage: str | None,
+    overrides: Sequence[str],
+    force: bool,
+) -> None:
+    """Write a trial's model as a folder that predicts without the study."""
+    study = _find(name, storage)
+    from search.export import export
+
+    export(study, out, form=form, trial=trial, overrides=overrides, force=force, say=click.echo)
+    click.echo(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
+
+
+@app.command("predict")
+@model_option
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the predictions.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Copy a column of the data; repeat for more.")
+@click.option("--top-k", type=click.IntRange(min=1), help="The likeliest classes, in place of all probabilities.")
+@click.option("--no-probabilities", is_flag=True, help="Leave out the probability of each class.")
+@click.option("--template", type=click.Path(path_type=Path), help="YAML that names the columns and codes of labels.")
+@batch_size_option
+@command
+def predict_command(
+    folder: Path,
+    data: Path,
+    out: Path,
+    keep: Sequence[str],
+    top_k: int | None,
+    no_probabilities: bool,
+    template: Path | None,
+    batch_size: int | None,
+) -> None:
+    """Predict the rows of a file with an exported model."""
+    if template is not None and (keep or top_k or no_probabilities):
+        raise click.UsageError("--template says all columns; expected no --keep, --top-k or --no-probabilities with it")
+    from rich.console import Console
+
+    from search.layout import read_template, usual_layout
+    from search.predict import load_model, predict
+
+    model = load_model(folder, batch_size=batch_size)
+    if template is not None:
+        layout = read_template(template, model.description)
+    else:
+        layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
+    num_rows = predict(model, data, out, layout=layout, console=Console(stderr=True))
+    click.echo(f"wrote {out}: {num_rows:,} rows")
+
+
+@app.command("evaluate")
+@model_option
+@click.argument("data", type=click.Path(path_type=Path))
+@batch_size_option
+@json_option
+@command
+def evaluate_command(folder: Path, data: Path, batch_size: int | None, as_json: bool) -> None:
+    """Score an exported model on a file with labels, beside what the study estimated."""
+    from rich.console import Console
+
+    from search.predict import evaluate, evaluation_as_json, load_model, render_evaluation
+
+    model = load_model(folder, batch_size=batch_size)
+    evaluation = evaluate(model, data, console=Console(stderr=True))
+    if as_json:
+        _print_json(evaluation_as_json(evaluation, model.description))
+    else:
+        _console().print(render_evaluation(evaluation, model.description))
 
 
 @app.command("dashboard")

@@ -1,11 +1,15 @@
 """From a study's record to the training of one claimed fold run: the place where the rooms meet in a worker."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from models.params import ModelParams
+from models.classifiers import Classifier
+from models.params import ModelParams, Scalar
+from objectives.exported import trained_classifier
 from objectives.jobs import FoldJob
 from objectives.tasks.feeds import Inputs
 from objectives.tasks.preparation import PREPARED_FOR, prepare
@@ -26,18 +30,33 @@ class Objective:
 
     def __call__(self, claim: Claim) -> FoldTraining:
         """Return the training of `claim` from its first epoch; raises TrialError, DataError, ConfigError."""
-        params = resolve(self._config, claim.params)
-        training_rows, validation_rows = self._rows.split(claim.fold)
-        job = FoldJob(
-            params=params,
+        return self.training(self.job(claim.params, claim.fold))
+
+    def job(self, sampled: dict[str, Scalar], fold: int) -> FoldJob:
+        """Return what a trial that sampled these parameters trains in a fold; raises DataError, ConfigError."""
+        training_rows, validation_rows = self._rows.split(fold)
+        return FoldJob(
+            params=resolve(self._config, sampled),
             goal=self._rows.goal,
             labels=self._rows.dataset.labels,
             label_names=tuple(self._rows.dataset.label_names),
             training_rows=training_rows,
             validation_rows=validation_rows,
-            seed=fold_seed(self._config.study.seed, claim.fold),
+            seed=fold_seed(self._config.study.seed, fold),
         )
-        return FoldTraining(job, inputs=self._prepared(params.model), device=self._device)
+
+    def training(self, job: FoldJob) -> FoldTraining:
+        """Return the training of a job from its first epoch; raises TrialError, DataError, EncoderError."""
+        return FoldTraining(job, inputs=self._prepared(job.params.model), device=self._device)
+
+    def classifier(self, job: FoldJob, weights: Mapping[str, Tensor]) -> Classifier:
+        """Return the job's whole model with the weights that its training kept; raises TrialError, EncoderError."""
+        return trained_classifier(job, weights, inputs=self._prepared(job.params.model), device=self._device)
+
+    @property
+    def longest(self) -> int:
+        """The largest max_length of the study's trials, which texts are cut at when they are tokenised."""
+        return max(int(str(value)) for value in field_values(self._config, "max_length"))
 
     def _prepared(self, model: ModelParams) -> Inputs:
         key = tuple(getattr(model, name) for name in PREPARED_FOR)
@@ -45,7 +64,7 @@ class Objective:
             self._inputs[key] = prepare(
                 self._rows.dataset,
                 params=model,
-                max_length=max(int(str(value)) for value in field_values(self._config, "max_length")),
+                max_length=self.longest,
                 cache=Path(self._config.storage.cache),
                 device=self._device,
             )

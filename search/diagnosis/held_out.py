@@ -1,15 +1,13 @@
 """What the out-of-fold predictions say: scores, classes, confusions, suspicious labels, or a numeric label's errors."""
 
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from objectives.errors import DataError
-from objectives.metrics import METRICS, Metric, check_metric
+from objectives.metrics import METRICS, Metric, defined_metrics
 from search.diagnosis.evidence import Evidence
 
 MOST_SUSPECTS = 20
@@ -107,7 +105,9 @@ class Residuals:
 
 def pooled_scores(evidence: Evidence) -> tuple[PooledScore, ...]:
     """Score by every metric that is defined for the label; those of one class where the study names it."""
-    return tuple(_pooled(metric, evidence) for metric in _defined(evidence))
+    task, num_classes = evidence.config.data.task, len(evidence.dataset.label_names)
+    defined = defined_metrics(evidence.goal, task=task, num_classes=num_classes)
+    return tuple(_pooled(METRICS[name], evidence) for name in defined)
 
 
 def judge_classes(evidence: Evidence) -> Classes:
@@ -145,23 +145,6 @@ def judge_numbers(evidence: Evidence) -> Residuals:
             for index in farthest
         ),
     )
-
-
-def _defined(evidence: Evidence) -> Iterator[Metric]:
-    goal = evidence.goal
-    for metric in METRICS.values():
-        try:
-            check_metric(
-                metric.name,
-                task=evidence.config.data.task,
-                num_classes=len(evidence.dataset.label_names),
-                has_negative=goal.negative is not None,
-                has_positive=goal.positive is not None,
-                top_k=goal.top_k,
-            )
-        except DataError:
-            continue
-        yield metric
 
 
 def _pooled(metric: Metric, evidence: Evidence) -> PooledScore:

@@ -1,0 +1,255 @@
+"""A trained model as a folder that predicts by itself: how it is written, checked when it is read, and predicts."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from models.classifiers import Classifier
+from models.encoders import load_encoder, load_tokenizer, quietly
+from objectives.calibration import apply_temperature
+from objectives.data import Content, DataSpec
+from objectives.devices import rows_per_forward, seeded, uses_bf16
+from objectives.errors import ModelError, TrialError
+from objectives.jobs import FoldJob, Rows
+from objectives.metrics import Goal, Task
+from objectives.params import TOKEN_CHANGES, Params
+from objectives.tasks.feeds import Batch, Feed, Inputs
+from objectives.tasks.preparation import prepare
+
+FORMAT = 1
+DESCRIPTION = "model.json"
+HEAD = "head.safetensors"
+
+Form = Literal["ensemble", "refit", "fold"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Member(_Section):
+    """One of the models that vote."""
+
+    folder: str  # inside the exported folder
+    fold: int | None  # that it was not trained on; None if it was trained on all rows
+    epochs: int
+    score: float | None  # on its validation rows
+    class_counts: tuple[int, ...]  # rows of each class that it was trained on, resampling included
+    mean: float = 0.0  # numbers are standardised by these
+    deviation: float = 1.0
+    checksums: dict[str, str]  # sha256 of each weight file
+
+
+class Description(_Section):
+    """What `model.json` says: all that is needed to predict, and where the model comes from."""
+
+    format: int = FORMAT
+    form: Form
+    study: str
+    trial: int
+    task: Task
+    label_names: tuple[str, ...]  # in the order of the probabilities; none for numbers
+    data: DataSpec
+    params: Params
+    max_length: int  # that texts are cut at before a model cuts them at its own
+    goal: Goal
+    fold_scores: tuple[float, ...]  # the trial's, on the rows that each fold was not trained on
+    pooled: dict[str, float]  # metrics of the out-of-fold predictions of all rows together
+    temperature: float  # fitted on them
+    members: tuple[Member, ...]
+    packages: dict[str, str]
+    fingerprints: dict[str, str]
+
+
+class ExportedModel:
+    """A model folder that was checked: the mean of its members' predictions.
+
+    Raises ModelError if the folder is none, is damaged or was written in another format.
+    """
+
+    def __init__(self, folder: Path, *, device: str, batch_size: int | None = None) -> None:
+        self.description = read_description(folder)
+        self._folder = folder
+        self._device = torch.device(device)
+        self._batch_size = batch_size or rows_per_forward(self._device)
+        self._classifiers: list[Classifier] = []  # loaded with the first rows
+        for member in self.description.members:
+            _check_files(folder / member.folder, member.checksums)
+
+    def predict(self, content: Content) -> NDArray[np.float32]:
+        """Return probabilities, (rows, classes), at the temperature that was fitted, or numbers, (rows, 1).
+
+        Raises DataError if the rows are not such as the model was trained on, EncoderError.
+        """
+        params = self._params(self.description.members[0])
+        with TemporaryDirectory() as cache:
+            inputs = prepare(
+                content,
+                params=params.model,
+                max_length=self.description.max_length,
+                cache=Path(cache),
+                device=str(self._device),
+            )
+            job = self._job(params, num_rows=len(content.texts))
+            if not self._classifiers:
+                self._classifiers = [self._load(member, inputs, job) for member in self.description.members]
+            votes = self._votes(inputs.feed(job, device=str(self._device)), np.arange(len(content.texts)))
+        mean: NDArray[np.float32] = votes.mean(axis=0)
+        if not self.description.label_names:
+            return mean
+        return apply_temperature(mean, self.description.temperature).astype(np.float32)
+
+    @torch.inference_mode()
+    def _votes(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
+        """Return each member's predictions, (members, rows, outputs)."""
+        votes = np.empty((len(self._classifiers), len(rows), len(self.description.label_names) or 1), np.float32)
+        order = np.argsort(feed.lengths(rows), kind="stable")
+        for start in range(0, len(order), self._batch_size):
+            chosen = order[start : start + self._batch_size]
+            batch = {name: tensor.to(self._device) for name, tensor in feed.batch(chosen).items()}
+            for number, classifier in enumerate(self._classifiers):
+                outputs = self._outputs(classifier, batch)
+                votes[number, chosen] = self._as_predictions(outputs, self.description.members[number]).cpu().numpy()
+        return votes
+
+    def _outputs(self, classifier: Classifier, batch: Batch) -> Tensor:
+        bf16 = uses_bf16(self.description.params.training.precision, self._device)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
+            outputs: Tensor = classifier(**batch)
+        return outputs.float()
+
+    def _as_predictions(self, outputs: Tensor, member: Member) -> Tensor:
+        if self.description.label_names:
+            return outputs.softmax(dim=1)
+        return outputs * member.deviation + member.mean
+
+    def _load(self, member: Member, inputs: Inputs, job: FoldJob) -> Classifier:
+        job = replace(job, params=self._params(member))
+        classifier = _build(job, inputs, device=str(self._device))
+        path = self._folder / member.folder / HEAD
+        left_out, unknown = classifier.load_state_dict(load_file(path), strict=False)
+        wrong = [*unknown, *(name for name in left_out if not name.startswith(_of_encoder(classifier)))]
+        if wrong:
+            raise ModelError(f"{path}: does not fit the model: {wrong[0]} ({len(wrong)} weights in all)")
+        torch.nn.Module.to(classifier, self._device)
+        return classifier.eval()
+
+    def _params(self, member: Member) -> Params:
+        """The trial's parameters with the member's own encoder, whose low-rank updates are in its weights by now."""
+        params = _plain(self.description.params)
+        model = {"encoder": str(self._folder / member.folder), "lora_rank": None, "reinit_layers": 0}
+        return params.model_copy(update={"model": params.model.model_copy(update=model)})
+
+    def _job(self, params: Params, *, num_rows: int) -> FoldJob:
+        return FoldJob(
+            params=params,
+            goal=self.description.goal,
+            labels=np.zeros(num_rows, np.int64),
+            label_names=self.description.label_names,
+            training_rows=np.arange(num_rows),
+            validation_rows=np.empty(0, np.int64),
+            seed=0,
+        )
+
+
+def read_description(folder: Path) -> Description:
+    """Return what the folder's model.json says; raises ModelError if there is none that this version understands."""
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: is no exported model: there is no {DESCRIPTION}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ModelError(f"{path}: is damaged: not JSON") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ModelError(f"{path}: found format {found}, expected {FORMAT}: the model was exported by another version")
+    try:
+        return Description.model_validate(content)
+    except ValidationError as error:
+        [problem, *_] = error.errors(include_url=False)
+        place = ".".join(map(str, problem["loc"]))
+        raise ModelError(f"{path}: is damaged: {place}: {problem['msg']}") from None
+
+
+def trained_classifier(job: FoldJob, weights: Mapping[str, Tensor], *, inputs: Inputs, device: str) -> Classifier:
+    """Return the whole classifier of a job, of plain weights alone, with those that its training kept.
+
+    Raises EncoderError, TrialError if the weights do not fit it.
+    """
+    classifier = _build(replace(job, params=_plain(job.params)), inputs, device=device)
+    unknown = classifier.load_state_dict(dict(weights), strict=False).unexpected_keys
+    if unknown:
+        raise TrialError(f"the weights do not fit the model: {unknown[0]} ({len(unknown)} in all)")
+    return classifier.merged()
+
+
+def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> dict[str, str]:
+    """Write a folder that `from_pretrained` loads as the encoder, with all other weights beside it in head.safetensors.
+
+    `encoder` names the pretrained one. Where the classifier has several encoders, the folder's is the pretrained one
+    and theirs are among the other weights. Returns the sha256 of each weight file.
+    """
+    inner = _of_encoder(classifier)
+    with quietly():
+        body: Any = classifier.encoder if inner else load_encoder(encoder)
+        body.save_pretrained(folder)
+        tokenizer = load_tokenizer(encoder)
+        classifier.complete(tokenizer)
+        tokenizer.save_pretrained(folder)
+    rest = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(inner)}
+    # Copies: safetensors refuses tensors that share their memory.
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in rest.items()}, folder / HEAD)
+    paths = sorted(folder.glob("*.safetensors"))
+    for path in paths:
+        # safetensors lets nobody else read its files; a model is as open as what lies beside it.
+        path.chmod((folder / "config.json").stat().st_mode)
+    return {path.name: _digest(path) for path in paths}
+
+
+def _build(job: FoldJob, inputs: Inputs, *, device: str) -> Classifier:
+    training = job.params.training
+    scale = training.ldam_scale if training.loss == "ldam" else None
+    with seeded(0, 0, torch.device("cpu")):
+        return inputs.feed(job, device=device).build(num_outputs=job.num_outputs, scale=scale)
+
+
+def _plain(params: Params) -> Params:
+    """The same model, whole, whatever of it was trained, and nothing that only training needs."""
+    model = params.model.model_copy(update={"trainable_layers": None, "gradient_checkpointing": False})
+    training = params.training.model_copy(update=dict.fromkeys(TOKEN_CHANGES, 0.0))
+    return params.model_copy(update={"model": model, "training": training})
+
+
+def _of_encoder(classifier: Classifier) -> tuple[str, ...]:
+    """What the names of the weights begin with that the encoder's own file holds."""
+    return ("encoder.",) if isinstance(getattr(classifier, "encoder", None), PreTrainedModel) else ()
+
+
+def _check_files(folder: Path, checksums: Mapping[str, str]) -> None:
+    for name, expected in checksums.items():
+        try:
+            found = _digest(folder / name)
+        except OSError as error:
+            raise ModelError(f"{folder / name}: cannot be read: {error.strerror}") from None
+        if found != expected:
+            raise ModelError(f"{folder / name}: is damaged: found sha256 {found[:12]}, expected {expected[:12]}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,171 @@
+"""`search predict` and `search evaluate`: an exported model on a file of any size."""
+
+import contextlib
+import csv
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from objectives.data import DataSpec, Labels, content_of, read_chunks, read_labels, require_columns
+from objectives.exported import Description, ExportedModel
+from objectives.metrics import defined_metrics, score_all
+from objectives.tables import Chunk, format_of
+from search.errors import ConfigError
+from search.layout import Layout
+from search.objective import choose_device
+
+ROWS_PER_CHUNK = 4096
+NUM_DRAWS = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A percentile bootstrap interval over the rows (Efron 1979)."""
+
+    metric: str
+    low: float
+    high: float
+    level: float = LEVEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How well a model predicts labelled rows."""
+
+    rows: int
+    scores: dict[str, float]
+    interval: Interval
+
+
+def load_model(folder: Path, *, batch_size: int | None = None) -> ExportedModel:
+    """Open a model folder on this machine's first GPU, else the CPU; raises ModelError if it cannot be used."""
+    return ExportedModel(folder, device=choose_device(0), batch_size=batch_size)
+
+
+def predict(model: ExportedModel, path: Path, out: Path, *, layout: Layout, console: Console) -> int:
+    """Write the predictions of the file's rows as CSV, whole or not at all, and return how many there are.
+
+    Raises DataError if the file is damaged or lacks a column, ConfigError if `out` cannot be written.
+    """
+    if out.suffix != ".csv":
+        raise ConfigError(f"--out: found {out.name}, expected a name that ends in .csv")
+    if out.exists() and path.exists() and out.samefile(path):
+        raise ConfigError(f"--out: found {out}, which is the data file")
+    spec = _spec(model.description, path)
+    num_rows = 0
+    with _written(out) as write:
+        write.writerow(layout.columns)
+        for chunk, predictions in _predictions(model, spec, also=layout.read, console=console):
+            write.writerows(layout.rows(chunk, predictions, model.description.label_names))
+            num_rows += len(predictions)
+    return num_rows
+
+
+def evaluate(model: ExportedModel, path: Path, *, console: Console) -> Evaluation:
+    """Score the predictions of the file's labelled rows by all metrics that are defined for them.
+
+    The interval is of macro-F1, or of the mean absolute error of numbers. Raises DataError as `predict` does, and for
+    labels that the model does not know.
+    """
+    description = model.description
+    spec = _spec(description, path)
+    truth: list[Labels] = []
+    predictions = []
+    for chunk, predicted in _predictions(model, spec, also=(spec.label,), console=console):
+        truth.append(read_labels(chunk, spec, description.label_names))
+        predictions.append(predicted)
+    labels: Any = np.concatenate(truth)
+    return _evaluate(description, labels, np.concatenate(predictions))
+
+
+def evaluation_as_json(evaluation: Evaluation, description: Description) -> dict[str, object]:
+    """The evaluation in plain types, beside what the study estimated."""
+    return {**asdict(evaluation), "study": {"pooled": description.pooled, "fold_scores": description.fold_scores}}
+
+
+def render_evaluation(evaluation: Evaluation, description: Description) -> Table:
+    """The evaluation as a table, beside what the study estimated from the rows that each fold was not trained on."""
+    interval = evaluation.interval
+    span = f"{interval.metric} in {interval.low:.4f} to {interval.high:.4f} ({interval.level:.0%})"
+    table = Table("metric", "this file", "out of fold", title=f"{evaluation.rows:,} rows; {span}")
+    for name, score in evaluation.scores.items():
+        pooled = description.pooled.get(name)
+        table.add_row(name, f"{score:.4f}", "-" if pooled is None else f"{pooled:.4f}")
+    return table
+
+
+def _evaluate(description: Description, truth: Labels, predictions: NDArray[np.float32]) -> Evaluation:
+    goal = description.goal
+    names = defined_metrics(goal, task=description.task, num_classes=len(description.label_names))
+    random = np.random.default_rng(0)
+    if description.label_names:
+        metric, drawn = "macro_f1", _draw_macro_f1(truth.astype(np.int64), predictions, random)
+    else:
+        metric, drawn = "mae", _draw_mae(truth, predictions, random)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Evaluation(
+        rows=len(truth),
+        scores=score_all(names, truth, predictions, goal),
+        interval=Interval(metric=metric, low=float(low), high=float(high)),
+    )
+
+
+def _draw_macro_f1(
+    truth: NDArray[np.int64], predictions: NDArray[np.float32], random: np.random.Generator
+) -> list[float]:
+    """Macro-F1 of rows drawn with replacement: the counts of a confusion matrix's cells are then multinomial."""
+    num_classes = predictions.shape[1]
+    cells = np.bincount(truth * num_classes + predictions.argmax(axis=1), minlength=num_classes**2)
+    drawn = []
+    for _ in range(NUM_DRAWS):
+        matrix = random.multinomial(len(truth), cells / len(truth)).reshape(num_classes, num_classes)
+        either = matrix.sum(axis=0) + matrix.sum(axis=1)
+        drawn.append(float((2 * matrix.diagonal()[either > 0] / either[either > 0]).mean()))
+    return drawn
+
+
+def _draw_mae(truth: Labels, predictions: NDArray[np.float32], random: np.random.Generator) -> list[float]:
+    errors = np.abs(truth - predictions[:, 0])
+    return [float(random.choice(errors, len(errors)).mean()) for _ in range(NUM_DRAWS)]
+
+
+def _predictions(
+    model: ExportedModel, spec: DataSpec, *, also: tuple[str, ...], console: Console
+) -> Iterator[tuple[Chunk, NDArray[np.float32]]]:
+    """Yield each chunk of the file with its predictions, (rows, outputs), and show how much of it is done."""
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("predicting", total=1.0)
+        for chunk in read_chunks(spec, rows=ROWS_PER_CHUNK):
+            require_columns(chunk.table, also, spec=spec, first=chunk.first)
+            yield chunk, model.predict(content_of(chunk.table, spec, first=chunk.first))
+            progress.update(task, completed=chunk.share_read)
+
+
+def _spec(description: Description, path: Path) -> DataSpec:
+    """The model's columns in another file."""
+    file_format = format_of(path) or description.data.format
+    return description.data.model_copy(update={"path": path, "extra": None, "format": file_format})
+
+
+@contextlib.contextmanager
+def _written(out: Path) -> Iterator[Any]:
+    """Write beside the final name, then rename."""
+    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    try:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
+            yield csv.writer(file)
+        os.replace(unfinished, out)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)

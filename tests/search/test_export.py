@@ -1,0 +1,362 @@
+"""`search export`, `predict` and `evaluate` on a study that was really trained, with a tiny encoder."""
+
+import csv
+import json
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from objectives.calibration import apply_temperature, fit_temperature
+from objectives.data import content_of, read_dataset, read_table
+from objectives.exported import ExportedModel, read_description
+from objectives.folds import assign_folds
+from objectives.metrics import METRICS, Goal
+from objectives.training import FoldTraining
+from search import predict as prediction
+from search.cli import app
+from search.config import StudyConfig, to_record
+from search.keeping import weights_name
+from search.objective import Objective
+from search.rows import StudyRows
+from search.worker import Worker
+from storage.artifacts import Artifacts
+from storage.catalog import create_study
+from storage.database import connect, migrate
+from storage.ledger import Ledger
+from storage.records import FoldRun, TrialState
+from tests.tiny_encoder import build_tiny_encoder
+
+LABELS = ("animal", "prize", "weapon")
+WORDS = {"animal": "fox dog horse", "prize": "cash ticket phone", "weapon": "worm exploit virus"}
+NUM_ROWS = 45
+
+
+def texts() -> Iterable[tuple[str, str]]:
+    for row in range(NUM_ROWS):
+        label = LABELS[row % 3 if row % 5 else 0]
+        noun = WORDS[label].split()[row % 3] if row % 7 else "thing"
+        yield f"the {noun} number {row}", label
+
+
+class Trained:
+    """A finished study of two trials of three folds; nothing is pruned."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data.csv"
+        with self.data.open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label", "id"), *((*row, f"r{n}") for n, row in enumerate(texts()))])
+        encoder = build_tiny_encoder(folder / "encoder", [text for text, _ in texts()])
+        self.url = f"sqlite:///{folder / 'study.db'}"
+        self.config = StudyConfig.model_validate(
+            {
+                "data": {"path": self.data, "label": "label", "text": "text"},
+                "model": {"encoder": str(encoder), "max_length": 16},
+                "training": {"epochs": 4, "batch_size": 8, "learning_rate": 1e-2},
+                "folds": {"k": 3},
+                "race": {"rule": "none"},
+                "storage": {"url": self.url, "artifacts": str(folder / "artifacts"), "cache": str(folder / "cache")},
+            }
+        )
+        dataset = read_dataset(self.config.data)
+        engine = connect(self.url)
+        migrate(engine)
+        record = create_study(
+            engine,
+            name="nouns",
+            config=to_record(self.config),
+            metric="macro_f1",
+            direction="maximize",
+            fingerprints={"data": dataset.fingerprint},
+            provenance={},
+            assignments=assign_folds(dataset.labels, dataset.groups, num_folds=3, seed=0, stratified=True),
+        )
+        self.ledger = Ledger(engine, record.id)
+        self.artifacts = Artifacts(self.config.storage.artifacts)
+        self.rows = StudyRows(ledger=self.ledger, config=self.config)
+        worker = Worker(
+            ledger=self.ledger,
+            artifacts=self.artifacts,
+            objective=Objective(self.rows, device="cpu"),
+            race=self.config.race,
+            owner="worker",
+            stop=threading.Event(),
+        )
+        for number, rate in enumerate([1e-4, 1e-2]):
+            self.ledger.add_trial(number, {"learning_rate": rate})
+            while (claim := self.ledger.claim("worker", lease_seconds=60)) is not None:
+                worker.train(claim)
+            scores = [run.score or 0.0 for run in self.runs(number)]
+            self.ledger.finish_trial(number, TrialState.COMPLETE, score=float(np.mean(scores)), std=0.1)
+        self.ledger.add_trial(2, {"learning_rate": 1e-3})
+
+    def runs(self, trial: int) -> list[FoldRun]:
+        return [run for run in self.ledger.fold_runs() if run.trial == trial]
+
+    def export(self, out: Path, *options: str) -> Result:
+        options = ("--study", "nouns", "--storage", self.url, "--out", str(out), *options)
+        return CliRunner().invoke(app, ["export", *options])
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return Trained(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def model(study: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fold ensemble of the best trial."""
+    folder = tmp_path_factory.mktemp("models") / "nouns"
+    result = study.export(folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def search(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, *expected: str) -> None:
+    assert result.exit_code == 2, result.output
+    [line] = [line for line in result.output.splitlines() if line.strip()]
+    assert all(part in line for part in ("error: ", *expected)), line
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_fold_predicts_its_held_out_rows_as_the_study_recorded(study: Trained, model: Path):
+    """The out-of-fold predictions that the best trial stored, to 1e-5, from a folder that knows no study."""
+    description = read_description(model)
+    assert (description.trial, len(description.members)) == (1, 3)
+    content = content_of(read_table(study.config.data), study.config.data)
+    for run, member in zip(study.runs(1), description.members, strict=True):
+        alone = ExportedModel(model, device="cpu")
+        alone.description = description.model_copy(update={"members": (member,), "temperature": 1.0})
+        held_out = study.rows.held_out([run])
+        np.testing.assert_allclose(alone.predict(content)[held_out.rows], held_out.predictions, atol=1e-5)
+
+
+def test_the_folder_says_what_it_is(study: Trained, model: Path):
+    """Scores per fold, the temperature of the out-of-fold predictions, class counts; no password and no pickle."""
+    description = read_description(model)
+    runs, held_out = study.runs(1), study.rows.held_out(study.runs(1))
+    assert description.fold_scores == tuple(run.score for run in runs)
+    assert [member.epochs for member in description.members] == [run.best_epoch for run in runs]
+    assert description.temperature == fit_temperature(held_out.predictions, held_out.truth.astype(np.int64))
+    assert description.pooled["accuracy"] == METRICS["accuracy"](held_out.truth, held_out.predictions, study.rows.goal)
+    assert all(sum(member.class_counts) == NUM_ROWS - len(rows) for member, rows in _parts(study, description))
+    assert {path.suffix for path in model.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".yaml", ".md"}
+    assert "storage" not in (model / "study.yaml").read_text()
+    assert "macro_f1" in (model / "README.md").read_text()
+
+
+def _parts(study: Trained, description: Any) -> Iterable[tuple[Any, Any]]:
+    return [(member, study.rows.split(member.fold)[1]) for member in description.members]
+
+
+def test_weights_that_were_not_kept_are_trained_again_to_the_same(study: Trained, model: Path, tmp_path: Path):
+    """Up to the best epoch of each fold, as one is told; a damaged file counts as none."""
+    first, second, third = study.runs(1)
+    kept = {run.fold: study.artifacts.get(weights_name(study.ledger.study_id, run)) for run in (first, second)}
+    study.artifacts.delete(weights_name(study.ledger.study_id, first))
+    study.artifacts.put(weights_name(study.ledger.study_id, second), kept[1][:-10])
+    result = study.export(tmp_path / "again")
+    for run in (first, second):
+        study.artifacts.put(weights_name(study.ledger.study_id, run), kept[run.fold])
+    assert "trial 1 fold 0: its weights were not kept; it is trained again" in result.output
+    assert f"trial 1 fold 0: epoch {first.best_epoch} of {first.best_epoch}" in result.output
+    assert "trial 1 fold 1: the checkpoint is damaged" in result.output
+    assert f"fold {third.fold}" not in result.output
+    for member in ("fold-0", "fold-1", "fold-2"):
+        for name in ("model.safetensors", "head.safetensors"):
+            assert (tmp_path / "again" / member / name).read_bytes() == (model / member / name).read_bytes()
+
+
+def test_a_refit_is_trained_on_all_rows_for_the_median_of_the_best_epochs(
+    study: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One model, that was validated on nothing."""
+    jobs = []
+    begin = FoldTraining.refit
+    monkeypatch.setattr(FoldTraining, "refit", lambda training: jobs.append(training._job) or begin(training))
+    assert study.export(tmp_path / "refit", "--form", "refit").exit_code == 0
+    [member] = read_description(tmp_path / "refit").members
+    [job] = jobs
+    assert (
+        member.epochs == job.params.training.epochs == int(np.median([run.best_epoch for run in study.runs(1)]) + 0.5)
+    )
+    assert (len(job.training_rows), len(job.validation_rows), sum(member.class_counts)) == (NUM_ROWS, 0, NUM_ROWS)
+    assert search("evaluate", "--model", tmp_path / "refit", study.data).exit_code == 0
+
+
+def test_the_best_fold_alone_and_another_trial_can_be_exported(study: Trained, tmp_path: Path):
+    """The fold of the best score; the trial that is asked for."""
+    assert study.export(tmp_path / "fold", "--form", "fold", "--trial", "0").exit_code == 0
+    description = read_description(tmp_path / "fold")
+    [member] = description.members
+    assert (description.trial, member.score) == (0, max(run.score or 0.0 for run in study.runs(0)))
+
+
+def test_predictions_of_a_file(study: Trained, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One line a row whatever the chunks, with the kept column, the soft vote's label and all probabilities."""
+    monkeypatch.setattr(prediction, "ROWS_PER_CHUNK", 7)
+    out = tmp_path / "predictions.csv"
+    result = search("predict", "--model", model, study.data, "--out", out, "--keep", "id", "--batch-size", 4)
+    assert result.exit_code == 0, result.output
+    lines = read(out)
+    assert list(lines[0]) == ["row", "id", "label", "probability", *(f"p_{label}" for label in LABELS)]
+    assert [line["row"] for line in lines] == [str(row) for row in range(1, NUM_ROWS + 1)]
+    assert [line["id"] for line in lines] == [f"r{row}" for row in range(NUM_ROWS)]
+    predicted = np.array([[float(line[f"p_{label}"]) for label in LABELS] for line in lines])
+    whole = ExportedModel(model, device="cpu")
+    expected = whole.predict(content_of(read_table(study.config.data), study.config.data))
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
+    assert [line["label"] for line in lines] == [LABELS[label] for label in expected.argmax(axis=1)]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_evaluation_is_that_of_the_metrics(study: Trained, model: Path):
+    """On the labelled rows, with an interval around macro-F1 and the study's own estimate beside it."""
+    found = json.loads(search("evaluate", "--model", model, study.data, "--json").stdout)
+    dataset = read_dataset(study.config.data)
+    expected = ExportedModel(model, device="cpu").predict(dataset)
+    for name in ("macro_f1", "accuracy", "log_loss"):
+        assert found["scores"][name] == pytest.approx(METRICS[name](dataset.labels, expected, study.rows.goal))
+    assert found["rows"] == NUM_ROWS
+    assert found["interval"]["low"] <= found["scores"]["macro_f1"] <= found["interval"]["high"]
+    assert found["study"]["pooled"] == read_description(model).pooled
+
+
+def test_the_interval_is_as_wide_as_that_of_rows_drawn_one_by_one():
+    """Drawing the cells of the confusion matrix is drawing rows."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 4, 300)
+    predictions = apply_temperature(random.dirichlet(np.ones(4), 300) + 2 * np.eye(4)[truth], 1.0)
+    drawn = prediction._draw_macro_f1(truth, predictions.astype(np.float32), np.random.default_rng(1))
+    goal = Goal(metric="macro_f1", epoch_metric="macro_f1")
+    by_rows = [
+        METRICS["macro_f1"](truth[rows], predictions[rows], goal) for rows in random.integers(0, 300, (1000, 300))
+    ]
+    np.testing.assert_allclose(
+        np.quantile(drawn, [0.025, 0.5, 0.975]), np.quantile(by_rows, [0.025, 0.5, 0.975]), atol=0.01
+    )
+
+
+def test_an_existing_folder_is_refused_unless_it_may_be_replaced(study: Trained, tmp_path: Path):
+    """--force replaces an exported model, and never anything else."""
+    out = tmp_path / "model"
+    out.mkdir()
+    assert study.export(out, "--form", "fold").exit_code == 0
+    (out / "left.txt").write_text("from before")
+    refused(study.export(out), "holds an exported model already; --force replaces it")
+    assert study.export(out, "--force", "--form", "fold").exit_code == 0
+    assert not (out / "left.txt").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("four years")
+    refused(study.export(tmp_path / "mine", "--force"), "holds other files than an exported model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "model"]
+
+
+def test_a_failed_export_leaves_nothing(study: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not even half a folder."""
+    monkeypatch.setattr("search.export.model_card", lambda description: 1 / 0)
+    assert isinstance(study.export(tmp_path / "model").exception, ZeroDivisionError)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--trial", "2"), ["--trial: found 2, expected a complete trial of study 'nouns': 0, 1"]),
+        (("--trial", "9"), ["--trial: found 9"]),
+        (("--set", "training.epochs=9"), ["--set", "training.epochs"]),
+        (("--set", "data.path=none.csv"), ["none.csv", "no such file"]),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(study: Trained, tmp_path: Path, options: tuple, expected: list[str]):
+    """With one line, and nothing written."""
+    refused(study.export(tmp_path / "model", *options), *expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ("txt,label\na,animal\n", (), ["there is no column 'text'; did you mean 'txt'?"]),
+        ("text\na\n", ("--keep", "id"), ["there is no column 'id'"]),
+        ("text\na\n", ("--keep", "label"), ["--keep: found 'label', which is a column of the predictions"]),
+        ("text\na\n", ("--top-k", "4"), ["--top-k: found 4, expected at most 3"]),
+        ("text\n", (), ["there are no data rows"]),
+        ("text\na\nb,c\n", (), ["data row 2 has 2 cells"]),
+    ],
+)
+def test_a_file_that_cannot_be_predicted_is_refused(
+    model: Path, tmp_path: Path, content: str, options: tuple, expected: list[str]
+):
+    """With one line, and no file of predictions."""
+    data, out = tmp_path / "data.csv", tmp_path / "out.csv"
+    data.write_text(content)
+    refused(search("predict", "--model", model, data, "--out", out, *options), *expected)
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_the_data_file_is_never_overwritten(study: Trained, model: Path):
+    """Nor is anything but CSV written."""
+    refused(search("predict", "--model", model, study.data, "--out", study.data), "which is the data file")
+    refused(search("predict", "--model", model, study.data, "--out", "out.parquet"), "ends in .csv")
+
+
+def test_labels_that_the_model_does_not_know_are_refused(model: Path, tmp_path: Path):
+    """With the row in the file."""
+    path = tmp_path / "test.csv"
+    path.write_text("text,label\na,animal\nb,animals\n")
+    refused(search("evaluate", "--model", model, path), "data row 2 is of class 'animals'", "did you mean 'animal'?")
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, study: Trained):
+    """With one line."""
+    refused(search("predict", "--model", tmp_path, study.data, "--out", "out.csv"), "is no exported model")
+
+
+def test_a_template_names_columns_and_codes(study: Trained, model: Path, tmp_path: Path):
+    """As a competition wants them."""
+    template, out = tmp_path / "template.yaml", tmp_path / "submission.csv"
+    template.write_text(
+        "columns: {Id: id, Class: label, Sure: probability, W: 'p:weapon'}\nlabels: {animal: 0, prize: 1, weapon: 2}\n"
+    )
+    result = search("predict", "--model", model, study.data, "--out", out, "--template", template)
+    assert result.exit_code == 0, result.output
+    lines = read(out)
+    assert list(lines[0]) == ["Id", "Class", "Sure", "W"]
+    assert {line["Class"] for line in lines} <= {"0", "1", "2"}
+    assert all(line["Sure"] == line["W"] for line in lines if line["Class"] == "2")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("columns: {a: 'p:weapons'}", ["columns.a: found 'weapons'", "did you mean 'weapon'?"]),
+        ("columns: {a: prediction}", ["columns.a: found prediction, but the model predicts classes"]),
+        ("columns: {a: label}\nlabels: {animal: 1, prize: 2}", ["labels: there is no code for 'weapon'"]),
+        ("columns: {a: label}\nlabels: {fish: 1}", ["labels: found 'fish'"]),
+        ("columns: {}", ["columns"]),
+        ("column: {a: label}", ["column: unknown key; did you mean columns?"]),
+        ("columns: [", ["not a YAML file"]),
+        ("columns: {a: nothing}", ["there is no column 'nothing'"]),
+    ],
+)
+def test_a_wrong_template_is_refused(study: Trained, model: Path, tmp_path: Path, template: str, expected: list[str]):
+    """With the key, what was found and what there is."""
+    path = tmp_path / "template.yaml"
+    path.write_text(template)
+    out = tmp_path / "out.csv"
+    refused(search("predict", "--model", model, study.data, "--out", out, "--template", path), *expected)
+    assert list(tmp_path.iterdir()) == [path]
