@@ -1,6 +1,7 @@
 """Tokens: cached once, cut and padded right, batched by length; and frozen embeddings."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,13 @@ def test_interrupted_computation_publishes_nothing(encoder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tokenise(Interrupted(TEXTS), encoder=encoder, max_length=12, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(encoder):
+    """Also for root: the kernel's own folders take none."""
+    with pytest.raises(FileNotFoundError) as found:
+        tokenise(TEXTS, encoder=encoder, max_length=12, cache=Path("/proc/cache"))
+    assert str(found.value.filename).startswith("/proc/cache/tokens-")
 
 
 def test_embeddings_are_the_frozen_encoders_mean_states(dataset, inputs):
