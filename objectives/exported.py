@@ -205,11 +205,11 @@ def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> d
     and theirs are among the other weights. Returns the sha256 of each weight file.
     """
     inner = _of_encoder(classifier)
+    body: Any = classifier.encoder if inner else load_encoder(encoder)
+    tokenizer = load_tokenizer(encoder)
+    classifier.complete(tokenizer)
     with quietly():
-        body: Any = classifier.encoder if inner else load_encoder(encoder)
         body.save_pretrained(folder)
-        tokenizer = load_tokenizer(encoder)
-        classifier.complete(tokenizer)
         tokenizer.save_pretrained(folder)
     rest = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(inner)}
     # Copies: safetensors refuses tensors that share their memory.
