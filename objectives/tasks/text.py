@@ -138,12 +138,12 @@ class TextInputs:
         """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
         model = job.params.model
         augment = _augmentation(job, self, device)
-        states, prefix = None, None
-        if model.trainable_layers == 0 and model.pooling != "attention":
+        states, prefix, num_layers = None, None, model.trainable_layers
+        if num_layers == 0 and model.pooling != "attention":
             # With nothing but the head to train, the encoder runs once a study, not once an epoch.
             states = self.pooled(pooling=model.pooling, **_cut(model))
-        elif model.trainable_layers in range(num_encoder_layers(self.encoder)) and augment is None:
-            prefix = self.prefix(_cut(model), num_layers=model.trainable_layers)
+        elif num_layers is not None and num_layers < num_encoder_layers(self.encoder) and augment is None:
+            prefix = self.prefix(_cut(model), num_layers=num_layers)
         return TextFeed(
             tokens=self.tokens, model=model, labels=job.labels, states=states, prefix=prefix, augment=augment
         )
