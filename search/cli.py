@@ -402,6 +402,21 @@ def data_demo(out: Path, rows: int, classes: int, seed: int) -> None:
     click.echo(build_demo(out, rows=rows, classes=classes, seed=seed))
 
 
+@data.command("extractive")
+@click.argument("source", metavar="DOCUMENTS", type=click.Path(path_type=Path))
+@click.option("--document", required=True, metavar="COLUMN", help="The text, or its list of sentences.")
+@click.option("--summary", required=True, metavar="COLUMN", help="The reference summary, likewise.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the sentences.")
+@click.option("--max-sentences", type=click.IntRange(min=1), help="The most sentences of a document with label 1.")
+@command
+def data_extractive(source: Path, document: str, summary: str, out: Path, max_sentences: int | None) -> None:
+    """Make sentences to classify, in an extractive summary or not, of JSONL documents with reference summaries."""
+    from search.extractive import build_extractive
+
+    click.echo(build_extractive(source, out, document=document, summary=summary, max_sentences=max_sentences))
+    click.echo("in the study file: data.text [previous, sentence, next] or sentence, data.group document")
+
+
 def _url(storage: str | None) -> str:
     from search.environment import Secrets, with_password
 
