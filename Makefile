@@ -79,7 +79,7 @@ HEADER = Written by `make lock` from pyproject.toml; what torch needs for CUDA i
 lock: ## Write both locks anew from pyproject.toml, out of a clean environment.
 	@set -eu; env=$$(mktemp -d); trap 'rm -rf "$$env"' EXIT; \
 	$(PYTHON) -m venv "$$env"; \
-	"$$env/bin/pip" install --quiet torch==$(TORCH) '.[neptune]'; \
+	"$$env/bin/pip" install --quiet torch==$(TORCH) '.[images,neptune]'; \
 	{ echo '# $(HEADER)'; "$$env/bin/"$(FREEZE); } > requirements.lock; \
-	"$$env/bin/pip" install --quiet --constraint requirements.lock '.[neptune,dev]'; \
+	"$$env/bin/pip" install --quiet --constraint requirements.lock '.[images,neptune,dev]'; \
 	{ echo '# $(HEADER)'; echo '-r requirements.lock'; "$$env/bin/"$(FREEZE) | grep -vxF -f requirements.lock; } > requirements-dev.lock

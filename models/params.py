@@ -33,7 +33,8 @@ class EncoderParams(_Section):
     """The encoder, what of it is trained, and the head."""
 
     encoder: str = Field(
-        description="A model hub name, a pretrained model's folder, or `package:NAME/FOLDER` in an installed package."
+        description="A model hub name, a pretrained model's folder, or `package:NAME/FOLDER` in an installed package; "
+        "for images also `config:FOLDER`, or a JSON file in its place: its architecture, trained from random weights."
     )
     max_length: int = searchable(128, "Tokens of a text that are kept, special tokens included.", ge=4, le=8192)
     long_text: Literal["head", "tail", "head_tail", "windows"] = searchable(
@@ -139,7 +140,10 @@ class ImageParams(_Section):
     """How images are read."""
 
     image_size: int = searchable(
-        224, "Images: their height and width in pixels as the encoder sees them.", ge=8, le=2048
+        224,
+        "Images: their height and width in pixels as the encoder sees them, whatever their shape.",
+        ge=8,
+        le=2048,
     )
 
 

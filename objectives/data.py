@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from objectives import tables
+from objectives.class_folders import is_class_folders, read_class_folders
 from objectives.errors import DataError
 from objectives.tables import Chunk, Format, format_of, read_file
 
@@ -60,7 +61,10 @@ class DataSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path = Field(description="CSV, TSV, JSONL or Parquet, UTF-8, each also gzipped.")
+    path: Path = Field(
+        description="CSV, TSV, JSONL or Parquet, UTF-8, each also gzipped; or a folder or zip file with a folder of "
+        "images for each class, which is read as the columns `file` and `folder`."
+    )
     label: str = Field(description="The column with the class of a row, or with its number if the task is regression.")
     text: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
         (), description="The column with the text, or several that are joined."
@@ -70,7 +74,7 @@ class DataSpec(BaseModel):
     )
     image: str | None = Field(None, description="In place of text: the column with the path of an image.")
     images: Path | None = Field(
-        None, description="The folder or zip file that image paths start at; null: the folder of data.path."
+        None, description="The folder or zip file that image paths start at; null: data.path, or the folder it is in."
     )
     separator: str = Field(" ", description="What stands between the joined columns; empty cells are left out.")
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = Field(
@@ -113,6 +117,11 @@ class DataSpec(BaseModel):
             return self.relation.columns
         return self.text or (self.image or "",)
 
+    @property
+    def image_root(self) -> Path:
+        """The folder or zip file that image paths start at."""
+        return self.images or (self.path if is_class_folders(self.path) else self.path.parent)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
@@ -148,7 +157,10 @@ def read_table(spec: DataSpec) -> pd.DataFrame:
 
     Raises DataError if the file is missing, damaged, ragged, not UTF-8, or has no data rows.
     """
-    table = read_file(spec.path, file_format=_format(spec))
+    if _is_class_folders(spec):
+        table = read_class_folders(spec.path)
+    else:
+        table = read_file(spec.path, file_format=_format(spec))
     if table.empty:
         raise DataError(f"{spec.path}: there are no data rows")
     return table
@@ -168,6 +180,12 @@ def read_content(spec: DataSpec) -> Content:
 
 def read_chunks(spec: DataSpec, *, rows: int) -> Iterator[Chunk]:
     """Yield the file in chunks of at most `rows`; raises DataError as read_table does, when the place is reached."""
+    if _is_class_folders(spec):
+        table = read_table(spec)
+        for start in range(0, len(table), rows):
+            part = table.iloc[start : start + rows]
+            yield Chunk(table=part, first=start + 1, share_read=(start + len(part)) / len(table))
+        return
     empty = True
     for chunk in tables.read_chunks(spec.path, file_format=_format(spec), rows=rows):
         empty = False
@@ -259,6 +277,10 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec
                 )
 
 
+def _is_class_folders(spec: DataSpec) -> bool:
+    return spec.format is None and is_class_folders(spec.path)
+
+
 def _format(spec: DataSpec) -> Format:
     file_format = spec.format or format_of(spec.path)
     if file_format is None:
@@ -287,6 +309,11 @@ class _Part:
 
 
 def _spec_of_extra(spec: DataSpec, path: Path) -> DataSpec:
+    if is_class_folders(path):
+        raise DataError(
+            f"{path}: data.extra is a folder or zip file, expected a table with paths that start where "
+            f"those of data.path do, at {spec.image_root}"
+        )
     return spec.model_copy(update={"path": path, "extra": None, "format": format_of(path) or spec.format})
 
 

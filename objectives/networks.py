@@ -44,6 +44,13 @@ class Network:
         """The weights that are trained, by name."""
         return {name: weight for name, weight in self.module.named_parameters() if weight.requires_grad}
 
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """All that training changes, by name: the trained weights, and what batch normalisation has seen so far."""
+        buffers = dict(self.module.named_buffers())
+        kept = self.module.state_dict(keep_vars=True).items()
+        return {**self.trained, **{name: tensor for name, tensor in kept if name in buffers}}
+
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """Return what each row costs: the number of its tokens."""
         return self._feed.lengths(rows)

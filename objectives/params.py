@@ -441,7 +441,7 @@ class Params(BaseModel):
                 f"reinit_layers {model.reinit_layers} is above trainable_layers {model.trainable_layers}: layers begun "
                 "anew would stay random; expected at most that"
             )
-        changed = [name for name in TOKEN_CHANGES if getattr(self.training, name) > 0]
+        changed = [name for name in (*TOKEN_CHANGES, "image_augmentation") if getattr(self.training, name) > 0]
         if changed and model.trainable_layers == 0:
             raise ValueError(
                 f"{changed[0]} cannot go with trainable_layers 0: the head alone is trained on the frozen encoder's "

@@ -80,7 +80,7 @@ class FoldTraining:
         )
         with seeded(job.seed, 0, self._device):
             self._network = Network(job, inputs=inputs, device=self._device)
-        self._trained = self._network.trained
+        self._trained, self._state = self._network.trained, self._network.state
         self._optimiser = Optimiser(self._trained, params=training, depths=self._network.depths)
 
     @property
@@ -141,7 +141,7 @@ class FoldTraining:
     def save(self) -> bytes:
         """Return a checkpoint: what is trained, now and at the best epoch, the optimiser and the scores."""
         tensors = {"best_predictions": torch.from_numpy(self._best_predictions)}
-        tensors |= {f"model/{name}": weight for name, weight in self._trained.items()}
+        tensors |= {f"model/{name}": weight for name, weight in self._state.items()}
         tensors |= {f"best/{name}": weight for name, weight in self._best_weights.items()}
         metadata = {"job": self._job.fingerprint(), "scores": [asdict(score) for score in self.scores]}
         return pack(tensors | self._optimiser.tensors(), metadata | {"optimiser": self._optimiser.numbers()})
@@ -154,16 +154,16 @@ class FoldTraining:
         tensors, metadata = unpack(checkpoint)
         if metadata["job"] != self._job.fingerprint():
             raise TrialError("the checkpoint is of another job: other settings, rows or seed")
-        for name, weight in self._trained.items():
+        for name, weight in self._state.items():
             for kept in (f"model/{name}", f"best/{name}"):
                 if kept not in tensors or tensors[kept].shape != weight.shape:
                     raise TrialError(f"the checkpoint does not fit the model: {kept} is missing or of another shape")
         self._optimiser.restore(tensors, metadata["optimiser"])
-        for name, weight in self._trained.items():
+        for name, weight in self._state.items():
             with torch.no_grad():
                 weight.copy_(tensors[f"model/{name}"])
         self._best_predictions = tensors["best_predictions"].numpy()
-        self._best_weights = {name: tensors[f"best/{name}"] for name in self._trained}
+        self._best_weights = {name: tensors[f"best/{name}"] for name in self._state}
         self.scores = [EpochScore(**score) for score in metadata["scores"]]
 
     def predict(self, rows: Rows) -> Predictions:
@@ -174,7 +174,7 @@ class FoldTraining:
     def _scored_weights(self) -> dict[str, Tensor]:
         """Return copies, on the CPU, of the weights that are scored after the last epoch."""
         with self._optimiser.averaged():
-            return {name: weight.detach().to("cpu", copy=True) for name, weight in self._trained.items()}
+            return {name: weight.detach().to("cpu", copy=True) for name, weight in self._state.items()}
 
     def _run_epoch(self, epoch: int) -> tuple[EpochScore, Predictions]:
         job = self._job

@@ -1,6 +1,7 @@
 """Begin a study or continue it: check the data, freeze the folds, refuse what does not fit what was begun."""
 
 import importlib.metadata
+import json
 import multiprocessing
 import platform
 import subprocess
@@ -14,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import EncoderError
+from models.params import Scalar
 from objectives.data import Dataset, read_dataset
 from objectives.folds import EXTRA, assign_folds, fingerprint_folds, small_classes
-from objectives.params import TrainingParams
+from objectives.image_files import check_images
+from objectives.params import TOKEN_CHANGES, TrainingParams
 from objectives.relations import Form, read_relations
 from objectives.sampling import check_sampler
 from objectives.weights import check_loss
@@ -32,6 +35,15 @@ from storage.ledger import Ledger
 from storage.records import StudyRecord
 
 NEEDING_MASK = ("token_masking", "token_replacement")
+NOT_FOR_IMAGES: dict[str, Scalar] = {
+    "architecture": "joined",
+    "long_text": "head",
+    "lora_rank": None,
+    "reinit_layers": 0,
+    "gradient_checkpointing": False,
+    **dict.fromkeys(TOKEN_CHANGES, 0.0),
+}
+FOR_IMAGES_ONLY: dict[str, Scalar] = {"image_augmentation": 0.0}
 RECORDED_PACKAGES = (
     "torch",
     "transformers",
@@ -132,12 +144,25 @@ def check_settings(config: StudyConfig, dataset: Dataset, assignments: NDArray[n
     make_goal(config, dataset.label_names)
     for params in _variants(config, "loss", "class_weights", "smoothing_prior"):
         check_loss(params, label_names=dataset.label_names)
+    _check_kind(config)
     if config.data.relation is not None:
         _check_relations(config, dataset)
+    if config.data.image is not None:
+        check_images(dataset)
     for params in _variants(config, "sampler", "sampler_neighbors", "sampler_min_rows"):
         if not dataset.label_names and params.sampler != "none":
             raise ConfigError(f"training.sampler: found {params.sampler} for a numeric label, expected none")
         check_sampler(params, labels=dataset.strata, assignments=assignments, label_names=dataset.label_names)
+
+
+def _check_kind(config: StudyConfig) -> None:
+    """Refuse settings that have no meaning for the kind of data."""
+    is_image = config.data.image is not None
+    for name, expected in (NOT_FOR_IMAGES if is_image else FOR_IMAGES_ONLY).items():
+        if others := [value for value in field_values(config, name) if value != expected]:
+            section = "training" if name in TrainingParams.model_fields else "model"
+            found, what = json.dumps(others[0]), "images" if is_image else "rows that are no images"
+            raise ConfigError(f"{section}.{name}: found {found} for {what}, expected {json.dumps(expected)}")
 
 
 def _check_relations(config: StudyConfig, dataset: Dataset) -> None:
@@ -175,6 +200,9 @@ def _groups(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
 
 def _check_encoders(config: StudyConfig) -> None:
     """Refuse an encoder that cannot be used, in a process of its own: this one goes on without torch."""
+    if config.data.image is not None:
+        _check_image_encoders(config)
+        return
     values = {
         name: field_values(config, name) for name in ("encoder", "trainable_layers", "reinit_layers", "max_length")
     }
@@ -186,6 +214,28 @@ def _check_encoders(config: StudyConfig) -> None:
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
         for encoder in values["encoder"]:
             child.submit(_check_encoder, str(encoder), (most_layers, most_new), longest, changes).result()
+
+
+def _check_image_encoders(config: StudyConfig) -> None:
+    layers = [int(str(value)) for value in field_values(config, "trainable_layers") if value is not None]
+    augmented = any(float(str(value)) > 0 for value in field_values(config, "image_augmentation"))
+    variants = product(*(field_values(config, name) for name in ("encoder", "image_size", "pooling")))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
+        for encoder, size, pooling in variants:
+            settings = (int(str(size)), str(pooling), max(layers, default=None), augmented)
+            child.submit(_check_image_encoder, str(encoder), *settings).result()
+
+
+def _check_image_encoder(
+    encoder: str, image_size: int, pooling: str, trainable_layers: int | None, augmented: bool
+) -> None:
+    from models.images import check_image_encoder
+    from objectives.image_augmentation import require_kornia
+
+    check_image_encoder(encoder, image_size=image_size, pooling=pooling, trainable_layers=trainable_layers)
+    if augmented:
+        require_kornia()
 
 
 def _check_encoder(encoder: str, layers: tuple[int | None, int], max_length: int, changes: frozenset[str]) -> None:

@@ -280,7 +280,9 @@ def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
 
 def _lasting(config: StudyConfig) -> dict[str, Any]:
     # The files may move; the ledger knows their content by a fingerprint of its own.
-    return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": {"path", "extra"}})
+    return config.model_dump(
+        mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": {"path", "extra", "images"}}
+    )
 
 
 def _written_leaves(config: StudyConfig) -> dict[str, str]:
@@ -293,7 +295,7 @@ def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
     data = sections.get("data")
     if not isinstance(data, dict):
         return
-    for key in ("path", "extra"):
+    for key in ("path", "extra", "images"):
         if isinstance(data.get(key), str):
             data[key] = os.path.abspath(folder / os.path.expanduser(data[key]))
 

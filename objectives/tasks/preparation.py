@@ -4,9 +4,9 @@ from pathlib import Path
 
 from models.params import ModelParams
 from objectives.data import Content
-from objectives.errors import DataError
 from objectives.tasks.columns import prepare_columns
 from objectives.tasks.feeds import Inputs
+from objectives.tasks.image import prepare_images
 from objectives.tasks.relation import prepare_relations
 from objectives.tasks.text import prepare_text
 
@@ -27,8 +27,8 @@ def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Pa
         return prepare_relations(
             content, encoder=params.encoder, form=params.entity_form, max_length=max_length, cache=cache, device=device
         )
-    if kind != "text":
-        raise DataError(f"data: {kind} cannot be trained on in this version, expected text")
+    if kind == "image":
+        return prepare_images(content, encoder=params.encoder, image_size=params.image_size, cache=cache, device=device)
     return prepare_text(
         content,
         encoder=params.encoder,

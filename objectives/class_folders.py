@@ -1,0 +1,37 @@
+"""Reads a folder, or a zip file, that has a folder for each class as a table of its files."""
+
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from objectives.errors import DataError
+
+
+def is_class_folders(path: Path) -> bool:
+    """Whether the path is a folder or a zip file, which then has a folder for each class."""
+    return path.is_dir() or path.suffix.lower() == ".zip"
+
+
+def read_class_folders(path: Path) -> pd.DataFrame:
+    """Return a row for each file in a folder of the folder or zip file: its path in it, `file`, and the `folder`.
+
+    Rows are sorted by path. Files of no folder and hidden ones are left out. Raises DataError.
+    """
+    try:
+        if path.is_dir():
+            paths = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        else:
+            with zipfile.ZipFile(path) as archive:
+                paths = [member.filename for member in archive.infolist() if not member.is_dir()]
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    parts = [PurePosixPath(name).parts for name in paths]
+    rows = [
+        (name, names[0])
+        for name, names in sorted(zip(paths, parts, strict=True))
+        if len(names) > 1 and not any(part.startswith((".", "__MACOSX")) for part in names if part != "..")
+    ]
+    return pd.DataFrame(rows, columns=["file", "folder"], dtype=object)

@@ -1,0 +1,151 @@
+"""Image files in a folder or a zip file: all looked at before anything is trained, and decoded once a study."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from objectives.data import Content, Dataset
+from objectives.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+ROWS_PER_CHUNK = 256
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+DAMAGES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+class ImageFiles:
+    """The files under a folder, or in a zip file, by their relative paths.
+
+    Raises DataError if `root` is neither, or if a file in the zip would lie outside it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._archive = None if root.is_dir() else _open_archive(root)
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open one file; raises OSError, and ValueError that says what is wrong with its path."""
+        _check_inside(path)
+        if self._archive is None:
+            return (self._root / path).open("rb")
+        try:
+            return self._archive.open(path)
+        except KeyError:
+            raise FileNotFoundError from None
+
+    def stamp(self, path: str) -> str:
+        """Return what changes when the file does: its size, and its checksum or the time of its last change."""
+        if self._archive is None:
+            status = (self._root / path).stat()
+            return f"{status.st_size} {status.st_mtime_ns}"
+        member = self._archive.getinfo(path)
+        return f"{member.file_size} {member.CRC}"
+
+
+def check_images(content: Content) -> None:
+    """Look at the beginning of every row's image; raises DataError for what is missing or no image."""
+    files = ImageFiles(content.spec.image_root)
+    wrong = [(row, reason) for row, path in enumerate(content.texts) if (reason := _problem(files, path))]
+    if wrong:
+        row, reason = wrong[0]
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise DataError(f"{_place(content, row)} {reason}{more}")
+
+
+def stamps(content: Content) -> list[str]:
+    """Return of every row's image what changes when the file does; raises DataError if one is missing."""
+    files = ImageFiles(content.spec.image_root)
+    try:
+        return [files.stamp(path) for path in content.texts]
+    except (OSError, KeyError):
+        check_images(content)
+        raise
+
+
+def decode_images(content: Content, *, size: int) -> Iterator[Pixels]:
+    """Yield the rows' images in their order, (some rows, size, size, 3), squeezed to squares; raises DataError."""
+    files = ImageFiles(content.spec.image_root)
+
+    def decode(row: int) -> Pixels:
+        try:
+            with files.open(content.texts[row]) as file, Image.open(file) as image:
+                return _as_square(image, size)
+        except (*DAMAGES, Image.DecompressionBombError) as error:
+            raise DataError(f"{_place(content, row)} {_reason(error)}") from error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(content.texts), ROWS_PER_CHUNK):
+            rows = range(start, min(start + ROWS_PER_CHUNK, len(content.texts)))
+            yield np.stack(list(pool.map(decode, rows)))
+
+
+def _as_square(image: Image.Image, size: int) -> Pixels:
+    """Return the image as it is meant to be seen, (size, size, 3); what is transparent becomes white."""
+    if image.mode in DEEP_MODES:
+        image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are {'whole' if image.mode == 'I' else 'floating point'} numbers of 32 bits")
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    squeezed: Any = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(squeezed, np.uint8)
+
+
+def _open_archive(root: Path) -> zipfile.ZipFile:
+    try:
+        archive = zipfile.ZipFile(root)
+        for name in archive.namelist():
+            _check_inside(name)
+    except FileNotFoundError:
+        raise DataError(f"{root}: there is no such folder or zip file; data.images expects one") from None
+    except DAMAGES as error:
+        raise DataError(f"{root}: not a readable folder or zip file of images: {_first_line(error)}") from error
+    return archive
+
+
+def _check_inside(path: str) -> None:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
+        raise ValueError(f"the path {path!r} leads outside")
+
+
+def _problem(files: ImageFiles, path: str) -> str:
+    """Return what is wrong with an image as far as its beginning tells, "" if nothing."""
+    if not path.strip():
+        return "is not named: the cell is empty"
+    try:
+        with files.open(path) as file, Image.open(file):
+            return ""
+    except (*DAMAGES, Image.DecompressionBombError) as error:
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    if isinstance(error, UnidentifiedImageError):
+        return "is no image that can be read"
+    return f"cannot be read: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines: Sequence[str] = str(getattr(error, "strerror", None) or error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _place(content: Content, row: int) -> str:
+    """Name the row's file, its data row there and its image."""
+    own = len(content.texts) - (content.num_extra if isinstance(content, Dataset) else 0)
+    path = content.spec.path if row < own else content.spec.extra
+    return f"{path}: data row {content.rows[row]}: the image {content.texts[row]!r} under {content.spec.image_root}"

@@ -1,0 +1,203 @@
+"""Images as model inputs: decoded once a study into a memory-mapped file, changed at random and normalised by batch."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.classifiers import Classifier, Head, HeadOnly
+from models.encoders import resolve_encoder
+from models.images import (
+    ImageClassifier,
+    check_image_encoder,
+    is_from_scratch,
+    load_image_encoder,
+    load_normalisation,
+    pool_images,
+)
+from models.params import ModelParams
+from objectives.data import Content
+from objectives.devices import rows_per_forward
+from objectives.image_augmentation import ImageAugmentation
+from objectives.image_files import decode_images, stamps
+from objectives.jobs import FoldJob, Rows
+from objectives.tasks.feeds import Batch
+
+Array = NDArray[Any]
+Pixels = NDArray[np.uint8]  # (rows, size, size, 3)
+
+THUMBNAIL_SIZE = 8
+THUMBNAILS_PER_CALL = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInputs:
+    """What all fold runs of a study share: the images of one size, and what the frozen encoder makes of them."""
+
+    pixels: Pixels
+    encoder: str
+    key: str  # the same for the same images and size
+    cache: Path
+    device: str
+
+    def feed(self, job: FoldJob, *, device: str) -> "ImageFeed":
+        """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
+        model, training = job.params.model, job.params.training
+        mean, deviation = load_normalisation(self.encoder)
+        augment = None
+        if training.image_augmentation > 0:
+            counts = job.counts(job.training_rows) if job.label_names else None
+            augment = ImageAugmentation(training, counts=counts, size=model.image_size)
+        return ImageFeed(
+            pixels=self.pixels,
+            mean=mean,
+            deviation=deviation,
+            model=model,
+            labels=job.labels,
+            # With nothing but the head to train, the encoder runs once a study, not once an epoch.
+            states=self.pooled(pooling=model.pooling) if model.trainable_layers == 0 else None,
+            augment=augment,
+        )
+
+    def pooled(self, *, pooling: str) -> NDArray[np.float32]:
+        """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
+        weights = [_digest_file(path) for path in sorted(resolve_encoder(self.encoder).glob("*.safetensors"))]
+        key = _digest([self.key, *weights, pooling])
+        shape = check_image_encoder(self.encoder, image_size=self.pixels.shape[1], pooling=pooling, trainable_layers=0)
+
+        def compute() -> Iterator[Array]:
+            return _pool_all(self.pixels, self.encoder, pooling=pooling, device=self.device)
+
+        return _cached(
+            self.cache / f"pooled-{key}.npy", shape=(len(self.pixels), shape.width), dtype="<f4", compute=compute
+        )
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """Return every row's mean-pooled frozen states, scaled to length 1: where neighbours are looked for.
+
+        An encoder that is trained from scratch has none yet: then it is the image in 8 x 8 pixels, (rows, 192).
+        """
+        if is_from_scratch(self.encoder):
+            return np.concatenate([_thumbnails(part) for part in _parts(self.pixels, size=THUMBNAILS_PER_CALL)])
+        states = self.pooled(pooling="mean")
+        scaled: NDArray[np.float32] = states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)
+        return scaled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFeed:
+    """What one trial's model sees of the images: their pixels, or the frozen encoder's states of them."""
+
+    pixels: Pixels
+    mean: Tensor  # (3,)
+    deviation: Tensor  # (3,)
+    model: ModelParams
+    labels: NDArray[np.int64] | NDArray[np.float64]
+    states: NDArray[np.float32] | None
+    augment: ImageAugmentation | None
+
+    def build(self, *, num_outputs: int, scale: float | None) -> Classifier:
+        """Return the classifier, or its head alone; raises EncoderError if the encoder cannot be used as asked."""
+        if self.states is None:
+            return ImageClassifier(self.model, num_outputs=num_outputs, scale=scale)
+        width = self.states.shape[1]
+        return HeadOnly(Head(width, dropout=self.model.dropout, num_outputs=num_outputs, scale=scale))
+
+    def lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """Return 1 for each row: images of one size cost the same."""
+        return np.ones(len(rows), np.int64)
+
+    def batch(self, rows: Rows, *, random: np.random.Generator | None = None) -> Batch:
+        """Return `pixel_values`, (rows, 3, size, size), or `states`, (rows, width)."""
+        if self.states is not None:
+            return {"states": torch.from_numpy(self.states[rows])}
+        images = _as_floats(self.pixels[rows])
+        if self.augment is not None and random is not None:
+            images = self.augment(images, self.labels[rows], random=random)
+        return {"pixel_values": _normalised(images, self.mean, self.deviation)}
+
+
+def prepare_images(content: Content, *, encoder: str, image_size: int, cache: Path, device: str = "cpu") -> ImageInputs:
+    """Decode the rows' images, or find them in `cache`.
+
+    What the frozen encoder makes of them is computed on `device` when it is first asked for. Raises DataError.
+    """
+    root = content.spec.image_root
+    key = _digest([str(root.resolve()), str(image_size), *content.texts, *stamps(content)])
+    pixels = _cached(
+        cache / f"images-{key}.npy",
+        shape=(len(content.texts), image_size, image_size, 3),
+        dtype="|u1",
+        compute=lambda: decode_images(content, size=image_size),
+    )
+    return ImageInputs(pixels=pixels, encoder=encoder, key=key, cache=cache, device=device)
+
+
+@torch.inference_mode()
+def _pool_all(pixels: Pixels, encoder: str, *, pooling: str, device: str) -> Iterator[Array]:
+    model = load_image_encoder(encoder, image_size=pixels.shape[1]).eval()
+    nn.Module.to(model, device)
+    mean, deviation = load_normalisation(encoder)
+    for part in _parts(pixels, size=rows_per_forward(torch.device(device))):
+        images = _normalised(_as_floats(part), mean, deviation).to(device)
+        yield pool_images(model, images, pooling=pooling).cpu().numpy()
+
+
+def _as_floats(pixels: Pixels) -> Tensor:
+    """(rows, size, size, 3) of 0 to 255 -> (rows, 3, size, size) of 0 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 255
+
+
+def _normalised(images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    return (images - mean[:, None, None]) / deviation[:, None, None]
+
+
+def _thumbnails(pixels: Pixels) -> NDArray[np.float32]:
+    """Return images as the mean colours of 8 x 8 parts, (rows, 192)."""
+    thumbnails: NDArray[np.float32] = (
+        functional.adaptive_avg_pool2d(_as_floats(pixels), THUMBNAIL_SIZE).flatten(1).numpy()
+    )
+    return thumbnails
+
+
+def _parts(pixels: Pixels, *, size: int) -> Iterator[Pixels]:
+    for start in range(0, len(pixels), size):
+        yield pixels[start : start + size]
+
+
+def _cached(file: Path, *, shape: tuple[int, ...], dtype: str, compute: Callable[[], Iterable[Array]]) -> Array:
+    """Map the array of `file`, computed first, part by part, if it is not there; never half of it is."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            complete = Path(scratch, file.name)
+            # Not written through a map: on a full disk that would be a signal, and not an error.
+            with complete.open("wb") as output:
+                header = {"descr": dtype, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(output, header)
+                for part in compute():
+                    output.write(np.ascontiguousarray(part, dtype).tobytes())
+            complete.replace(file)
+    array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()[:32]
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

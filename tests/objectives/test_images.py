@@ -1,0 +1,242 @@
+"""Images as rows: read from folders and zip files, every damage named, decoded once, changed at random, trained on."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTConfig
+
+from models.params import ModelParams
+from objectives.data import Dataset, DataSpec, read_chunks, read_dataset
+from objectives.errors import DataError
+from objectives.folds import assign_folds
+from objectives.image_augmentation import ImageAugmentation
+from objectives.image_files import check_images
+from objectives.jobs import FoldJob
+from objectives.metrics import Goal
+from objectives.params import AugmentationParams, Params, TrainingParams
+from objectives.tasks.image import ImageInputs, prepare_images
+from objectives.training import FoldTraining
+from tests.tiny_images import VIT, build_tiny_image_encoder, noisy, picture, write_zip
+
+COLOURS = {"blue": (60, 60, 190), "green": (60, 190, 60), "red": (190, 60, 60)}
+COUNTS = {"blue": 24, "green": 12, "red": 6}
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A folder for each of three classes with 24, 12 and 6 noisy images of 16 x 16 pixels."""
+    folder = tmp_path_factory.mktemp("photos")
+    for label, count in COUNTS.items():
+        (folder / label).mkdir()
+        for number in range(count):
+            (folder / label / f"{number:02}.png").write_bytes(noisy(COLOURS[label], number))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(photos) -> Dataset:
+    return read_dataset(DataSpec(path=photos, image="file", label="folder"))
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory) -> str:
+    return str(build_tiny_image_encoder(tmp_path_factory.mktemp("vit"), ViTConfig(**VIT)))
+
+
+def inputs_of(dataset: Dataset, encoder: str, cache: Path) -> ImageInputs:
+    return prepare_images(dataset, encoder=encoder, image_size=16, cache=cache)
+
+
+def job_of(dataset: Dataset, encoder: str, *, model: dict | None = None, **training) -> FoldJob:
+    folds = assign_folds(dataset.labels, dataset.groups, num_folds=3, seed=0, stratified=True)
+    training = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 9} | training
+    model_params = ModelParams(encoder=encoder, image_size=16, **(model or {}))
+    return FoldJob(
+        params=Params(model=model_params, training=TrainingParams(**training)),
+        goal=Goal(metric="macro_f1", epoch_metric="macro_f1"),
+        labels=dataset.labels,
+        label_names=tuple(dataset.label_names),
+        training_rows=np.flatnonzero(folds != 0),
+        validation_rows=np.flatnonzero(folds == 0),
+        seed=5,
+    )
+
+
+def table(tmp_path: Path, paths: list[str], **settings) -> Dataset:
+    """Read a CSV of paths; every other row is of another class."""
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(["file,label", *(f"{name},{number % 2}" for number, name in enumerate(paths))]))
+    return read_dataset(DataSpec(path=path, image="file", label="label", **settings))
+
+
+def error_of(dataset: Dataset) -> str:
+    with pytest.raises(DataError) as caught:
+        check_images(dataset)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_class_folders_are_a_table_of_files(photos, dataset, tmp_path):
+    """A folder or a zip file gives the same rows, sorted; hidden files and those beside the folders are none."""
+    files = {path.relative_to(photos).as_posix(): path.read_bytes() for path in photos.rglob("*.png")}
+    others = {"README.txt": b"", "red/.DS_Store": b"", "__MACOSX/red/00.png": b""}
+    archive = write_zip(tmp_path / "photos.zip", others | files)
+    zipped = read_dataset(DataSpec(path=archive, image="file", label="folder"))
+    assert dataset.texts == zipped.texts == sorted(files)
+    assert dataset.label_names == ("blue", "green", "red")
+    assert np.bincount(dataset.labels).tolist() == [24, 12, 6]
+    assert zipped.fingerprint == dataset.fingerprint
+    check_images(zipped)
+    chunks = list(read_chunks(dataset.spec, rows=40))
+    assert [(chunk.first, len(chunk.table)) for chunk in chunks] == [(1, 40), (41, 2)]
+
+
+def test_paths_start_at_the_images_or_at_the_tables_folder(tmp_path):
+    """data.images is a folder or zip file; without it the table's own folder counts."""
+    (tmp_path / "a.png").write_bytes(picture("red"))
+    archive = write_zip(tmp_path / "images.zip", {"in/a.png": picture("red")})
+    check_images(table(tmp_path, ["a.png", "a.png"]))
+    check_images(table(tmp_path, ["in/a.png", "in/a.png"], images=archive))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_bad_images_are_named_by_row(tmp_path, zipped):
+    """Missing, empty, no image, or outside of the folder: the first one's row, and how many more."""
+    files = {"a.png": picture("red"), "text.png": b"no image", "cut.png": picture("red")[:40]}
+    if zipped:
+        root = write_zip(tmp_path / "images.zip", files)
+    else:
+        root = tmp_path
+        for name, content in files.items():
+            (root / name).write_bytes(content)
+    csv = tmp_path / "rows.csv"
+    for bad, reason in (
+        ("none.png", f"the image 'none.png' under {root} is missing (and 1 more)"),
+        ("text.png", f"the image 'text.png' under {root} is no image that can be read (and 1 more)"),
+        (
+            "../a.png",
+            f"the image '../a.png' under {root} cannot be read: the path '../a.png' leads outside (and 1 more)",
+        ),
+        ("/a.png", f"the image '/a.png' under {root} cannot be read: the path '/a.png' leads outside (and 1 more)"),
+        (" ", f"the image ' ' under {root} is not named: the cell is empty (and 1 more)"),
+    ):
+        assert error_of(table(tmp_path, ["a.png", bad, bad], images=root)) == f"{csv}: data row 2: {reason}"
+
+
+def test_bad_archives_are_refused(tmp_path):
+    """One that is no zip file, one that is not there, and one with a member outside itself."""
+    (tmp_path / "broken.zip").write_bytes(b"PK no zip")
+    outside = write_zip(tmp_path / "outside.zip", {"../a.png": picture("red")})
+    for root, reason in (
+        (tmp_path / "broken.zip", "not a readable folder or zip file of images: File is not a zip file"),
+        (tmp_path / "none.zip", "there is no such folder or zip file; data.images expects one"),
+        (outside, "not a readable folder or zip file of images: the path '../a.png' leads outside"),
+    ):
+        assert error_of(table(tmp_path, ["a.png", "b.png"], images=root)) == f"{root}: {reason}"
+
+
+def test_truncated_image_is_found_when_it_is_decoded(tmp_path, vit):
+    """Its beginning is in order; the row is named, and nothing is cached."""
+    content = noisy((9, 9, 9), 0)
+    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    rows = table(tmp_path, ["a.png", "cut.png"])
+    check_images(rows)
+    with pytest.raises(DataError, match=r"data row 2: the image 'cut\.png' under .* cannot be read: "):
+        inputs_of(rows, vit, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_extra_rows_start_where_the_others_do(tmp_path):
+    """Their file is named when one of theirs is missing."""
+    (tmp_path / "a.png").write_bytes(picture("red"))
+    extra = tmp_path / "extra.csv.gz"
+    extra.write_bytes(gzip.compress(b"file,label\na.png,0\nb.png,1"))
+    assert error_of(table(tmp_path, ["a.png", "a.png"], extra=extra)).startswith(
+        f"{extra}: data row 2: the image 'b.png'"
+    )
+
+
+def test_images_are_decoded_as_they_are_meant_to_be_seen(tmp_path, vit):
+    """Grey, deep, turned, with a palette or transparent: eight bits of three colours, upright, on white."""
+    left_red = Image.new("RGB", (16, 16), "blue")
+    left_red.paste("red", (0, 0, 8, 16))
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    for name, image, settings in (
+        ("a.png", Image.new("L", (9, 9), 51), {}),
+        ("b.png", Image.fromarray(np.full((9, 9), 257 * 51, np.uint16)), {}),
+        ("c.png", Image.new("RGBA", (9, 9), (0, 0, 0, 0)), {}),
+        ("d.png", left_red.convert("P"), {}),
+        ("e.png", left_red, {"exif": turned}),
+    ):
+        image.save(tmp_path / name, **settings)
+    pixels = inputs_of(table(tmp_path, [f"{name}.png" for name in "abcde"]), vit, tmp_path / "cache").pixels
+    assert pixels[0, 0, 0].tolist() == pixels[1, 0, 0].tolist() == [51, 51, 51]
+    assert pixels[2, 0, 0].tolist() == [255, 255, 255]
+    assert pixels[3, 0, 0].tolist() == [255, 0, 0]
+    assert pixels[4, 0, 0].tolist() == [0, 0, 255]
+
+
+def test_pixels_are_mapped_from_the_cache(photos, dataset, vit, tmp_path):
+    """They are decoded once; another size, or a file that has changed, is cached apart."""
+    first = inputs_of(dataset, vit, tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").iterdir()
+    before = cached.stat().st_mtime_ns
+    again = inputs_of(dataset, vit, tmp_path / "cache")
+    assert isinstance(again.pixels, np.memmap)
+    assert again.pixels.shape == (42, 16, 16, 3)
+    assert cached.stat().st_mtime_ns == before
+    with Image.open(photos / dataset.texts[30]) as image:
+        assert np.array_equal(first.pixels[30], np.asarray(image))
+    prepare_images(dataset, encoder=vit, image_size=8, cache=tmp_path / "cache")
+    (photos / dataset.texts[0]).write_bytes(noisy(COLOURS["blue"], 99))
+    inputs_of(dataset, vit, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_batches_are_normalised_and_only_training_changes_them(dataset, vit, tmp_path):
+    """Without a random generator the pixels are as decoded; with one they change, the same for the same seed."""
+    feed = inputs_of(dataset, vit, tmp_path).feed(job_of(dataset, vit, image_augmentation=0.9), device="cpu")
+    rows = np.array([3, 30])
+    plain = feed.batch(rows)["pixel_values"]
+    expected = torch.from_numpy(feed.pixels[rows] / 255).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(plain * feed.deviation[:, None, None] + feed.mean[:, None, None], expected)
+    first, second, other = (feed.batch(rows, random=np.random.default_rng(seed))["pixel_values"] for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, plain)
+
+
+def test_rare_classes_are_changed_more_often():
+    """Four times as often in the smallest class, never above 0.9; the caller's random state stays."""
+    params = AugmentationParams(image_augmentation=0.05, minority_augmentation=4.0)
+    augmentation = ImageAugmentation(params, counts=np.array([1000, 10]), size=8)
+    images = torch.rand(600, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    state = torch.random.get_rng_state()
+    changed = augmentation(images, np.repeat([0, 1], 300), random=np.random.default_rng(0))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    shares = (changed != images).flatten(1).any(dim=1).reshape(2, 300).float().mean(dim=1)
+    # Five changes, each with its own draw.
+    assert shares[0].item() == pytest.approx(1 - 0.95**5, abs=0.07)
+    assert shares[1].item() == pytest.approx(1 - 0.8**5, abs=0.07)
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"model": {"trainable_layers": 1}}, {"model": {"trainable_layers": 0}}])
+def test_a_pretrained_encoder_learns(dataset, vit, tmp_path, settings):
+    """All weights, the top layer, or the head on cached states: colours are told apart."""
+    training = FoldTraining(
+        job_of(dataset, vit, epochs=6, learning_rate=1e-2, **settings),
+        inputs=inputs_of(dataset, vit, tmp_path),
+        device="cpu",
+    )
+    scores = list(training.epochs())
+    assert scores[-1].metrics["train_loss"] < scores[0].metrics["train_loss"]
+    assert training.best.score > 0.5
+    assert bool(list(tmp_path.glob("pooled-*"))) == (settings.get("model") == {"trainable_layers": 0})
