@@ -126,7 +126,7 @@ class TextClassifier(Classifier):
     def pooled(self, *, row_of_window: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Return what the head sees, (rows, width), of what `hidden` takes.
 
-        With `row_of_window`, (windows,), each line of the inputs is a window of a row, whose pooled states are averaged.
+        With `row_of_window`, (windows,), a line of the inputs is a window of a row, whose pooled states are averaged.
         """
         num_lines = len(inputs["attention_mask"])
         size = num_lines if row_of_window is None or torch.is_grad_enabled() else WINDOWS_PER_FORWARD
