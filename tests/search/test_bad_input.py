@@ -1,6 +1,7 @@
 """What a user can get wrong, through the command line: one line, exit code 2, no traceback, nothing written."""
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy import create_engine, text
 
 from search.cli import app
 from storage.database import connect, migrate
+from tests.tiny_encoder import build_tiny_encoder
 
 ROWS = [f"row {number},{'ab'[number % 2]}" for number in range(12)]
 
@@ -104,6 +106,144 @@ def test_a_bad_study_file_is_refused(run: Run, sections: dict[str, Any], expecte
     assert not (tmp_path / "studies").exists()
 
 
+THREE = csv(*(f"row {number},{'abc'[number % 3]}" for number in range(18)))
+SMALL = csv(*(f"row {number},{'abc'[number % 3]}" for number in range(18)), "x,d", "y,d", "z,d")
+NUMBERS = csv(*(f"row {number},{number * 1.5}" for number in range(18)))
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"training": {"loss": "focal", "focal_gamma": -1}}, ["training.focal_gamma", "-1", "at least 0"]),
+        ({"training": {"loss": "focal"}, "space": {"focal_gamma": [2.0, -1.0]}}, ["space.focal_gamma", "at least 0"]),
+        ({"training": {"label_smoothing": 1}}, ["training.label_smoothing", "found 1", "less than 1"]),
+        ({"training": {"label_smoothing": 0.1, "loss": "dice"}}, ["training", "loss dice", "compares sets of rows"]),
+        ({"training": {"label_smoothing": 0.1}, "space": {"loss": ["focal", "dice"]}}, ["space.loss", "loss dice"]),
+        ({"training": {"loss": "dice"}, "space": {"label_smoothing": [0.0, 0.1]}}, ["space.label_smoothing", "dice"]),
+        ({"training": {"class_weights": [1, 2]}}, ["training.class_weights", "{label: weight}"]),
+        (
+            {"training": {"ema_decay": 0.9, "optimiser": "schedule_free_adamw"}},
+            ["training", "ema_decay", "averages the weights itself"],
+        ),
+        (
+            {"training": {"ema_decay": 0.9}, "space": {"optimiser": ["sgd", "schedule_free_adamw"]}},
+            ["space.optimiser", "averages the weights itself"],
+        ),
+        (
+            {"model": {"encoder": "none", "trainable_layers": 0}, "training": {"token_swap": 0.1}},
+            ["study.yaml: token_swap", "trainable_layers 0"],
+        ),
+        ({"study": {"metric": "macro_f"}}, ["study.metric", '"macro_f"', "did you mean macro_f1?"]),
+        ({"study": {"epoch_metric": "loss"}}, ["study.epoch_metric", '"loss"', "log_loss"]),
+    ],
+)
+def test_a_setting_of_the_toolbox_that_cannot_be_is_refused(run: Run, sections, expected, tmp_path: Path):
+    """Whatever the data, and also where only one value that is searched cannot go with the others."""
+    check_refused(run(**sections), "study.yaml", *expected)
+    assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"training": {"class_weights": {"a": 1, "b": 2}}}, ["training.class_weights", "no entry for 'c'"]),
+        (
+            {"training": {"class_weights": {"a": 1, "b": 2, "C": 1}}},
+            ["training.class_weights", "found 'C', which is no label", "did you mean 'c'?"],
+        ),
+        ({"training": {"class_weights": {"a": 1, "b": -2, "c": 1}}}, ["training.class_weights.b", "-2", "at least 0"]),
+        (
+            {"training": {"loss": "focal", "class_weights": 0.25}},
+            ["training.class_weights", "the one number 0.25 for 3 classes", "weigh no class", "{label: weight}"],
+        ),
+        ({"space": {"class_weights": ["none", 0.25]}}, ["class_weights", "the one number 0.25 for 3 classes"]),
+        ({"study": {"metric": "mae"}}, ["study.metric", "mae is undefined for classes", "macro_f1"]),
+        ({"study": {"epoch_metric": "r2"}}, ["study.epoch_metric", "r2 is undefined for classes"]),
+        (
+            {"study": {"metric": "micro_f1_without_negative", "negative_label": "none"}},
+            ["study.negative_label", "'none'", "there are 'a', 'b', 'c'"],
+        ),
+        ({"study": {"metric": "micro_f1_without_negative"}}, ["study.metric", "study.negative_label must name it"]),
+        ({"study": {"metric": "class_f1", "positive_label": "A"}}, ["study.positive_label", "did you mean 'a'?"]),
+        ({"study": {"metric": "top_k_accuracy", "top_k": 3}}, ["study.top_k 3 and 3 classes", "below 3"]),
+        ({"training": {"loss": "mse"}}, ["training.loss", "found mse", "for a numeric label", "3 classes"]),
+        ({"space": {"loss": ["focal", "mae"]}}, ["loss", "found mae", "for a numeric label"]),
+        (
+            {"training": {"loss": "kl_divergence", "smoothing_prior": {"a": 0.5, "b": 0.5, "c": 0.5}}},
+            ["training.smoothing_prior", "sum to 1.5", "expected 1"],
+        ),
+    ],
+)
+def test_a_setting_that_the_labels_refuse_is_refused(run: Run, sections, expected, tmp_path: Path):
+    """Of three classes a, b and c, before anything is written."""
+    check_refused(run(THREE, **sections), *expected)
+    assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize("sections", [{"training": {"sampler": "enn"}}, {"space": {"sampler": ["none", "smote_enn"]}}])
+def test_a_class_with_fewer_rows_than_neighbours_is_refused(run: Run, sections, tmp_path: Path):
+    """The fold and the class are named, and what to write instead; with that, it is let through."""
+    refused = ["in fold ", "label 'd' (2)", "expected 4 or more", "training.sampler_min_rows: 4"]
+    check_refused(run(SMALL, **sections), "enn looks at 3 neighbours", *refused)
+    assert not (tmp_path / "studies").exists()
+    spared = {"sampler_min_rows": 4, **sections.get("training", {})}
+    # The next thing that is looked at is the database.
+    check_refused(run(SMALL, ("--storage", "mysql://nowhere"), **sections | {"training": spared}), "found mysql")
+
+
+@pytest.mark.parametrize(
+    ("study", "training", "expected"),
+    [
+        ({"metric": "mae"}, {}, ["training.loss", "found cross_entropy for a numeric label", "mse, mae, huber"]),
+        ({}, {"loss": "mse"}, ["study.metric", "macro_f1 is undefined for a numeric label", "mae, mse, r2"]),
+        ({"metric": "r2"}, {"loss": "mae", "sampler": "smote"}, ["training.sampler", "found smote", "expected none"]),
+    ],
+)
+def test_what_is_for_classes_is_refused_for_a_numeric_label(run: Run, study, training, expected, tmp_path: Path):
+    """And the line says what there is for numbers."""
+    data = {"path": "data.csv", "label": "label", "text": "text", "task": "regression"}
+    check_refused(run(NUMBERS, data=data, study=study, training=training), *expected)
+    assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (None, ["more.csv", "no such file"]),
+        (csv("one,a", "two,aa"), ["more.csv", "data row 2", "'aa'", "data.csv has no row", "did you mean 'a'?"]),
+        (csv("one,a", header="text,lable"), ["more.csv", "no column 'label'"]),
+    ],
+)
+def test_extra_rows_that_cannot_join_are_refused(run: Run, extra: bytes | None, expected: list[str], tmp_path: Path):
+    """Their file is named, and their row."""
+    if extra is not None:
+        Path("more.csv").write_bytes(extra)
+    data = {"path": "data.csv", "label": "label", "text": "text", "extra": "more.csv"}
+    check_refused(run(data=data), *expected)
+    assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("training", "space", "expected"),
+    [
+        ({"token_replacement": 0.1}, {}, ["its file has no masked-language-model head"]),
+        ({}, {"token_masking": [0.0, 0.1]}, ["its tokenizer has no mask token", "training.token_masking"]),
+    ],
+)
+def test_an_encoder_that_cannot_augment_as_asked_is_refused(run: Run, training, space, expected, tmp_path: Path):
+    """Before anything is written."""
+    encoder = build_tiny_encoder(tmp_path / "encoder")
+    settings = encoder / "tokenizer_config.json"
+    written = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if space:
+        del written["mask_token"]
+    settings.write_text(json.dumps(written))
+    model = {"encoder": str(encoder), "max_length": 16}
+    check_refused(run(model=model, training=training, space=space), f"encoder '{encoder}'", *expected)
+    assert not (tmp_path / "studies").exists()
+
+
 def test_a_missing_study_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is named."""
     monkeypatch.chdir(tmp_path)
@@ -135,11 +275,13 @@ def test_bad_relations_are_refused(
 
 
 @pytest.mark.slow
-def test_an_unknown_model_folder_is_refused(run: Run):
+def test_an_unknown_model_folder_is_refused(run: Run, tmp_path: Path):
     """Before the study is created, so that the corrected study file is not another study's."""
     check_refused(run(model={"encoder": "./no-such-model"}), "no-such-model")
-    result = CliRunner().invoke(app, ["status", "--study", "bad"])
-    check_refused(result, "no study 'bad'")
+    assert not (tmp_path / "studies").exists()
+    migrate(connect(f"sqlite:///{tmp_path / 'studies' / 'search.db'}"))
+    check_refused(run(model={"encoder": "./no-such-model"}), "no-such-model")
+    check_refused(CliRunner().invoke(app, ["status", "--study", "bad"]), "no study 'bad'")
 
 
 def test_an_unreachable_database_is_refused_without_its_password(run: Run):
