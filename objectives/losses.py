@@ -133,12 +133,17 @@ class Loss:
 
 
 def build_loss(
-    params: TrainingParams, *, counts: NDArray[np.int64], label_names: Sequence[str], device: torch.device
+    params: TrainingParams,
+    *,
+    counts: NDArray[np.int64],
+    label_names: Sequence[str],
+    device: torch.device,
+    before: NDArray[np.int64] | None = None,
 ) -> Loss:
     """Return the loss of settings that `check_loss` lets through.
 
-    `counts`, (classes,), are the training rows of each class as they are trained on; it and `label_names` are empty
-    for a numeric label. A class without training rows counts as having one.
+    `counts`, (classes,), are the training rows of each class as they are trained on, `before` those before sampling;
+    all are empty for a numeric label. A class without training rows counts as having one.
     """
     present = np.maximum(counts, 1)
     prior = present / present.sum()
@@ -149,7 +154,7 @@ def build_loss(
             spread = prior
         case dict() as given:
             spread = np.array([given[label] for label in label_names])
-    weights = class_weights(counts, params=params, label_names=label_names)
+    weights = class_weights(counts, params=params, label_names=label_names, before=before)
     return Loss(
         params=params,
         log_prior=torch.from_numpy(np.log(prior)).to(device),

@@ -76,7 +76,11 @@ class FoldTraining:
         self._training_sample = _choose(job.training_rows, len(job.validation_rows), seed=job.seed)
         self._max_rows = training.batch_size  # of one forward pass; fewer once memory ran out
         self._loss = build_loss(
-            training, counts=job.counts(drawn.rows), label_names=job.label_names, device=self._device
+            training,
+            counts=job.counts(drawn.rows),
+            label_names=job.label_names,
+            device=self._device,
+            before=job.counts(job.training_rows),
         )
         with seeded(job.seed, 0, self._device):
             self._network = Network(job, inputs=inputs, device=self._device)

@@ -15,13 +15,18 @@ _LABELS_NAMED = 5
 
 
 def class_weights(
-    counts: NDArray[np.int64], *, params: TrainingParams, label_names: Sequence[str]
+    counts: NDArray[np.int64],
+    *,
+    params: TrainingParams,
+    label_names: Sequence[str],
+    before: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64] | None:
     """Return one weight per class, (classes,), from the training rows' class counts; None if the loss has none.
 
     Inverse frequency is 1 / n, class-balanced (1 - beta) / (1 - beta^n) (Cui et al. 2019), both scaled so that the mean
     weight of a training row is 1. Given weights are taken as they are. One number, as focal loss's alpha is (Lin et al.
-    2017), is the weight of the rarer of two classes (the second where they are even); the other's is 1 less it.
+    2017), is the weight of the rarer of two classes (the second where they are even); the other's is 1 less it. Where
+    counts `before` sampling are given, they say which is rarer: a sampler may have made them even.
     """
     given = params.class_weights
     if params.loss not in WEIGHTED or given == "none":
@@ -29,7 +34,8 @@ def class_weights(
     if isinstance(given, dict):
         return np.array([given[label] for label in label_names], np.float64)
     if isinstance(given, float):
-        return np.array([given, 1 - given] if counts[0] < counts[1] else [1 - given, given])
+        first, second = counts if before is None else before
+        return np.array([given, 1 - given] if first < second else [1 - given, given])
     present = np.maximum(counts, 1).astype(np.float64)
     beta = params.class_balanced_beta
     weights = 1 / present if given == "inverse_frequency" else (1 - beta) / (1 - beta**present)

@@ -53,17 +53,18 @@ class Progress:
         if not now and time.monotonic() - self._last_update < REFRESH_SECONDS:
             return
         self._last_update = time.monotonic()
+        self._print_events()
         if self._live:
             self._live.update(self._panel(summarise(self._ledger)), refresh=True)
-        else:
-            self._print_events()
 
     def _print_events(self) -> None:
+        """One line an event; above a live panel those alone that say what a sampler made of a trial's first fold."""
         while events := self._ledger.events(after=self._seen, limit=500):
             self._seen = events[-1].sequence
             for event in events:
-                at = datetime.fromtimestamp(event.at).strftime("%H:%M:%S")
-                self.say(f"{at} {describe(event, metric=self._ledger.study().metric)}")
+                if self._live is None or _is_resampled(event):
+                    at = datetime.fromtimestamp(event.at).strftime("%H:%M:%S")
+                    self.say(f"{at} {describe(event, metric=self._ledger.study().metric)}")
 
     def _panel(self, summary: Summary) -> RenderableType:
         ended = sum(count for state, count in summary.trials.items() if state != "running")
@@ -85,6 +86,11 @@ class Progress:
         if not trained:
             return "unknown yet"
         return "about " + duration(summary.epochs_left * (time.monotonic() - self._started) / trained)
+
+
+def _is_resampled(event: Event) -> bool:
+    sampled = event.kind is EventKind.FOLD_SAMPLED and event.fold == 0
+    return sampled and event.payload["counts_before"] != event.payload["counts_after"]
 
 
 def duration(seconds: float) -> str:

@@ -93,7 +93,7 @@ def _shares(evidence: Evidence) -> dict[int, tuple[Shares, Shares]] | None:
         if trained is None:
             return None
         wanted = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
-        shares[run.fold] = (trained_shares(trained, params=params, label_names=names), wanted)
+        shares[run.fold] = (trained_shares(trained, params=params, label_names=names, before=counts), wanted)
     return shares
 
 
@@ -111,14 +111,16 @@ def _trained_counts(counts: Labels, sample: Mapping[str, Any] | None, *, params:
     return counts if params.sampler == "none" else None
 
 
-def trained_shares(counts: Labels, *, params: TrainingParams, label_names: Sequence[str]) -> Shares:
+def trained_shares(
+    counts: Labels, *, params: TrainingParams, label_names: Sequence[str], before: Labels | None = None
+) -> Shares:
     """Return the class shares, (classes,), that the loss pulls the probabilities to.
 
-    `counts` are the rows after sampling. Class weights count a row that many times; logit adjustment takes tau of the
-    logarithm of the shares away. Exact for cross entropy (Elkan 2001), near it for other losses.
+    `counts` are the rows after sampling, `before` those before it. Class weights count a row that many times; logit
+    adjustment takes tau of the logarithm of the shares away. Exact for cross entropy (Elkan 2001), near it for others.
     """
     shares = np.maximum(counts, 1).astype(np.float64)
-    weights = class_weights(counts, params=params, label_names=label_names)
+    weights = class_weights(counts, params=params, label_names=label_names, before=before)
     if params.loss == "logit_adjusted":
         shares = shares ** (1 - params.adjustment_tau)
     elif weights is not None:

@@ -315,6 +315,14 @@ def test_one_number_weighs_the_rarer_of_two_classes(counts, expected):
     assert class_weights(np.array(counts), params=params, label_names=("no", "yes")).tolist() == pytest.approx(expected)
 
 
+def test_a_sampler_does_not_change_which_class_is_the_rarer():
+    """Alpha stays with the class that has fewer rows in the data, even where both have as many after sampling."""
+    params = TrainingParams(loss="focal", class_weights=0.75)
+    even, before = np.array([10, 10]), np.array([3, 10])
+    weights = class_weights(even, params=params, label_names=("no", "yes"), before=before)
+    assert weights.tolist() == [0.75, 0.25]
+
+
 @pytest.mark.parametrize("loss", ["dice", "logit_adjusted", "kl_divergence", *REGRESSION_LOSSES])
 def test_losses_without_class_weights_ignore_them(loss):
     """A search may try these beside losses that are weighted."""
