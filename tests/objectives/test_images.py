@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig
+from transformers import EfficientNetConfig, ViTConfig
 
 from models.params import ModelParams
 from objectives.data import Dataset, DataSpec, read_chunks, read_dataset
@@ -19,8 +19,9 @@ from objectives.jobs import FoldJob
 from objectives.metrics import Goal
 from objectives.params import AugmentationParams, Params, TrainingParams
 from objectives.tasks.image import ImageInputs, prepare_images
+from objectives.tasks.preparation import prepare
 from objectives.training import FoldTraining
-from tests.tiny_images import VIT, build_tiny_image_encoder, noisy, picture, write_zip
+from tests.tiny_images import EFFICIENTNET, VIT, build_tiny_image_encoder, noisy, picture, write_zip
 
 COLOURS = {"blue": (60, 60, 190), "green": (60, 190, 60), "red": (190, 60, 60)}
 COUNTS = {"blue": 24, "green": 12, "red": 6}
@@ -240,3 +241,63 @@ def test_a_pretrained_encoder_learns(dataset, vit, tmp_path, settings):
     assert scores[-1].metrics["train_loss"] < scores[0].metrics["train_loss"]
     assert training.best.score > 0.5
     assert bool(list(tmp_path.glob("pooled-*"))) == (settings.get("model") == {"trainable_layers": 0})
+
+
+def test_the_toolbox_works_on_images(dataset, vit, tmp_path):
+    """SMOTE with neighbours among pooled states, focal loss, accumulation, a plateau and augmentation in one job."""
+    job = job_of(
+        dataset,
+        vit,
+        sampler="smote",
+        sampler_ratio=1.0,
+        loss="focal",
+        label_smoothing=0.1,
+        accumulation_steps=2,
+        schedule="plateau",
+        image_augmentation=0.3,
+        minority_augmentation=3.0,
+    )
+    training = FoldTraining(job, inputs=inputs_of(dataset, vit, tmp_path), device="cpu")
+    assert len(list(training.epochs())) == 3
+    assert training.sample.counts_after.tolist() == [16, 16, 16]
+
+
+def test_an_interrupted_network_goes_on_exactly(dataset, tmp_path):
+    """What batch normalisation has seen is in the checkpoint too, and in the best epoch's weights."""
+    EfficientNetConfig(**EFFICIENTNET).save_pretrained(tmp_path)
+    encoder = f"config:{tmp_path}"
+    job = job_of(dataset, encoder, batch_size=9, image_augmentation=0.3)
+    inputs = prepare(dataset, params=job.params.model, max_length=8, cache=tmp_path / "cache", device="cpu")
+
+    def training() -> FoldTraining:
+        return FoldTraining(job, inputs=inputs, device="cpu")
+
+    through = training()
+    scores = list(through.epochs())
+    stopped, resumed = training(), training()
+    next(stopped.epochs())
+    resumed.restore(stopped.save())
+    list(resumed.epochs())
+    assert [score.metrics["val_loss"] for score in resumed.scores] == [score.metrics["val_loss"] for score in scores]
+    assert resumed.best_weights == through.best_weights
+    assert b"running_mean" in through.best_weights
+
+
+def test_neighbours_of_images_without_pretrained_weights_are_by_colour(dataset, tmp_path):
+    """An untrained encoder says nothing of what is alike: small images stand in."""
+    ViTConfig(**VIT).save_pretrained(tmp_path)
+    embeddings = inputs_of(dataset, f"config:{tmp_path}", tmp_path / "cache").embeddings()
+    assert embeddings.shape == (42, 192)
+    means = embeddings.reshape(42, 3, -1).mean(axis=2)
+    assert means.argmax(axis=1).tolist() == [[2, 1, 0][label] for label in dataset.labels]
+
+
+def test_cached_states_are_the_frozen_encoders(dataset, vit, tmp_path):
+    """Each row's is what the classifier pools of it in evaluation."""
+    inputs = inputs_of(dataset, vit, tmp_path)
+    job = job_of(dataset, vit)
+    feed = inputs.feed(job, device="cpu")
+    model = feed.build(num_outputs=3, scale=None).eval()
+    with torch.no_grad():
+        expected = model.pooled(**feed.batch(np.array([7])))
+    torch.testing.assert_close(torch.tensor(inputs.pooled(pooling="mean")[7:8]), expected)
