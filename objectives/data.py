@@ -278,7 +278,7 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec
 
 
 def _is_class_folders(spec: DataSpec) -> bool:
-    return spec.format is None and is_class_folders(spec.path)
+    return spec.kind == "image" and spec.format is None and is_class_folders(spec.path)
 
 
 def _format(spec: DataSpec) -> Format:
