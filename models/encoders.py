@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,28 @@ def num_encoder_layers(name: str) -> int:
 
 def load_encoder(name: str, *, dropout: float | None = None) -> PreTrainedModel:
     """Return the pretrained encoder without its pooler, in float32; `dropout` replaces its own probabilities."""
-    folder = resolve_encoder(name)
     config = load_config(name)
     if dropout is not None:
         for field in DROPOUT_FIELDS:
             if hasattr(config, field):
                 setattr(config, field, dropout)
+    encoder, missing = load_pretrained(name, AutoModel, config)
+    if missing := [key for key in missing if not key.startswith("pooler.")]:
+        raise weights_missing(name, missing)
+    # Its output is not used, and without a gradient its weights would only weigh down every checkpoint.
+    if hasattr(encoder, "pooler"):
+        encoder.register_module("pooler", None)
+    return encoder
+
+
+def load_pretrained(name: str, loader: Any, config: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Return what one of transformers' Auto classes makes of the encoder's files, in float32, and what these lack.
+
+    transformers invents the weights that are lacking, whose names are sorted. Raises EncoderError.
+    """
+    folder = resolve_encoder(name)
     with errors_of(name), quietly():
-        encoder, report = AutoModel.from_pretrained(
+        model, report = loader.from_pretrained(
             folder,
             config=config,
             dtype="float32",
@@ -83,14 +97,12 @@ def load_encoder(name: str, *, dropout: float | None = None) -> PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
         )
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise EncoderError(f"encoder {name!r}: its file has no {missing[0]} ({len(missing)} weights are missing)")
-    # Its output is not used, and without a gradient its weights would only weigh down every checkpoint.
-    if hasattr(encoder, "pooler"):
-        encoder.register_module("pooler", None)
-    loaded: PreTrainedModel = encoder
-    return loaded
+    return model, sorted(report["missing_keys"])
+
+
+def weights_missing(name: str, missing: Sequence[str]) -> EncoderError:
+    """Make the error of weights that an encoder's files lack."""
+    return EncoderError(f"encoder {name!r}: its file has no {missing[0]} ({len(missing)} weights are missing)")
 
 
 def load_tokenizer(name: str) -> Any:

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from models.classifiers import Classifier, Head
-from models.encoders import DROPOUT_FIELDS, errors_of, load_config, quietly, resolve_encoder
+from models.encoders import (
+    DROPOUT_FIELDS,
+    errors_of,
+    load_config,
+    load_pretrained,
+    quietly,
+    resolve_encoder,
+    weights_missing,
+)
 from models.errors import EncoderError
 from models.params import ModelParams
 
@@ -91,19 +99,11 @@ def load_image_encoder(name: str, *, image_size: int, dropout: float | None = No
         with errors_of(name), quietly():
             encoder = AutoModel.from_config(_sized(config, image_size), dtype=torch.float32)
         return encoder
-    with errors_of(name), quietly():
-        encoder, report = AutoModel.from_pretrained(
-            resolve_encoder(name),
-            config=config,
-            dtype="float32",
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    missing = set(report["missing_keys"])
-    if missing and (missing := missing - _look(name, config, image_size=image_size, pooling="mean").unused):
-        raise EncoderError(f"encoder {name!r}: its file has no {min(missing)} ({len(missing)} weights are missing)")
+    encoder, missing = load_pretrained(name, AutoModel, config)
+    if missing:
+        unused = _look(name, config, image_size=image_size, pooling="mean").unused
+        if used := [key for key in missing if key not in unused]:
+            raise weights_missing(name, used)
     return encoder
 
 

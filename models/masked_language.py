@@ -5,7 +5,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from models.encoders import errors_of, load_config, load_tokenizer, quietly, resolve_encoder
+from models.encoders import load_config, load_pretrained, load_tokenizer, weights_missing
 from models.errors import EncoderError
 
 MAX_LOGITS = 2**26  # of one forward pass: 256 MiB in float32
@@ -28,30 +28,19 @@ def load_masked_language_model(name: str) -> MaskedLanguageModel:
 
     Raises EncoderError if the encoder cannot be had, its file has no such head, or its tokenizer no mask token.
     """
-    folder = resolve_encoder(name)
     config = load_config(name)
     if type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING:
         raise EncoderError(f"encoder {name!r}: a {config.model_type} has no masked-language-model head")
     tokenizer = load_tokenizer(name)
     if tokenizer.mask_token_id is None:
         raise EncoderError(f"encoder {name!r}: its tokenizer has no mask token")
-    with errors_of(name), quietly():
-        model, report = AutoModelForMaskedLM.from_pretrained(
-            folder,
-            config=config,
-            dtype="float32",
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    # transformers makes up what the file lacks: a random head would draw random tokens.
-    missing = sorted(report["missing_keys"])
+    model, missing = load_pretrained(name, AutoModelForMaskedLM, config)
+    # A head of invented weights would draw random tokens.
     head = [key for key in missing if not key.startswith(f"{model.base_model_prefix}.")]
     if head:
         raise EncoderError(f"encoder {name!r}: its file has no masked-language-model head ({head[0]} is missing)")
     if missing:
-        raise EncoderError(f"encoder {name!r}: its file has no {missing[0]} ({len(missing)} weights are missing)")
+        raise weights_missing(name, missing)
     never_drawn = torch.arange(model.config.vocab_size) >= len(tokenizer)
     never_drawn[tokenizer.all_special_ids] = True
     return MaskedLanguageModel(model, mask_id=tokenizer.mask_token_id, never_drawn=never_drawn)

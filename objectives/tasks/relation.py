@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.classifiers import Classifier, Head, HeadOnly
 from models.encoders import load_tokenizer
-from models.masked_language import MaskedLanguageModel, draw_replacements, load_masked_language_model
+from models.masked_language import MaskedLanguageModel, draw_replacements
 from models.params import ModelParams
 from models.relations import ENTITY, OBJECT_START, SUBJECT_START, NewTokens, RelationClassifier, add_tokens
 from objectives.augmentation import Augmentation
@@ -21,11 +21,10 @@ from objectives.data import Content
 from objectives.devices import rows_per_forward
 from objectives.errors import DataError
 from objectives.jobs import FoldJob, Rows
-from objectives.params import TOKEN_CHANGES
 from objectives.relations import Form, MarkedText, is_marker, mark, new_tokens, read_relations
 from objectives.tasks.cache import cached, digest, digest_weights
 from objectives.tasks.feeds import Batch
-from objectives.tasks.text import TEXTS_PER_CALL
+from objectives.tasks.text import TEXTS_PER_CALL, augmentation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +93,7 @@ class RelationInputs:
             model=model,
             labels=job.labels,
             states=self.states(model) if kept else None,
-            augment=_augmentation(job, self.tokens, device),
+            augment=augmentation(job, self.tokens, device=device, draw=partial(_draw_replacements, self.tokens)),
         )
 
     def embeddings(self) -> NDArray[np.float32]:
@@ -243,27 +242,9 @@ def _frozen_states(tokens: MarkedTokens, model: ModelParams, *, device: str) -> 
     return states
 
 
-def _augmentation(job: FoldJob, tokens: MarkedTokens, device: str) -> Augmentation | None:
-    training = job.params.training
-    if not any(getattr(training, name) for name in TOKEN_CHANGES):
-        return None
-    replace = None
-    if training.token_replacement > 0:
-        model = load_masked_language_model(job.params.model.encoder).to(device)
-        replace = partial(_draw_replacements, model, tokens)
-    return Augmentation(
-        training,
-        counts=job.counts(job.training_rows) if job.label_names else None,
-        special=tokens.special_ids,
-        pad_id=tokens.pad_id,
-        mask_id=tokens.mask_id,
-        replace=replace,
-    )
-
-
 def _draw_replacements(
-    model: MaskedLanguageModel,
     tokens: MarkedTokens,
+    model: MaskedLanguageModel,
     input_ids: Tensor,
     attention_mask: Tensor,
     chosen: Tensor,

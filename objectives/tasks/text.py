@@ -1,14 +1,15 @@
 """Texts as model inputs: tokenised once a study, cached as memory-mapped files, batched by length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.classifiers import Classifier, Head, HeadOnly, Pooling, TextClassifier, mean_of_windows
 from models.encoders import load_encoder, load_tokenizer, num_encoder_layers
@@ -137,7 +138,7 @@ class TextInputs:
     def feed(self, job: FoldJob, *, device: str) -> "TextFeed":
         """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
         model = job.params.model
-        augment = _augmentation(job, self, device)
+        augment = augmentation(job, self.tokens, device=device)
         states, prefix, num_layers = None, None, model.trainable_layers
         if num_layers == 0 and model.pooling != "attention":
             # With nothing but the head to train, the encoder runs once a study, not once an epoch.
@@ -302,13 +303,35 @@ def _pool_all(
     return states
 
 
-def _augmentation(job: FoldJob, inputs: TextInputs, device: str) -> Augmentation | None:
-    training, tokens = job.params.training, inputs.tokens
+class Tokens(Protocol):
+    """What an augmentation must know of the tokens that it changes."""
+
+    @property
+    def pad_id(self) -> int:
+        """What is padded with."""
+
+    @property
+    def mask_id(self) -> int | None:
+        """The tokenizer's mask token, if it has one."""
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Tokens that are never changed."""
+
+
+def augmentation(
+    job: FoldJob, tokens: Tokens, *, device: str, draw: Callable[..., Tensor] = draw_replacements
+) -> Augmentation | None:
+    """Return what the job's trial does to training tokens, None for nothing; `draw` is as draw_replacements is.
+
+    Raises EncoderError, DataError.
+    """
+    training = job.params.training
     if not any(getattr(training, name) for name in TOKEN_CHANGES):
         return None
     replace = None
     if training.token_replacement > 0:
-        replace = partial(draw_replacements, load_masked_language_model(inputs.encoder).to(device))
+        replace = partial(draw, load_masked_language_model(job.params.model.encoder).to(device))
     return Augmentation(
         training,
         counts=job.counts(job.training_rows) if job.label_names else None,

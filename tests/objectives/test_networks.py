@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,8 +112,10 @@ def test_tokens_are_replaced_by_the_encoders_own_head(inputs, make_job, tmp_path
     with torch.no_grad():
         model.cls.predictions.bias[certain] = 100.0
     model.save_pretrained(folder)
-    own = TextInputs(tokens=inputs.tokens, encoder=str(folder), cache=inputs.cache, device="cpu")
-    net = Network(make_job(token_replacement=0.9), inputs=own, device=CPU)
+    job = make_job(token_replacement=0.9)
+    with_head = job.params.model.model_copy(update={"encoder": str(folder)})
+    job = replace(job, params=job.params.model_copy(update={"model": with_head}))
+    net = Network(job, inputs=replace(inputs, encoder=str(folder)), device=CPU)
     sample = as_sample(np.arange(12))
     before, after = batches(net, sample), batches(net, sample, random=np.random.default_rng(0))
     changed = before != after

@@ -27,4 +27,5 @@ def test_adaptations_that_exclude_each_other_are_refused(model, message):
 def test_adaptations_that_fit_are_taken():
     """New layers among the trained ones, and low-rank updates by themselves."""
     for model in ({"reinit_layers": 2, "trainable_layers": 2}, {"reinit_layers": 2}, {"lora_rank": 8}):
-        Params(model=ModelParams(encoder="any", **model), training=TrainingParams())
+        params = Params(model=ModelParams(encoder="any", **model), training=TrainingParams())
+        assert model.items() <= params.model.model_dump().items()
