@@ -95,7 +95,13 @@ def test_the_epoch_metric_chooses_the_epoch_and_the_standing_follows_it(train, e
     best = [chosen.index(best_of(chosen[: last + 1])) for last in range(len(chosen))]
     assert [score.standing for score in training.scores] == [scores[index] for index in best]
     assert training.best.epoch == best[-1] + 1
-    assert training.best.score < max(scores)
+
+
+def test_the_chosen_epoch_need_not_have_the_best_score(train):
+    """The other metric alone decides."""
+    training = train(epoch_metric="log_loss")
+    training.scores = [scored(1, log_loss=0.5, macro_f1=0.6), scored(2, log_loss=0.7, macro_f1=0.9)]
+    assert (training.best.epoch, training.best.score) == (1, 0.6)
 
 
 def test_an_epoch_may_be_chosen_that_scores_worse(train):
