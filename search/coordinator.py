@@ -15,7 +15,8 @@ from optuna.trial import TrialState as OptunaState
 from models.params import Scalar
 from search.config import StudyConfig
 from search.presence import WORKER_ROLE
-from search.race import Matrix, estimate
+from search.racing.estimates import estimate
+from search.racing.matrix import Matrix
 from search.scores import read_matrix
 from search.space import grid, most_trials, suggest
 from storage.ledger import Ledger

@@ -18,7 +18,8 @@ from search.config import RaceConfig
 from search.errors import USER_ERRORS
 from search.keeping import fold_folder, weights_name
 from search.presence import Presence
-from search.race import Decision, Verdict, verdict
+from search.race import verdict
+from search.racing.verdicts import Decision, Verdict
 from search.scores import read_matrix
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLost, StorageError, StorageUnavailable, reason_of

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from search.config import RaceConfig
-from search.race import Decision, Matrix, build_matrix, estimate, verdict
+from search.race import verdict
+from search.racing.estimates import estimate
+from search.racing.matrix import Matrix, RunState, build_matrix
+from search.racing.verdicts import Decision
 
 FORGIVING = RaceConfig(rule="forgiving", min_trials=2, min_epochs=2)
 
@@ -17,8 +20,10 @@ def study(*trials: list[list[float]], epochs: int = 3, num_folds: int = 3) -> Ma
         for fold, curve in enumerate(folds)
         for epoch, score in enumerate(curve, start=1)
     ]
-    done = [(n, f) for n, folds in enumerate(trials) for f, curve in enumerate(folds) if len(curve) == epochs]
-    return build_matrix(scores, done, num_folds=num_folds)
+    done = [
+        (n, f, RunState.DONE) for n, folds in enumerate(trials) for f, curve in enumerate(folds) if len(curve) == epochs
+    ]
+    return build_matrix([(n, epochs) for n in range(len(trials))], done, scores, num_folds=num_folds)
 
 
 def complete(*fold_scores: float) -> list[list[float]]:
@@ -77,7 +82,8 @@ def test_within_a_fold_the_first_epochs_are_not_judged():
 def test_a_minimised_metric_is_judged_the_other_way_round():
     """For a loss the larger value is behind, and the reason shows the metric's own numbers."""
     scores = [(t, f, 1, value) for t, value in enumerate((0.4, 0.5, 0.9)) for f in range(1 if t == 2 else 2)]
-    matrix = build_matrix(scores, [(t, f) for t, f, *_ in scores], num_folds=2, maximize=False)
+    done = [(trial, fold, RunState.DONE) for trial, fold, *_ in scores]
+    matrix = build_matrix([(t, 1) for t in range(3)], done, scores, num_folds=2, maximize=False)
     judged = verdict(matrix, trial=2, fold=0, settings=FORGIVING)
     assert judged.decision is Decision.STOP
     assert "0.9000" in judged.reason
@@ -117,4 +123,4 @@ def test_the_matrix_marks_holes_and_divergence_differently():
     """NaN means not trained, -inf means not finite."""
     matrix = study([[0.5, float("inf")]])
     assert np.isnan(matrix.scores[0, 1]).all()
-    assert matrix.scores[0, 0].tolist() == [0.5, -np.inf]
+    assert matrix.scores[0, 0, :2].tolist() == [0.5, -np.inf]

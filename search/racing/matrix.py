@@ -1,0 +1,111 @@
+"""The fold x epoch matrix of a study: all that the race knows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+class RunState(IntEnum):
+    """A fold run as the race sees it; ENDED is stopped or failed, and its trial with it."""
+
+    WAITING = 0
+    RUNNING = 1
+    PAUSED = 2
+    DONE = 3
+    ENDED = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """All scores of a study, trials ascending by number.
+
+    `scores` is (trials, folds, epochs), larger is better: the metric times `sign` at the epoch that is chosen so far,
+    NaN where nothing was trained, -inf where it was not finite. `states` is (trials, folds), of RunState; `lengths`
+    (trials,) is how many epochs a fold run of the trial has.
+    """
+
+    numbers: NDArray[np.int64]
+    scores: FloatArray
+    states: NDArray[np.int8]
+    lengths: NDArray[np.int64]
+    sign: float = 1.0
+
+    def row(self, trial: int) -> int:
+        """The row of a trial number; KeyError if it is not in the matrix."""
+        row = int(np.searchsorted(self.numbers, trial))
+        if row == len(self.numbers) or self.numbers[row] != trial:
+            raise KeyError(trial)
+        return row
+
+    @property
+    def done(self) -> BoolArray:
+        """Which folds were trained to their last epoch, (trials, folds)."""
+        return np.equal(self.states, RunState.DONE)
+
+    @property
+    def complete(self) -> BoolArray:
+        """Which trials have all their folds, (trials,)."""
+        complete: BoolArray = self.done.all(axis=1)
+        return complete
+
+    @property
+    def open(self) -> BoolArray:
+        """Which trials may still be trained, (trials,)."""
+        ended: BoolArray = np.equal(self.states, RunState.ENDED).any(axis=1)
+        return ~(self.complete | ended)
+
+    @property
+    def num_epochs(self) -> NDArray[np.int64]:
+        """How many epochs of each fold run were trained, (trials, folds)."""
+        counts: NDArray[np.int64] = (~np.isnan(self.scores)).sum(axis=-1)
+        return counts
+
+    @property
+    def standing(self) -> FloatArray:
+        """The score of the chosen epoch so far, (trials, folds); NaN where nothing was trained."""
+        return last_scores(self.scores)
+
+    def with_state(self, trial: int, fold: int, state: RunState) -> "Matrix":
+        """Return the same matrix with another state of one fold run."""
+        states = self.states.copy()
+        states[self.row(trial), fold] = state
+        return replace(self, states=states)
+
+
+def last_scores(scores: FloatArray) -> FloatArray:
+    """The last score that is there along the last axis; NaN where none is."""
+    if not scores.shape[-1]:
+        return np.full(scores.shape[:-1], np.nan)
+    last = np.maximum((~np.isnan(scores)).sum(axis=-1) - 1, 0)
+    found: FloatArray = np.take_along_axis(scores, last[..., None], axis=-1)[..., 0]
+    return found
+
+
+def build_matrix(
+    trials: Sequence[tuple[int, int]],
+    runs: Sequence[tuple[int, int, RunState]],
+    scores: Sequence[tuple[int, int, int, float]],
+    *,
+    num_folds: int,
+    maximize: bool = True,
+) -> Matrix:
+    """Build the matrix from (trial, its epochs), (trial, fold, state) and (trial, fold, epoch from 1, standing)."""
+    sign = 1.0 if maximize else -1.0
+    ordered = sorted(trials)
+    rows = {number: row for row, (number, _) in enumerate(ordered)}
+    lengths = np.array([length for _, length in ordered], dtype=np.int64)
+    states = np.full((len(rows), num_folds), RunState.WAITING, dtype=np.int8)
+    for trial, fold, state in runs:
+        states[rows[trial], fold] = state
+    most_epochs = max([*lengths.tolist(), *(epoch for _, _, epoch, _ in scores)], default=0)
+    values = np.full((len(rows), num_folds, most_epochs), np.nan)
+    for trial, fold, epoch, score in scores:
+        values[rows[trial], fold, epoch - 1] = sign * score if np.isfinite(score) else -np.inf
+    numbers = np.array([number for number, _ in ordered], dtype=np.int64)
+    return Matrix(numbers=numbers, scores=values, states=states, lengths=lengths, sign=sign)
