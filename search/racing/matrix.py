@@ -51,14 +51,13 @@ class Matrix:
     @property
     def complete(self) -> BoolArray:
         """Which trials have all their folds, (trials,)."""
-        complete: BoolArray = self.done.all(axis=1)
-        return complete
+        return np.asarray(self.done.all(axis=1))
 
     @property
     def open(self) -> BoolArray:
         """Which trials may still be trained, (trials,)."""
-        ended: BoolArray = np.equal(self.states, RunState.ENDED).any(axis=1)
-        return ~(self.complete | ended)
+        ended = np.equal(self.states, RunState.ENDED)
+        return ~(self.complete | np.asarray(ended.any(axis=1)))
 
     @property
     def num_epochs(self) -> NDArray[np.int64]:
