@@ -269,6 +269,26 @@ def export_command(
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the predictions.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Copy a column of the data; repeat for more.")
+@app.command("export-curves")
+@study_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The curves' file, .npz.")
+@click.option(
+    "--test", type=click.Path(path_type=Path), help="Labelled rows that the study never saw: score all trials."
+)
+@storage_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine.")
+@command
+def export_curves_command(
+    name: str, out: Path, test: Path | None, storage: str | None, overrides: Sequence[str]
+) -> None:
+    """Write the scores of all epochs of all folds as one file, to replay the race on it."""
+    from search.curves import export_curves
+
+    curves = export_curves(_find(name, storage), out, test=test, overrides=overrides, say=click.echo)
+    trials, folds, epochs = curves.standing.shape
+    click.echo(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
+
+
 @click.option("--top-k", type=click.IntRange(min=1), help="The likeliest classes, in place of all probabilities.")
 @click.option("--no-probabilities", is_flag=True, help="Leave out the probability of each class.")
 @click.option("--template", type=click.Path(path_type=Path), help="YAML that names the columns and codes of labels.")

@@ -1,0 +1,59 @@
+"""The folds of one trial predict other rows, by the weights that each of them was scored with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from objectives.devices import rows_per_forward, seeded
+from objectives.errors import TrialError
+from objectives.jobs import FoldJob
+from objectives.networks import Network
+from objectives.params import TOKEN_CHANGES
+from objectives.sampling import as_sample
+from objectives.tasks.feeds import Inputs
+from objectives.training import label_scale
+
+
+@torch.inference_mode()
+def predict_folds(
+    jobs: Sequence[FoldJob], weights: Sequence[Mapping[str, Tensor]], *, inputs: Inputs, num_rows: int, device: str
+) -> NDArray[np.float32]:
+    """Return each fold's predictions of all rows of `inputs`: probabilities (folds, rows, classes), or numbers.
+
+    `jobs` are one trial's, `weights` what `read_weights` gave for each. The network is built once: all that its folds
+    differ by is in their weights. Raises EncoderError, DataError, TrialError if the weights do not fit.
+    """
+    where = torch.device(device)
+    with seeded(0, 0, where):
+        network = Network(_of_rows(jobs[0], num_rows), inputs=inputs, device=where)
+    network.module.eval()
+    order = np.argsort(network.lengths(np.arange(num_rows)), kind="stable")
+    size = rows_per_forward(where)
+    batches = [order[start : start + size] for start in range(0, num_rows, size)]
+    predictions = np.empty((len(jobs), num_rows, jobs[0].num_outputs), np.float32)
+    for fold, (job, state) in enumerate(zip(jobs, weights, strict=True)):
+        if set(state) != set(network.state):
+            raise TrialError("the weights do not fit the model: others are trained")
+        network.module.load_state_dict(dict(state), strict=False)
+        mean, deviation = label_scale(job)
+        for rows in batches:
+            outputs = network.outputs(network.inputs(as_sample(rows)))
+            outputs = outputs.softmax(dim=1) if job.label_names else outputs * deviation + mean
+            predictions[fold, rows] = outputs.cpu().numpy()
+    return predictions
+
+
+def _of_rows(job: FoldJob, num_rows: int) -> FoldJob:
+    """The same model on other rows, whose labels it does not see."""
+    training = job.params.training.model_copy(update=dict.fromkeys(TOKEN_CHANGES, 0.0))
+    return replace(
+        job,
+        params=job.params.model_copy(update={"training": training}),
+        labels=np.zeros(num_rows, np.int64),
+        training_rows=np.arange(num_rows),
+        validation_rows=np.empty(0, np.int64),
+    )

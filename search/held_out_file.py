@@ -1,0 +1,108 @@
+"""Trials scored on a file that their study never saw, by the weights that it kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.params import ModelParams
+from objectives.data import Content, Labels, content_of, read_labels, read_table
+from objectives.errors import TrialError
+from objectives.jobs import FoldJob
+from objectives.metrics import METRICS
+from objectives.tables import Chunk, format_of
+from objectives.tasks.feeds import Inputs
+from objectives.tasks.preparation import PREPARED_FOR, prepare
+from objectives.training import read_weights
+from objectives.voting import predict_folds
+from search.config import StudyConfig
+from search.keeping import weights_name
+from search.objective import Objective, choose_device
+from search.rows import StudyRows
+from search.study import OpenStudy
+from storage.artifacts import Artifacts
+from storage.errors import StorageError
+from storage.records import FoldRun
+
+Scores = dict[int, tuple[NDArray[np.float32], float]]
+
+
+def score_on(study: OpenStudy, config: StudyConfig, file: Path, *, trials: Sequence[int]) -> Scores:
+    """Return each trial's score by fold, (folds,), and that of the mean of its folds' predictions.
+
+    By the study's metric. Trials whose weights were not kept are left out. Raises ConfigError if the study's data
+    changed, DataError if the file cannot be read or has a label that the study does not know, EncoderError.
+    """
+    rows = StudyRows(ledger=study.ledger, config=config)
+    update = {"path": file, "extra": None, "format": format_of(file) or config.data.format}
+    spec = config.data.model_copy(update=update)
+    table = read_table(spec)
+    unseen = _Unseen(
+        study=study,
+        rows=rows,
+        objective=Objective(rows, device=choose_device(0)),
+        content=content_of(table, spec),
+        truth=read_labels(Chunk(table=table, first=1, share_read=1.0), spec, rows.dataset.label_names),
+    )
+    runs: dict[int, list[FoldRun]] = {number: [] for number in trials}
+    for run in study.ledger.fold_runs():
+        if run.trial in runs:
+            runs[run.trial].append(run)
+    params = {trial.number: trial.params for trial in study.ledger.trials()}
+    found: Scores = {}
+    for number in trials:
+        jobs = [unseen.objective.job(params[number], run.fold) for run in runs[number]]
+        try:
+            found[number] = unseen.scores(jobs, unseen.weights(jobs, runs[number]))
+        except (StorageError, TrialError):
+            continue
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unseen:
+    """The file's rows, prepared once for all trials that read them alike."""
+
+    study: OpenStudy
+    rows: StudyRows
+    objective: Objective
+    content: Content
+    truth: Labels
+    _inputs: dict[tuple[object, ...], Inputs] = field(default_factory=dict)
+
+    def weights(self, jobs: Sequence[FoldJob], runs: Sequence[FoldRun]) -> list[dict[str, Tensor]]:
+        """Return what each fold was scored with; StorageError or TrialError where that is not there."""
+        artifacts = Artifacts(self.rows.config.storage.artifacts)
+        names = [weights_name(self.study.record.id, run) for run in runs]
+        return [read_weights(artifacts.get(name), job=job) for name, job in zip(names, jobs, strict=True)]
+
+    def scores(
+        self, jobs: Sequence[FoldJob], weights: Sequence[dict[str, Tensor]]
+    ) -> tuple[NDArray[np.float32], float]:
+        """Return each fold's score, (folds,), and their ensemble's; TrialError if the weights do not fit."""
+        votes = predict_folds(
+            jobs,
+            weights,
+            inputs=self._prepared(jobs[0].params.model),
+            num_rows=len(self.truth),
+            device=choose_device(0),
+        )
+        goal = self.rows.goal
+        score = METRICS[goal.metric]
+        singles = np.array([score(self.truth, predictions, goal) for predictions in votes], np.float32)
+        return singles, score(self.truth, votes.mean(axis=0), goal)
+
+    def _prepared(self, model: ModelParams) -> Inputs:
+        key = tuple(getattr(model, name) for name in PREPARED_FOR)
+        if key not in self._inputs:
+            self._inputs[key] = prepare(
+                self.content,
+                params=model,
+                max_length=self.objective.longest,
+                cache=Path(self.rows.config.storage.cache),
+                device=choose_device(0),
+            )
+        return self._inputs[key]
