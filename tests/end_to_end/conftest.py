@@ -40,6 +40,7 @@ class UserFolder:
             "trackers": {"mlflow": False},
         }
         self.prefix: list[str] = []  # a command that runs `search` somewhere else
+        self.program = SEARCH
         self.processes: list[subprocess.Popen[str]] = []
         self.engines: dict[str, Engine] = {}
 
@@ -49,7 +50,7 @@ class UserFolder:
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [*self.prefix, SEARCH, *arguments],
+            [*self.prefix, self.program, *arguments],
             cwd=self.folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
