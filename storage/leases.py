@@ -33,20 +33,19 @@ def _fold_runs(change: Change, statement: Select[Any]) -> list[FoldRun]:
     return [FoldRun(**row) for row in change.connection.execute(statement).mappings()]
 
 
-def first_waiting(study_id: int) -> Select[Any]:
-    """The first waiting fold run, by trial and fold, of a trial that is still running, with the trial's params."""
+def claimable(study_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
+    """The first fold run, by trial and fold, of a running trial that meets the conditions, with the trial's params."""
     return (
         select(*COLUMNS, TrialRow.params)
         .join(TrialRow, (TrialRow.study_id == FoldRunRow.study_id) & (TrialRow.number == FoldRunRow.trial))
-        .where(FoldRunRow.study_id == study_id, FoldRunRow.state == FoldRunState.WAITING)
-        .where(TrialRow.state == TrialState.RUNNING)
+        .where(FoldRunRow.study_id == study_id, TrialRow.state == TrialState.RUNNING, *conditions)
         .order_by(FoldRunRow.trial, FoldRunRow.fold)
         .limit(1)
     )
 
 
 def lease(change: Change, found: RowMapping, *, owner: str, lease_seconds: float) -> Claim:
-    """Lease a row of `first_waiting` to the owner.
+    """Lease a row of `claimable` to the owner.
 
     The token is the event's sequence: no other claim of the study has it, and every later one has a larger one.
     """
@@ -110,7 +109,8 @@ def give_back(change: Change, run: FoldRun, state: FoldRunState, *, reason: str 
         end(change, run, FoldRunState.STOPPED, reason=reason)
         return
     set_values(change, run, state=state, owner=None, expires_at=None, reason=reason, attempt=attempt)
-    change.event(EventKind.FOLD_RELEASED, {"reason": reason, "owner": run.owner}, trial=run.trial, fold=run.fold)
+    payload = {"state": state, "reason": reason, "owner": run.owner}
+    change.event(EventKind.FOLD_RELEASED, payload, trial=run.trial, fold=run.fold)
 
 
 def give_back_lost(change: Change, runs: Iterable[FoldRun], *, reason: str, max_attempts: int) -> None:
@@ -141,6 +141,13 @@ def end_open(change: Change, trial: int, states: Iterable[FoldRunState], *, reas
     """Stop the trial's fold runs that are in one of the states."""
     for run in fold_runs(change, FoldRunRow.trial == trial, FoldRunRow.state.in_(states)):
         end(change, run, FoldRunState.STOPPED, reason=reason)
+
+
+def state_chance(change: Change, number: int, chance: float | None) -> None:
+    """Keep the chance that the race states of a trial, if it does; that of an audited trial stays."""
+    if chance is not None:
+        trial = update(TrialRow).where(TrialRow.study_id == change.study_id, TrialRow.number == number)
+        change.connection.execute(trial.where(TrialRow.audited.is_(False)).values(chance=chance))
 
 
 def trial_state(change: Change, number: int) -> TrialState:

@@ -4,7 +4,7 @@ import math
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, insert, select, update
 
 from storage import leases
 from storage.catalog import create_study, find_study, list_studies
@@ -49,13 +49,22 @@ class Ledger(LedgerView):
 
     def claim(self, owner: str, *, lease_seconds: float) -> Claim | None:
         """Lease the first waiting fold run, by trial and fold, of a running trial; None if there is none."""
-        first = leases.first_waiting(self.study_id)
-        # Idle workers ask again and again: without work, nobody is kept from writing.
+        waiting = leases.claimable(self.study_id, FoldRunRow.state == FoldRunState.WAITING)
+        # Whoever asks again and again keeps nobody from writing while there is no work.
         with reading(self.engine) as connection:
-            if connection.execute(first).one_or_none() is None:
+            if connection.execute(waiting).one_or_none() is None:
                 return None
+        return self._claim(waiting, owner=owner, lease_seconds=lease_seconds)
+
+    def claim_run(self, owner: str, *, trial: int, fold: int, lease_seconds: float) -> Claim | None:
+        """Lease one fold run that is waiting or paused, of a running trial; None if it is neither by now."""
+        free = FoldRunRow.state.in_((FoldRunState.WAITING, FoldRunState.PAUSED))
+        chosen = leases.claimable(self.study_id, free, FoldRunRow.trial == trial, FoldRunRow.fold == fold)
+        return self._claim(chosen, owner=owner, lease_seconds=lease_seconds)
+
+    def _claim(self, claimable: Select[Any], *, owner: str, lease_seconds: float) -> Claim | None:
         with self._changing() as change:
-            found = change.connection.execute(first).mappings().one_or_none()
+            found = change.connection.execute(claimable).mappings().one_or_none()
             return None if found is None else leases.lease(change, found, owner=owner, lease_seconds=lease_seconds)
 
     def renew(self, claim: Claim, *, lease_seconds: float) -> None:
@@ -88,10 +97,10 @@ class Ledger(LedgerView):
                 raise LeaseLost(
                     f"trial {run.trial}, fold {run.fold}: found epoch {score.epoch}, expected {run.num_epochs + 1}"
                 )
-            result = {"score": score.score, "metrics": dict(score.metrics), "seconds": score.seconds}
+            result: dict[str, Any] = {"score": score.score, "standing": score.standing}
+            result |= {"metrics": dict(score.metrics), "seconds": score.seconds}
             where = {"trial": run.trial, "fold": run.fold, "epoch": score.epoch}
-            row = {"study_id": self.study_id, "standing": score.standing} | where | result
-            change.connection.execute(insert(EpochRow), row)
+            change.connection.execute(insert(EpochRow), {"study_id": self.study_id} | where | result)
             seconds = run.seconds + score.seconds
             leases.set_values(change, run, num_epochs=score.epoch, checkpoint=checkpoint, seconds=seconds)
             change.event(EventKind.EPOCH, result, **where)
@@ -107,13 +116,16 @@ class Ledger(LedgerView):
         predictions: str | None = None,
         reason: str | None = None,
         stop_reason: str | None = None,
+        chance: float | None = None,
     ) -> None:
         """End the lease with the fold run DONE (score, best epoch, predictions), PAUSED or FAILED.
 
-        FAILED ends the trial, and with it what of it is waiting or paused; so does DONE with a `stop_reason`.
+        FAILED ends the trial, and with it what of it is waiting or paused; so does DONE with a `stop_reason`. `chance`
+        is what the race states of the trial.
         """
         with self._changing() as change:
             run = leases.held(change, claim)
+            leases.state_chance(change, run.trial, chance)
             match state:
                 case FoldRunState.DONE:
                     result = {"score": score, "best_epoch": best_epoch, "predictions": predictions}
@@ -127,10 +139,21 @@ class Ledger(LedgerView):
                 case _:
                     raise ValueError(f"found {state}, expected done, paused or failed")
 
-    def stop_trial(self, claim: Claim, *, reason: str) -> None:
-        """Stop this fold run, its trial, and what of that is waiting or paused."""
+    def stop_trial(self, claim: Claim, *, reason: str, chance: float | None = None) -> None:
+        """Stop this fold run, its trial, and what of that is waiting or paused; `chance` is what the race states."""
         with self._changing() as change:
-            leases.end_with_trial(change, leases.held(change, claim), FoldRunState.STOPPED, reason=reason)
+            run = leases.held(change, claim)
+            leases.state_chance(change, run.trial, chance)
+            leases.end_with_trial(change, run, FoldRunState.STOPPED, reason=reason)
+
+    def audit_trial(self, claim: Claim, *, reason: str, chance: float | None) -> None:
+        """Note that the race would have stopped the trial and lets it run on; without effect if it is noted already."""
+        with self._changing() as change:
+            run = leases.held(change, claim)
+            spared = update(TrialRow).where(*self._trial(run.trial), TrialRow.audited.is_(False))
+            if change.connection.execute(spared.values(audited=True, chance=chance)).rowcount:
+                payload = {"reason": reason, "chance": chance}
+                change.event(EventKind.TRIAL_AUDITED, payload, trial=run.trial, fold=run.fold)
 
     def release(self, claim: Claim, *, reason: str) -> None:
         """Give a fold run back to be continued by anybody from its checkpoint; it does not count as an attempt."""
@@ -174,7 +197,9 @@ class Ledger(LedgerView):
         """End a trial with its result and stop what of it is still open; without effect if that was done before."""
         with self._changing() as change:
             found = change.connection.execute(
-                select(TrialRow.params, TrialRow.reason, TrialRow.finished_at).where(*self._trial(number))
+                select(TrialRow.params, TrialRow.reason, TrialRow.chance, TrialRow.audited, TrialRow.finished_at).where(
+                    *self._trial(number)
+                )
             ).one_or_none()
             if found is None:
                 raise StorageError(f"the study has no trial {number}")
@@ -188,6 +213,8 @@ class Ledger(LedgerView):
             change.connection.execute(finished.values(**result, finished_at=change.now))
             runs = leases.fold_runs(change, FoldRunRow.trial == number)
             payload = result | {
+                "chance": found.chance,
+                "audited": found.audited,
                 "params": found.params,
                 "fold_scores": [run.score for run in runs],
                 "best": _best(change),
@@ -232,9 +259,9 @@ class Ledger(LedgerView):
         with writing(self.engine) as connection:
             connection.execute(update(StudyRow).where(StudyRow.id == self.study_id).values(config=config))
 
-    def finish_study(self, reason: str) -> None:
-        """End the study; without effect if it has ended before."""
-        self._set_study(StudyState.FINISHED, EventKind.STUDY_FINISHED, {"reason": reason})
+    def finish_study(self, reason: str, *, race: dict[str, Any] | None = None) -> None:
+        """End the study; without effect if it has ended before. `race` is what it saved and risked, for trackers."""
+        self._set_study(StudyState.FINISHED, EventKind.STUDY_FINISHED, {"reason": reason, "race": race or {}})
 
     def reopen_study(self) -> None:
         """Let an ended study go on; without effect if it has not ended."""

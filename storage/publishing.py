@@ -3,13 +3,13 @@
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
 from storage.ledger import Ledger
-from storage.records import Event, StudyRecord
+from storage.records import Event, FoldRunState, StudyRecord
 
 INTERVAL_SECONDS = 1.0
 MAX_DOUBLINGS = 5  # of the interval, one for each failure
@@ -58,6 +58,11 @@ def by_trial(events: Iterable[Event]) -> dict[int, list[Event]]:
         if event.trial is not None:
             trials.setdefault(event.trial, []).append(event)
     return trials
+
+
+def released(payload: Mapping[str, object]) -> str:
+    """What became of a fold run that a worker let go of, in words; older events do not say its state."""
+    return "paused" if payload.get("state") == FoldRunState.PAUSED else "given back"
 
 
 def num_unpublished(ledger: Ledger, tracker_name: str) -> int:

@@ -43,6 +43,7 @@ class EventKind(StrEnum):
 
     STUDY_CREATED = auto()
     TRIAL_STARTED = auto()
+    TRIAL_AUDITED = auto()
     FOLD_STARTED = auto()
     FOLD_SAMPLED = auto()
     EPOCH = auto()
@@ -73,7 +74,9 @@ class StudyRecord:
 class TrialRecord:
     """A trial and the score of each of its folds, None where the fold run is not DONE.
 
-    `score` is their mean, `pooled` the same metric of the out-of-fold predictions of all rows together.
+    `score` is their mean, `pooled` the same metric of the out-of-fold predictions of all rows together. `chance` is the
+    one of being the best after all folds that the race stated when it last paused or stopped the trial; an `audited`
+    trial would have been stopped at that chance, and runs on so that it can be checked.
     """
 
     number: int
@@ -84,6 +87,8 @@ class TrialRecord:
     pooled: float | None
     estimate: float | None
     reason: str | None
+    chance: float | None
+    audited: bool
     told: bool
     fold_scores: tuple[float | None, ...]
 

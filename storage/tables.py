@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -112,7 +113,7 @@ class CounterRow(Table):
 
 
 class TrialRow(Table):
-    """A trial; `finished_at` is set with its trial_finished event."""
+    """A trial; `finished_at` is set with its trial_finished event, `chance` and `audited` by the race."""
 
     __tablename__ = "ledger_trials"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
@@ -124,6 +125,8 @@ class TrialRow(Table):
     pooled: Mapped[float | None]
     estimate: Mapped[float | None]
     reason: Mapped[str | None]
+    chance: Mapped[float | None]
+    audited: Mapped[bool] = mapped_column(server_default=false())
     told: Mapped[bool]
     finished_at: Mapped[float | None]
 

@@ -1,7 +1,9 @@
 """Reading a ledger: each method is one look at the database that keeps no writer waiting."""
 
 import zlib
+from collections.abc import Collection
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,14 +45,17 @@ class LedgerView:
             raise StorageError(f"the database has no study with id {self.study_id}")
         return np.frombuffer(zlib.decompress(packed), dtype="<i2").astype(np.int16)
 
-    def trials(self) -> list[TrialRecord]:
-        """All trials by number."""
+    def trials(self, *, told: bool | None = None) -> list[TrialRecord]:
+        """All trials by number, or those alone of whose end the sampler knows, or does not know."""
         trials = select(*TRIAL_COLUMNS).where(TrialRow.study_id == self.study_id).order_by(TrialRow.number)
         runs = (
             select(FoldRunRow.trial, FoldRunRow.state, FoldRunRow.score)
             .where(FoldRunRow.study_id == self.study_id)
             .order_by(FoldRunRow.trial, FoldRunRow.fold)
         )
+        if told is not None:
+            trials = trials.where(TrialRow.told.is_(told))
+            runs = runs.where(FoldRunRow.trial.in_(trials.with_only_columns(TrialRow.number).order_by(None)))
         # The trials first: a trial that is added between the two questions is missing in both, not in one.
         with reading(self.engine) as connection:
             rows = connection.execute(trials).mappings().all()
@@ -61,9 +66,11 @@ class LedgerView:
             }
         return [TrialRecord(**row, fold_scores=scores[row["number"]]) for row in rows]
 
-    def fold_runs(self) -> list[FoldRun]:
-        """All fold runs by trial and fold."""
+    def fold_runs(self, *, trials: Collection[int] | None = None) -> list[FoldRun]:
+        """All fold runs, or those of some trials, by trial and fold."""
         runs = select(*FOLD_RUN_COLUMNS).where(FoldRunRow.study_id == self.study_id)
+        if trials is not None:
+            runs = runs.where(FoldRunRow.trial.in_(trials))
         with reading(self.engine) as connection:
             rows = connection.execute(runs.order_by(FoldRunRow.trial, FoldRunRow.fold)).mappings()
             return [FoldRun(**row) for row in rows]
@@ -84,13 +91,25 @@ class LedgerView:
             rows = connection.execute(select(*columns).where(EpochRow.study_id == self.study_id))
             return [(trial, fold, epoch, standing) for trial, fold, epoch, standing in rows]
 
-    def done(self) -> list[tuple[int, int]]:
-        """The trial and fold of every fold run that is DONE, in no order."""
-        done = select(FoldRunRow.trial, FoldRunRow.fold).where(
-            FoldRunRow.study_id == self.study_id, FoldRunRow.state == FoldRunState.DONE
-        )
+    def run_states(self) -> list[tuple[int, int, FoldRunState]]:
+        """The trial, fold and state of all fold runs, in no order: what the race reads."""
+        columns = (FoldRunRow.trial, FoldRunRow.fold, FoldRunRow.state)
         with reading(self.engine) as connection:
-            return [(trial, fold) for trial, fold in connection.execute(done)]
+            rows = connection.execute(select(*columns).where(FoldRunRow.study_id == self.study_id))
+            return [(trial, fold, state) for trial, fold, state in rows]
+
+    def audited(self) -> set[int]:
+        """The trials that would have been stopped and run on."""
+        trials = select(TrialRow.number).where(TrialRow.study_id == self.study_id, TrialRow.audited.is_(True))
+        with reading(self.engine) as connection:
+            return set(connection.scalars(trials))
+
+    def params(self) -> dict[int, dict[str, Any]]:
+        """The params of every trial, by number."""
+        columns = (TrialRow.number, TrialRow.params)
+        trials = select(*columns).where(TrialRow.study_id == self.study_id).order_by(TrialRow.number)
+        with reading(self.engine) as connection:
+            return dict(connection.execute(trials).tuples().all())
 
     def counts(self) -> dict[FoldRunState, int]:
         """How many fold runs are in each state, zeros included."""

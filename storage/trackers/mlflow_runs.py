@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from storage.publishing import without_secrets
+from storage.publishing import released, without_secrets
 from storage.records import Event, EventKind, TrialState
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 8000
@@ -52,7 +52,9 @@ def trial_writes(metric: str, events: Iterable[Event]) -> RunWrites:
                 scores = {"score": payload["score"], **payload["metrics"]}
                 writes.log({f"{fold}/{name}": value for name, value in scores.items()}, event, step=event.epoch or 0)
             case EventKind.FOLD_RELEASED:
-                writes.tag({f"search.{fold}": _joined("given back", payload["reason"])})
+                writes.tag({f"search.{fold}": _joined(released(payload), payload["reason"])})
+            case EventKind.TRIAL_AUDITED:
+                writes.tag({"search.audited": "yes", "search.chance": payload["chance"]})
             case EventKind.FOLD_FINISHED:
                 writes.tag({f"search.{fold}": _joined(payload["state"], payload["reason"])})
                 writes.log({f"{fold}/best_score": payload["score"]}, event, step=payload["best_epoch"] or 0)
@@ -65,6 +67,7 @@ def _end_trial(writes: RunWrites, metric: str, event: Event) -> None:
     payload = event.payload
     writes.set_params(payload["params"])
     writes.tag({"search.state": payload["state"], "search.reason": payload["reason"]})
+    writes.tag({"search.chance": payload.get("chance")})
     values = {name: payload.get(name) for name in ("std", "pooled", "estimate")} | {"mean": payload["score"]}
     writes.log({f"cv/{metric}_{name}": value for name, value in values.items()}, event, step=0)
     writes.status, writes.ended_at = STATUSES[TrialState(payload["state"])], event.at
@@ -83,6 +86,7 @@ def study_writes(metric: str, events: Iterable[Event]) -> RunWrites:
                 writes.tag({"search.best_trial": best["trial"]})
             case EventKind.STUDY_FINISHED:
                 writes.tag({"search.state": "finished", "search.reason": payload["reason"]})
+                writes.tag({f"search.race.{name}": value for name, value in payload.get("race", {}).items()})
                 writes.status, writes.ended_at = "FINISHED", event.at
             case EventKind.STUDY_REOPENED:
                 writes.tag({"search.state": "running", "search.reason": "reopened"})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from storage.publishing import study_key, without_secrets
+from storage.publishing import released, study_key, without_secrets
 from storage.records import Event, EventKind, StudyRecord, TrialState
 
 Scalar = bool | int | float | str | datetime
@@ -62,7 +62,9 @@ def trial_writes(metric: str, events: Iterable[Event]) -> RunWrites:
                 for name, value in {"score": payload["score"], **payload["metrics"]}.items():
                     writes.append(f"{fold}/{_curve(name)}", value, event, step=event.epoch or 0)
             case EventKind.FOLD_RELEASED:
-                writes.set(fold, {"state": "given back", "reason": payload["reason"]})
+                writes.set(fold, {"state": released(payload), "reason": payload["reason"]})
+            case EventKind.TRIAL_AUDITED:
+                writes.set("trial", {"audited": True, "chance": payload["chance"]})
             case EventKind.FOLD_FINISHED:
                 writes.set(fold, payload)
             case EventKind.TRIAL_FINISHED:
@@ -71,8 +73,8 @@ def trial_writes(metric: str, events: Iterable[Event]) -> RunWrites:
 
 
 def _end_trial(writes: RunWrites, metric: str, payload: Mapping[str, object]) -> None:
-    names = ("score", "estimate", "state", "reason")
-    writes.set("trial", {"parameters": payload["params"], **{name: payload[name] for name in names}})
+    names = ("score", "estimate", "chance", "state", "reason")
+    writes.set("trial", {"parameters": payload["params"], **{name: payload.get(name) for name in names}})
     spread = {f"mean_{metric}": payload["score"], f"std_{metric}": payload["std"]}
     spread |= {f"pooled_{metric}": payload.get("pooled")}
     writes.set("results/metrics/validation", spread)
@@ -105,7 +107,7 @@ def study_writes(events: Iterable[Event]) -> RunWrites:
                 writes.append("trials/values", payload["score"], event, step=event.trial or 0)
                 _note_best(writes, event)
             case EventKind.STUDY_FINISHED:
-                writes.set("study", {"state": "finished", "reason": payload["reason"]})
+                writes.set("study", {"state": "finished", "reason": payload["reason"], "race": payload.get("race", {})})
     return writes
 
 

@@ -97,6 +97,14 @@ def claim_all(url: str, study_id: int, number: int) -> list[tuple[int, int]]:
     return claimed
 
 
+def claim_one(url: str, study_id: int, number: int) -> int | None:
+    """Claim one fold run that all processes want; returns the token of whoever got it."""
+    engine = connect(url)
+    claim = Ledger(engine, study_id).claim_run(f"worker-{number}", trial=0, fold=1, lease_seconds=60)
+    engine.dispose()
+    return None if claim is None else claim.token
+
+
 def work(url: str, study_id: int, number: int) -> None:
     """Write every kind of change, on trials of its own and on fold runs of everybody's."""
     engine = connect(url)

@@ -18,6 +18,7 @@ from tests.contracts.ledger_processes import (
     Crowd,
     Epoch,
     claim_all,
+    claim_one,
     create,
     die_inside_a_change,
     new_study,
@@ -137,6 +138,51 @@ class TestClaims:
         assert sorted(claims) == [(trial, fold) for trial in range(67) for fold in range(3)]
         assert ledger.counts() == {state: 201 * (state is FoldRunState.DONE) for state in FoldRunState}
 
+    def test_one_of_many_processes_gets_a_chosen_fold_run(self, ledger: Ledger, ledger_url: str, crowd: Crowd) -> None:
+        """The others are told None, and write nothing."""
+        ledger.add_trial(0, {})
+        tokens = crowd.call(claim_one, ledger_url, ledger.study_id)
+        assert [token for token in tokens if token] == [ledger.fold_runs()[1].token]
+        assert states(ledger) == [FoldRunState.WAITING, FoldRunState.LEASED, FoldRunState.WAITING]
+        assert kinds(ledger).count(EventKind.FOLD_STARTED) == 1
+
+    def test_a_paused_fold_run_is_continued_where_it_was(self, ledger: Ledger) -> None:
+        """By whoever chooses it, and by nobody else; pausing is no attempt, and the chance stays with the trial."""
+        ledger.add_trial(0, {})
+        claim = claimed(ledger)
+        ledger.record_epoch(claim, epoch(1), checkpoint="checkpoint-1")
+        ledger.finish_fold(claim, FoldRunState.PAUSED, reason="behind", chance=0.125)
+        assert (ledger.fold_runs()[0].reason, ledger.trials()[0].chance) == ("behind", 0.125)
+        assert claimed(ledger).fold == 1
+        again = ledger.claim_run("other", trial=0, fold=0, lease_seconds=60)
+        assert again is not None
+        assert (again.num_epochs, again.checkpoint, again.attempt) == (1, "checkpoint-1", 1)
+        assert ledger.record_epoch(again, epoch(2), checkpoint="checkpoint-2") is TrialState.RUNNING
+        released = next(event for event in ledger.events() if event.kind is EventKind.FOLD_RELEASED)
+        assert released.payload == {"state": "paused", "reason": "behind", "owner": "worker"}
+
+    @pytest.mark.parametrize("taken", ["leased", "done", "ended", "unknown"])
+    def test_what_is_not_free_is_not_claimed(self, ledger: Ledger, taken: str) -> None:
+        """A fold run that somebody trains or has trained, that of an ended trial, one that is not there."""
+        ledger.add_trial(0, {})
+        if taken != "unknown":
+            claim = claimed(ledger)
+        if taken == "done":
+            ledger.finish_fold(claim, FoldRunState.DONE, score=0.5, best_epoch=1)
+        if taken == "ended":
+            ledger.finish_fold(claim, FoldRunState.PAUSED)
+            ledger.finish_trial(0, TrialState.STOPPED)
+        before = kinds(ledger)
+        assert ledger.claim_run("other", trial=0, fold=3 if taken == "unknown" else 0, lease_seconds=60) is None
+        assert kinds(ledger) == before
+
+    def test_a_paused_fold_run_is_nobodys(self, ledger: Ledger) -> None:
+        """No lease of it expires, and its last owner's end does not touch it."""
+        ledger.add_trial(0, {})
+        ledger.finish_fold(claimed(ledger, lease_seconds=-1), FoldRunState.PAUSED)
+        assert ledger.expire_leases(max_attempts=1) == ledger.release_owner("worker", reason="died") == 0
+        assert states(ledger)[0] is FoldRunState.PAUSED
+
     def test_a_late_writer_is_refused(self, ledger: Ledger) -> None:
         """Whatever it tries with its old token raises LeaseLost and changes nothing."""
         ledger.add_trial(0, {})
@@ -149,7 +195,9 @@ class TestClaims:
             lambda: ledger.record_epoch(late, epoch(1), checkpoint="late"),
             lambda: ledger.finish_fold(late, FoldRunState.DONE, score=1.0, best_epoch=1),
             lambda: ledger.finish_fold(late, FoldRunState.FAILED, reason="late"),
-            lambda: ledger.stop_trial(late, reason="late"),
+            lambda: ledger.stop_trial(late, reason="late", chance=0.1),
+            lambda: ledger.audit_trial(late, reason="late", chance=0.1),
+            lambda: ledger.finish_fold(late, FoldRunState.PAUSED, reason="late", chance=0.1),
             lambda: ledger.release(late, reason="late"),
         ):
             with pytest.raises(LeaseLost, match="trial 0, fold 0: the lease of late was lost"):
@@ -326,6 +374,16 @@ class TestEnds:
         ledger.mark_told(0)
         assert ledger.trials()[0].told
 
+    def test_trials_of_which_the_sampler_does_not_know_are_few(self, ledger: Ledger) -> None:
+        """They and their fold runs are read without the others."""
+        for number in range(3):
+            ledger.add_trial(number, {})
+        ledger.finish_trial(1, TrialState.STOPPED)
+        ledger.mark_told(1)
+        assert [trial.number for trial in ledger.trials(told=False)] == [0, 2]
+        assert [trial.number for trial in ledger.trials(told=True)] == [1]
+        assert {run.trial for run in ledger.fold_runs(trials=[0, 2])} == {0, 2}
+
     def test_finishing_stops_what_is_open(self, ledger: Ledger) -> None:
         """Waiting, paused and leased fold runs stop; each fold run has one fold_finished; a worker is refused."""
         ledger.add_trial(0, {})
@@ -368,6 +426,40 @@ class TestEnds:
             ledger.finish_trial(3, TrialState.STOPPED)
 
 
+class TestChances:
+    def test_the_race_s_last_chance_is_kept(self, ledger: Ledger) -> None:
+        """Of a trial that is paused and later stopped, the one it was stopped at; also in its end's event."""
+        ledger.add_trial(0, {})
+        ledger.finish_fold(claimed(ledger), FoldRunState.PAUSED, chance=0.25)
+        ledger.stop_trial(claimed(ledger), reason="behind", chance=0.0625)
+        ledger.finish_trial(0, TrialState.STOPPED)
+        assert (ledger.trials()[0].chance, ledger.trials()[0].audited) == (0.0625, False)
+        payload = ledger.events()[-1].payload
+        assert (payload["chance"], payload["audited"]) == (0.0625, False)
+
+    def test_a_done_fold_s_verdict_has_its_chance(self, ledger: Ledger) -> None:
+        """In the same transaction."""
+        ledger.add_trial(0, {})
+        end = {"score": 0.5, "best_epoch": 1, "stop_reason": "behind", "chance": 0.03125}
+        ledger.finish_fold(claimed(ledger), FoldRunState.DONE, **end)
+        assert ledger.trials()[0].chance == 0.03125
+
+    def test_a_trial_is_audited_once(self, ledger: Ledger) -> None:
+        """It goes on; the chance of the stop that it was spared stays, whatever is stated later."""
+        ledger.add_trial(0, {})
+        claim = claimed(ledger)
+        ledger.audit_trial(claim, reason="behind", chance=0.03125)
+        ledger.audit_trial(claim, reason="behind still", chance=0.015625)
+        ledger.finish_fold(claim, FoldRunState.PAUSED, chance=0.5)
+        trial = ledger.trials()[0]
+        assert (trial.state, trial.audited, trial.chance) == (TrialState.RUNNING, True, 0.03125)
+        assert ledger.audited() == {0}
+        audits = [event for event in ledger.events() if event.kind is EventKind.TRIAL_AUDITED]
+        assert [(audit.trial, audit.fold, audit.payload) for audit in audits] == [
+            (0, 0, {"reason": "behind", "chance": 0.03125})
+        ]
+
+
 class TestEvents:
     def test_a_fold_run_tells_its_story(self, ledger: Ledger) -> None:
         """Kinds, places and payloads, in order."""
@@ -382,8 +474,8 @@ class TestEvents:
         assert found == [
             (EventKind.TRIAL_STARTED, 0, None, None, {"params": {"lr": 0.1}}),
             (EventKind.FOLD_STARTED, 0, 0, None, {"owner": "me", "attempt": 1, "num_epochs": 0}),
-            (EventKind.EPOCH, 0, 0, 1, {"score": 0.5, "metrics": {"loss": 2.0}, "seconds": 1.5}),
-            (EventKind.FOLD_RELEASED, 0, 0, None, {"reason": "leaving", "owner": "me"}),
+            (EventKind.EPOCH, 0, 0, 1, {"score": 0.5, "standing": 0.5, "metrics": {"loss": 2.0}, "seconds": 1.5}),
+            (EventKind.FOLD_RELEASED, 0, 0, None, {"state": "waiting", "reason": "leaving", "owner": "me"}),
             (EventKind.FOLD_STARTED, 0, 0, None, {"owner": "you", "attempt": 1, "num_epochs": 1}),
             (EventKind.FOLD_FINISHED, 0, 0, None, finished),
         ]
@@ -460,14 +552,16 @@ class TestRoles:
 
 
 def test_reading_costs_the_same_number_of_statements_however_much_there_is(ledger: Ledger) -> None:
-    """Trials take two statements, all other bulk reads one."""
+    """Trials take two statements, also some of them, all other bulk reads one."""
     for number in range(20):
         ledger.add_trial(number, {})
     statements: list[str] = []
     event.listen(ledger.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
     counts = []
-    for read in (ledger.trials, ledger.fold_runs, ledger.epochs, ledger.counts, ledger.events):
+    reads = (ledger.trials, lambda: ledger.trials(told=False), ledger.fold_runs, ledger.epochs, ledger.counts)
+    reads += (ledger.events, ledger.run_states, ledger.standings, ledger.params, ledger.audited)
+    for read in reads:
         statements.clear()
         read()
         counts.append(sum(statement.startswith("SELECT") for statement in statements))
-    assert counts == [2, 1, 1, 1, 1]
+    assert counts == [2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
