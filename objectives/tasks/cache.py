@@ -4,6 +4,7 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def digest(parts: Iterable[str]) -> str:
 
 def digest_weights(encoder: str) -> list[str]:
     """Return the sha256 of each of the encoder's weight files; raises EncoderError."""
-    return [_digest_file(path) for path in sorted(resolve_encoder(encoder).glob("*.safetensors"))]
+    files = sorted(resolve_encoder(encoder).glob("*.safetensors"))
+    return [_digest_file(path, (path.stat().st_size, path.stat().st_mtime_ns)) for path in files]
 
 
 def _save(folder: Path, arrays: Arrays) -> None:
@@ -73,6 +75,8 @@ def _save(folder: Path, arrays: Arrays) -> None:
         (folder / f"{name}.npy").write_bytes(content.getbuffer())
 
 
-def _digest_file(path: Path) -> str:
+@lru_cache(maxsize=32)
+def _digest_file(path: Path, version: tuple[int, int]) -> str:
+    # Every fold run asks, and reading the weights takes longer than training a head; a file of another version is new.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
