@@ -1,0 +1,57 @@
+"""Recorded curves as a replay reads them: the first folds alone, larger is better, and what each epoch costs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.curves import Curves
+
+Unit = Literal["epoch", "second"]
+FloatArray = NDArray[np.float64]
+
+TIE = 1e-6  # means that differ by less are the same: scores are recorded in float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The trials of one set, their first folds alone; `sign` times the metric, so that larger is better."""
+
+    name: str
+    scores: FloatArray  # (trials, folds, epochs), NaN after a fold run's last epoch
+    lengths: NDArray[np.int64]  # (trials, folds): epochs of a fold run
+    planned: NDArray[np.int64]  # (trials,): the same before patience ends one
+    costs: FloatArray  # (trials, folds): of one epoch
+    final: FloatArray  # (trials,): the mean over these folds after the last epoch
+    test: FloatArray  # (trials,): the mean of these folds' models on the test file, NaN where there is none
+    sign: float
+    curves: Curves
+
+    @property
+    def work(self) -> FloatArray:
+        """What each trial costs in full, (trials,)."""
+        total: FloatArray = (self.costs * self.lengths).sum(axis=1)
+        return total
+
+
+def recorded(curves: Curves, *, name: str, num_folds: int | None = None, unit: Unit = "epoch") -> Recorded:
+    """Take the first `num_folds` folds of the curves; ValueError if they have fewer."""
+    most = curves.standing.shape[1]
+    folds = num_folds or most
+    if not 2 <= folds <= most:
+        raise ValueError(f"{name}: found {folds} folds, expected 2 to {most}")
+    scores = curves.sign * curves.standing[:, :folds].astype(np.float64)
+    lengths = curves.lengths[:, :folds].astype(np.int64)
+    last = np.take_along_axis(scores, lengths[:, :, None] - 1, axis=2)[:, :, 0]
+    return Recorded(
+        name=name,
+        scores=scores,
+        lengths=lengths,
+        planned=curves.epochs.astype(np.int64),
+        costs=np.ones(lengths.shape) if unit == "epoch" else curves.seconds[:, :folds].astype(np.float64),
+        final=last.mean(axis=1),
+        test=curves.sign * curves.test_folds[:, :folds].astype(np.float64).mean(axis=1),
+        sign=curves.sign,
+        curves=curves,
+    )

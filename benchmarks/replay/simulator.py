@@ -1,0 +1,206 @@
+"""A study in simulated time: workers train recorded fold runs epoch by epoch, and a policy says which and how far."""
+
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Literal
+
+import numpy as np
+
+from benchmarks.replay.orders import FloatArray, Order
+from benchmarks.replay.policies import Policy
+from benchmarks.replay.recorded import Recorded
+from search.racing.estimates import estimate
+from search.racing.matrix import Matrix, RunState
+from search.racing.verdicts import Action, Decision
+
+WAITING, RUNNING, PAUSED, DONE, ENDED = (int(state) for state in RunState)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What a rule stated of a trial that it ended, left unfinished or let run on to check itself."""
+
+    trial: int  # its number in the study
+    chance: float | None  # of being the best after all its folds
+    kind: Literal["stopped", "left", "audited"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What came of one study; trials are numbered in the order in which they were drawn."""
+
+    drawn: tuple[int, ...]  # each trial's row in the recorded set
+    completed: FloatArray  # (trials,): when it had all its folds, infinity if never
+    end: float  # when nothing was left to train
+    work: float  # what all trained epochs cost
+    epochs: int
+    stated: tuple[Stated, ...]
+    chosen: int  # the best complete trial; the one of the best estimate where none is complete
+
+
+def replay(
+    recorded: Recorded, *, policy: Policy, order: Order, workers: int = 1, num_trials: int | None = None
+) -> Replay:
+    """Run one study of `num_trials` trials, all that are recorded if None, until the policy ends it or none is left.
+
+    A worker's unit is one epoch. A fold run that is paused costs nothing to resume; one whose trial is stopped by
+    another worker ends with its epoch. AssertionError where the policy asks for what there is not.
+    """
+    study = _Study(recorded, policy, order, workers, num_trials or len(recorded.final))
+    return study.run()
+
+
+@dataclass(slots=True)
+class _Study:
+    recorded: Recorded
+    policy: Policy
+    order: Order
+    workers: int
+    num_trials: int
+    drawn: list[int] = field(default_factory=list)
+    work: float = 0.0
+    epochs: int = 0
+    now: float = 0.0
+    events: list[tuple[float, int, int, int]] = field(default_factory=list)
+    num_started: int = 0  # fold runs, for the order of simultaneous events
+    num_idle: int = 0
+    ended: set[int] = field(default_factory=set)
+    stated: list[Stated] = field(default_factory=list)
+    chances: dict[int, float | None] = field(default_factory=dict)
+    audited: set[int] = field(default_factory=set)
+    told: dict[int, tuple[int, float]] = field(default_factory=dict)  # of a trial: after how many epochs, what
+    matrix: Matrix = field(init=False)
+    scores: FloatArray = field(init=False)
+    states: np.ndarray = field(init=False)
+    progress: list[list[int]] = field(init=False)
+    completed: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        _, num_folds, num_epochs = self.recorded.scores.shape
+        self.scores = np.full((self.num_trials, num_folds, num_epochs), np.nan)
+        self.states = np.full((self.num_trials, num_folds), WAITING, np.int8)
+        self.progress = [[0] * num_folds for _ in range(self.num_trials)]
+        self.completed = [np.inf] * self.num_trials
+        self.num_idle = self.workers
+        self._show()
+
+    def run(self) -> Replay:
+        """Go from event to event, an event the end of one worker's epoch."""
+        self._employ()
+        while self.events:
+            self.now, _, trial, fold = heappop(self.events)
+            if self._train(trial, fold):
+                self._begin_epoch(trial, fold)
+            else:
+                self.num_idle += 1
+            if self.num_idle:
+                self._employ()
+        left = [
+            Stated(trial=trial, chance=self.chances.get(trial), kind="left")
+            for trial in range(len(self.drawn))
+            if trial not in self.ended and np.isinf(self.completed[trial])
+        ]
+        return Replay(
+            drawn=tuple(self.drawn),
+            completed=np.array(self.completed[: len(self.drawn)]),
+            end=self.now,
+            work=self.work,
+            epochs=self.epochs,
+            stated=(*self.stated, *left),
+            chosen=self._choose(),
+        )
+
+    def _train(self, trial: int, fold: int) -> bool:
+        """End an epoch; whether the worker goes on with this fold run."""
+        row, progress = self.drawn[trial], self.progress[trial]
+        epoch = progress[fold]
+        self.scores[trial, fold, epoch] = self.recorded.scores[row, fold, epoch]
+        progress[fold] = epoch + 1
+        self.work += self.recorded.costs[row, fold]
+        self.epochs += 1
+        if epoch + 1 == self.recorded.lengths[row, fold]:
+            self.states[trial, fold] = DONE
+            if (self.states[trial] == DONE).all():
+                self.completed[trial] = self.now
+            elif trial not in self.ended:
+                self._judge(trial, fold)
+            return False
+        if trial in self.ended:
+            self.states[trial, fold] = ENDED
+            return False
+        return not self.policy.every_epoch or self._judge(trial, fold)
+
+    def _judge(self, trial: int, fold: int) -> bool:
+        """Ask for a verdict and carry it out; whether the fold run goes on, if it is not done."""
+        left = self.num_trials - len(self.drawn)
+        verdict = self.policy.verdict(self.matrix, trial=trial, fold=fold, trials_left=left)
+        if verdict.chance is not None:
+            self.chances[trial] = verdict.chance
+        if verdict.audited and trial not in self.audited:
+            self.audited.add(trial)
+            self.stated.append(Stated(trial=trial, chance=verdict.chance, kind="audited"))
+        if verdict.decision is Decision.STOP:
+            self.ended.add(trial)
+            self.stated.append(Stated(trial=trial, chance=verdict.chance, kind="stopped"))
+            states = self.states[trial]
+            states[(states == WAITING) | (states == PAUSED)] = ENDED
+            if states[fold] != DONE:
+                states[fold] = ENDED
+        elif verdict.decision is Decision.PAUSE and self.states[trial, fold] != DONE:
+            self.states[trial, fold] = PAUSED
+        return verdict.decision is Decision.CONTINUE
+
+    def _employ(self) -> None:
+        """Give every idle worker something to do, until the policy has nothing more for them."""
+        while self.num_idle:
+            left = self.num_trials - len(self.drawn)
+            choice = self.policy.next_fold_run(self.matrix, trials_left=left)
+            if choice.action is Action.START:
+                assert left > 0, "the policy starts a trial that the study does not have"
+                self.drawn.append(self.order.draw(self.drawn, self._tell() if self.order.learns else np.empty(0)))
+                self._show()
+            elif choice.action is Action.RUN:
+                trial, fold = choice.trial, choice.fold
+                assert self.states[trial, fold] in (WAITING, PAUSED), "the policy runs what is not to be run"
+                assert trial not in self.ended, "the policy runs a trial that it has stopped"
+                self.states[trial, fold] = RUNNING
+                self.num_idle -= 1
+                self._begin_epoch(trial, fold)
+            else:
+                return
+
+    def _begin_epoch(self, trial: int, fold: int) -> None:
+        self.num_started += 1
+        cost = self.recorded.costs[self.drawn[trial], fold]
+        heappush(self.events, (self.now + cost, self.num_started, trial, fold))
+
+    def _show(self) -> None:
+        """Let the matrix show the trials that were drawn; it looks at the same arrays all along."""
+        num = len(self.drawn)
+        self.matrix = Matrix(
+            numbers=np.arange(num),
+            scores=self.scores[:num],
+            states=self.states[:num],
+            lengths=self.recorded.planned[self.drawn],
+            sign=self.recorded.sign,
+        )
+
+    def _choose(self) -> int:
+        complete = np.flatnonzero(np.isfinite(self.completed[: len(self.drawn)]))
+        if complete.size:
+            return int(complete[self.recorded.final[self.drawn][complete].argmax()])
+        return int(np.nan_to_num(self._tell(), nan=-np.inf).argmax())
+
+    def _tell(self) -> FloatArray:
+        """What is known of each drawn trial's final mean, larger is better; a new estimate only after new epochs."""
+        values = np.full(len(self.drawn), np.nan)
+        for trial, row in enumerate(self.drawn):
+            trained = sum(self.progress[trial])
+            if np.isfinite(self.completed[trial]):
+                values[trial] = self.recorded.final[row]
+            elif trained:
+                if self.told.get(trial, (0, 0.0))[0] != trained:
+                    found = estimate(self.matrix, trial=trial)
+                    self.told[trial] = (trained, np.nan if found is None else self.recorded.sign * found)
+                values[trial] = self.told[trial][1]
+        return values
