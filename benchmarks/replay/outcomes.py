@@ -100,9 +100,12 @@ def _claim(stated: Stated, found: Replay, of: Recorded, best: float) -> Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studies:
-    """All studies of a comparison: every set with every number of folds that it has, order, workers and seed."""
+    """All studies of a comparison: every set with every number of folds that it has, order, workers and seed.
 
-    sets: Mapping[str, Curves]
+    A set may have been recorded with several numbers of folds; the fewest that are enough are taken.
+    """
+
+    sets: Mapping[str, Sequence[Curves]]
     folds: Sequence[int]
     orders: Sequence[OrderName] = ("random",)
     workers: Sequence[int] = (1,)
@@ -116,8 +119,13 @@ class Studies:
         return [
             Setting(set_name=name, folds=folds, order=order, workers=workers, seed=seed)
             for seed, name, folds, order, workers in grid
-            if folds <= self.sets[name].standing.shape[1]
+            if self.curves(name, folds) is not None
         ]
+
+    def curves(self, name: str, folds: int) -> Curves | None:
+        """The set's curves with the fewest folds that are at least so many; None if it has not so many."""
+        enough = [curves for curves in self.sets[name] if curves.standing.shape[1] >= folds]
+        return min(enough, key=lambda curves: curves.standing.shape[1], default=None)
 
 
 def compare(studies: Studies, rules: Rules, *, processes: int | None = None) -> Iterator[Outcome]:
@@ -142,15 +150,13 @@ class _Comparison:
 
     def __init__(self, studies: Studies, rules: Rules) -> None:
         self._studies, self._rules = studies, rules
-        self._recorded = {
-            (name, folds): recorded(curves, name=name, num_folds=folds, unit=studies.unit)
-            for name, curves in studies.sets.items()
-            for folds in studies.folds
-            if folds <= curves.standing.shape[1]
-        }
-        self._pools: dict[str, Pool] = {}
-        if "tpe" in studies.orders:
-            self._pools = {name: pool_of(curves.params) for name, curves in studies.sets.items()}
+        self._recorded: dict[tuple[str, int], Recorded] = {}
+        self._pools: dict[tuple[str, int], Pool] = {}
+        for name, folds in product(studies.sets, studies.folds):
+            curves = studies.curves(name, folds)
+            if curves is not None:
+                self._recorded[name, folds] = recorded(curves, name=name, num_folds=folds, unit=studies.unit)
+                self._pools[name, folds] = pool_of(curves.params)
 
     def outcomes(self, setting: Setting) -> list[Outcome]:
         """Replay one setting under every rule."""
@@ -164,7 +170,7 @@ class _Comparison:
     def _replay(self, of: Recorded, setting: Setting, policy: Policy) -> Replay:
         order: Order
         if setting.order == "tpe":
-            order = TpeOrder(self._pools[setting.set_name], setting.seed)
+            order = TpeOrder(self._pools[setting.set_name, setting.folds], setting.seed)
         else:
             order = RandomOrder(len(of.final), setting.seed)
         return replay(of, policy=policy, order=order, workers=setting.workers, num_trials=self._studies.num_trials)

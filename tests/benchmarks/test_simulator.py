@@ -154,7 +154,7 @@ def test_an_order_that_learns_is_told_means_and_estimates():
 
 def test_studies_differ_by_seed_and_repeat():
     """The same comparison twice is the same, in one process and in two; every setting has an outcome a rule."""
-    studies = Studies(sets={"hand": THREE}, folds=[2, 3], orders=["random", "tpe"], num_studies=3)
+    studies = Studies(sets={"hand": [THREE]}, folds=[2, 3], orders=["random", "tpe"], num_studies=3)
     one = list(compare(studies, {"none": no_race}, processes=1))
     assert one == list(compare(studies, {"none": no_race}, processes=2))
     assert len(one) == 6
