@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
 from benchmarks.real_data import Both, baseline, fold_predictions, join, run_search
 from search.config import StudyConfig, load_config
 from search.study import find
+from search.ties import ALPHA, holm, resampled_t_test
 from storage.records import TrialRecord
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,24 +79,10 @@ def score_cell(name: str, storage: str, config: StudyConfig, both: Both, trial: 
     )
 
 
-def p_value(difference: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Return the two-sided p of the mean of per-fold differences, (folds,), whose training rows overlap."""
-    num_folds = len(difference)
-    variance = difference.var(ddof=1) * (1 / num_folds + 1 / (num_folds - 1))
-    if variance == 0:
-        return 1.0
-    return float(2 * student.sf(abs(difference.mean()) / math.sqrt(variance), num_folds - 1))
-
-
 def noticeable(cells: Sequence[Cell], reference: Cell) -> list[bool]:
     """Return which cells differ from the reference by more than fold noise: Holm's step-down over all of them."""
-    p_values = np.array([p_value(cell.folds - reference.folds) for cell in cells])
-    order = np.argsort(p_values)
-    passes = p_values[order] * np.arange(len(cells), 0, -1) < ALPHA
-    num_passed = len(cells) if passes.all() else int(passes.argmin())
-    found = np.zeros(len(cells), bool)
-    found[order[:num_passed]] = True
-    return found.tolist()
+    p_values = resampled_t_test([cell.folds - reference.folds for cell in cells])
+    return holm(p_values, alpha=ALPHA).tolist()
 
 
 def render(cells: Sequence[Cell]) -> str:
@@ -123,7 +107,7 @@ def render(cells: Sequence[Cell]) -> str:
         "\ncross-validated macro-F1, mean ± std over the folds / test file; * differs from cross_entropy, none"
     )
     for cell in sorted(cells, key=lambda cell: -cell.folds.mean())[:5]:
-        p = p_value(cell.folds - reference.folds)
+        p = float(resampled_t_test(cell.folds - reference.folds))
         lines.append(
             f"- {cell.loss}, {cell.sampler}: {cell.folds.mean():.1f} ± {cell.folds.std(ddof=1):.1f}, pooled "
             f"{cell.pooled:.1f}, test {cell.test:.1f}, {cell.seconds:.0f} s, p {p:.2g} against cross_entropy, none"

@@ -6,8 +6,8 @@ import statistics
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 
 import optuna
 from optuna.trial import TrialState as OptunaState
@@ -16,17 +16,20 @@ from models.params import Scalar
 from search.config import StudyConfig
 from search.presence import WORKER_ROLE
 from search.racing.estimates import estimate
-from search.racing.matrix import Matrix
-from search.scores import read_matrix
-from search.space import grid, most_trials, suggest
+from search.racing.matrix import Matrix, RunState
+from search.racing.verdicts import Action
+from search.report import summarise
+from search.scores import LiveRace
+from search.space import grid, suggest
 from storage.ledger import Ledger
-from storage.records import OPEN_STATES, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
+from storage.records import FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
 from storage.studies import close_study, open_study, optuna_errors
 
 ROLE = "coordinator"
 ROLE_SECONDS = 20.0
 RENEWAL_SECONDS = 1.0
 MAX_ATTEMPTS = 5
+NOT_WORTH_IT = "the race expects nothing of training on"
 TOLD_AS = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.STOPPED: OptunaState.PRUNED,
@@ -40,6 +43,7 @@ class Coordinator:
 
     ledger: Ledger
     config: StudyConfig
+    race: LiveRace
     url: str
     owner: str
     pooled_score: Callable[[int], float | None]
@@ -51,7 +55,7 @@ class Coordinator:
     _last_renewal: float = -math.inf
     _seen: tuple[int, int] | None = None
     _study: optuna.Study | None = None
-    _reported: set[tuple[int, int]] = field(default_factory=set)
+    _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def step(self) -> bool:
         """Do what is due; False once the study is finished. Without the role only the latter is looked at."""
@@ -64,7 +68,7 @@ class Coordinator:
             return True  # nothing has happened since the last step
         with optuna_errors(self.url):
             self._settle()
-            working = self._ask_ahead(num_workers=seen[1])
+            working = self._provide(num_workers=seen[1])
         self._seen = seen
         return working
 
@@ -91,34 +95,44 @@ class Coordinator:
         self._close()
 
     def _settle(self) -> None:
-        """End the trials whose folds are through, and tell Optuna of them and of every fold that was finished."""
-        open_trials = [trial for trial in self.ledger.trials() if not trial.told]
+        """End the trials whose folds are through, and tell Optuna of them and of every other that got further."""
+        open_trials = self._open_trials()
         if not open_trials:
             return
-        runs = defaultdict(list)
-        for run in self.ledger.fold_runs():
-            runs[run.trial].append(run)
-        matrix: Matrix | None = None
-        any_ended = False
-        for trial in open_trials:
-            finished = sum(run.state is FoldRunState.DONE for run in runs[trial.number])
-            ended = _has_ended(trial, runs[trial.number])
-            any_ended = any_ended or ended
-            if not ended and (not finished or (trial.number, finished) in self._reported):
-                continue
-            matrix = matrix or read_matrix(self.ledger)
-            if ended:
-                self._end(trial, runs[trial.number], matrix)
-            else:
-                self._report(trial.number, finished, estimate(matrix, trial=trial.number))
-        if any_ended:
+        matrix = self.race.scores.matrix()
+        ended = [(trial, runs) for trial, runs in open_trials if _has_ended(trial, runs)]
+        for trial, runs in open_trials:
+            if not _has_ended(trial, runs):
+                self._report_partial(trial.number, runs, matrix)
+        for trial, runs in ended:
+            self._end(trial, runs, matrix)
+        if ended:
             self.prune()
 
-    def _end(self, trial: TrialRecord, runs: list[FoldRun], matrix: Matrix) -> None:
-        """Write a trial's end into the ledger, then tell Optuna: a crash in between is mended by the next step."""
+    def _open_trials(self) -> list[tuple[TrialRecord, list[FoldRun]]]:
+        """The trials of whose end Optuna does not know, with their fold runs."""
+        trials = self.ledger.trials(told=False)
+        runs: defaultdict[int, list[FoldRun]] = defaultdict(list)
+        for run in self.ledger.fold_runs(trials=[trial.number for trial in trials]):
+            runs[run.trial].append(run)
+        return [(trial, runs[trial.number]) for trial in trials]
+
+    def _report_partial(self, number: int, runs: Sequence[FoldRun], matrix: Matrix) -> None:
+        """Report where a trial stands when a fold of it is done or paused."""
+        halted = [run for run in runs if run.state in (FoldRunState.DONE, FoldRunState.PAUSED)]
+        progress = (len(halted), sum(run.num_epochs for run in halted))
+        if halted and self._reported.get(number) != progress:
+            self._report(number, len(halted), estimate(matrix, trial=number))
+            self._reported[number] = progress
+
+    def _end(self, trial: TrialRecord, runs: Sequence[FoldRun], matrix: Matrix, *, reason: str | None = None) -> None:
+        """Write a trial's end into the ledger, then tell Optuna: a crash in between is mended by the next step.
+
+        With a `reason` the trial is stopped, whatever of it is open.
+        """
         scores = [run.score for run in runs if run.state is FoldRunState.DONE and run.score is not None]
         complete = len(scores) == len(runs) and trial.state is TrialState.RUNNING
-        state = TrialState.COMPLETE if complete else trial.state
+        state = TrialState.COMPLETE if complete else TrialState.STOPPED if reason else trial.state
         expected = estimate(matrix, trial=trial.number)
         self.ledger.finish_trial(
             trial.number,
@@ -127,6 +141,7 @@ class Coordinator:
             std=statistics.stdev(scores) if complete else None,
             pooled=self.pooled_score(trial.number) if complete else None,
             estimate=expected,
+            reason=reason,
         )
         self._tell(trial.number, state, scores=scores, expected=expected, begun=_num_begun(runs))
         self.ledger.mark_told(trial.number)
@@ -148,38 +163,60 @@ class Coordinator:
 
     def _report(self, number: int, step: int, expected: float | None) -> None:
         """Report the estimate of the final mean, never one fold's score; the step is the number of folds begun."""
-        self._reported.add((number, step))
         if expected is None:
             return
         study = self._optuna()
         trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
         study._storage.set_trial_intermediate_value(trial_id, step, expected)
 
-    def _ask_ahead(self, *, num_workers: int) -> bool:
-        """Ask for trials until every worker has a fold run and a few wait; finish the study when the budget is used."""
-        trials = self.ledger.trials()
-        counts = self.ledger.counts()
-        num_open = sum(counts.get(state, 0) for state in OPEN_STATES)
-        budget = most_trials(self.config)
-        if len(trials) >= budget:
-            if all(trial.told for trial in trials):
-                self.ledger.finish_study(f"{budget} of {budget} trials")
-                return False
-            return True
-        # One worker waits for the sampler, so that every proposal knows the same past each time: reproducible.
-        # Several keep one fold run ahead of them.
-        wanted = num_workers + 1 if num_workers > 1 else 1
-        while self.asking and num_open < wanted and len(trials) < budget:
-            number, params = self._ask()
-            self.ledger.add_trial(number, params)
-            trials = self.ledger.trials()
-            num_open += self.ledger.study().num_folds
+    def _provide(self, *, num_workers: int) -> bool:
+        """Ask for the trials that the race wants begun; finish the study when it wants nothing more.
+
+        One worker waits for the sampler, so that every proposal knows the same past each time: reproducible. For
+        several, what one of them will want next is there ahead of time.
+        """
+        num_running = int((self.race.scores.matrix().states == RunState.RUNNING).sum())
+        wanted = max(0, num_workers - num_running) + 1 if num_workers > 1 else 1 - num_running
+        taken: list[tuple[int, int]] = []  # what the workers will claim, the idle ones first
+        for _ in range(wanted):
+            matrix = self.race.scores.matrix()
+            for trial, fold in taken:
+                matrix = matrix.with_state(trial, fold, RunState.RUNNING)
+            choice = self.race.next_fold_run(matrix)
+            match choice.action:
+                case Action.RUN:
+                    taken.append((choice.trial, choice.fold))
+                case Action.START if self.asking:
+                    taken.append((self._begin_trial(), 0))
+                case Action.END if not (num_running or taken):
+                    return not self._finish(matrix)
+                case _:
+                    break
         return True
+
+    def _finish(self, matrix: Matrix) -> bool:
+        """Stop what is still open and end the study; False while there is something to be settled before."""
+        left = self.race.trials_left(matrix)
+        open_trials = self._open_trials()
+        if any(_has_ended(*found) for found in open_trials) or (left and not self.asking):
+            return False
+        for trial, runs in open_trials:
+            self._end(trial, runs, matrix, reason=NOT_WORTH_IT)
+        self.prune()
+        reason = f"{self.race.num_trials - left} of {self.race.num_trials} trials"
+        summary = summarise(self.ledger)
+        figures = {"work_saved": summary.work_saved, **asdict(summary.race)}
+        self.ledger.finish_study(f"{reason}: {NOT_WORTH_IT}" if left else reason, race=figures)
+        return True
+
+    def _begin_trial(self) -> int:
+        number, params = self._ask()
+        self.ledger.add_trial(number, params)
+        return number
 
     def _ask(self) -> tuple[int, dict[str, Scalar]]:
         study = self._optuna()
-        known = {trial.number for trial in self.ledger.trials()}
-        number = max(known, default=-1) + 1
+        number = max(self.race.scores.matrix().numbers.tolist(), default=-1) + 1
         # A sampler seeded by the trial's number proposes after a restart what it would have proposed without one.
         study.sampler = make_sampler(self.config, number)
         if self.config.study.sampler == "grid":
@@ -192,7 +229,7 @@ class Coordinator:
         if self._study is None:
             record = self.ledger.study()
             self._study = open_study(self.url, name=record.name, direction=record.direction)
-            known = {trial.number for trial in self.ledger.trials()}
+            known = set(self.race.scores.matrix().numbers.tolist())
             for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
                 if trial.number not in known:
                     self._study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)

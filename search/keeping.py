@@ -1,4 +1,4 @@
-"""Which trained weights a study keeps: those of finished folds, by the study file's `artifacts.keep`."""
+"""Which artifacts of ended trials a study keeps: the trained weights that `artifacts.keep` names, no checkpoints."""
 
 import logging
 import math
@@ -13,7 +13,8 @@ from storage.records import Claim, Direction, FoldRun, TrialRecord, TrialState
 
 log = logging.getLogger(__name__)
 
-PREFIX = "model-"
+WEIGHTS = "model-"
+CHECKPOINT = "checkpoint-"
 
 
 def fold_folder(study_id: int, run: Claim | FoldRun) -> str:
@@ -23,7 +24,7 @@ def fold_folder(study_id: int, run: Claim | FoldRun) -> str:
 
 def weights_name(study_id: int, run: Claim | FoldRun) -> str:
     """The name of the weights that a fold run ended with; the token keeps a late writer of an older lease away."""
-    return f"{fold_folder(study_id, run)}/{PREFIX}{run.token}.safetensors"
+    return f"{fold_folder(study_id, run)}/{WEIGHTS}{run.token}.safetensors"
 
 
 def trials_kept(trials: Sequence[TrialRecord], settings: ArtifactsConfig, direction: Direction) -> set[int]:
@@ -44,7 +45,7 @@ def trials_kept(trials: Sequence[TrialRecord], settings: ArtifactsConfig, direct
 
 @dataclass(slots=True, kw_only=True)
 class Keeping:
-    """Removes the weights of ended trials that are not to be kept.
+    """Removes the checkpoints of ended trials, and the weights of those that are not to be kept.
 
     Several processes may do so at once: scores never change, so what falls behind once stays behind, and what an open
     trial has stored is left alone.
@@ -53,25 +54,26 @@ class Keeping:
     ledger: Ledger
     artifacts: Artifacts
     settings: ArtifactsConfig
-    _removed: set[int] = field(default_factory=set)
+    _without: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def prune(self) -> None:
         """Remove what is due; a place that cannot be reached is a warning, and tried again the next time."""
         trials = self.ledger.trials()
         kept = trials_kept(trials, self.settings, self.ledger.study().direction)
-        for trial in trials:
-            if trial.number in kept or trial.number in self._removed:
+        for number in (trial.number for trial in trials if trial.told):
+            unwanted = (CHECKPOINT,) if number in kept else (CHECKPOINT, WEIGHTS)
+            if self._without.get(number) == unwanted:
                 continue
             try:
-                self._remove(trial.number)
+                self._remove(number, unwanted)
             except StorageError as error:
-                log.warning("weights of trial %d are not removed: %s", trial.number, error)
+                log.warning("artifacts of trial %d are not removed: %s", number, error)
                 return
-            self._removed.add(trial.number)
+            self._without[number] = unwanted
 
-    def _remove(self, trial: int) -> None:
+    def _remove(self, trial: int, unwanted: tuple[str, ...]) -> None:
         for name in self.artifacts.names(_trial_folder(self.ledger.study_id, trial)):
-            if name.rpartition("/")[2].startswith(PREFIX):
+            if name.rpartition("/")[2].startswith(unwanted):
                 self.artifacts.delete(name)
 
 

@@ -10,9 +10,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from search.audits import race_line
 from search.report import Summary, best_line, counts_line, sample_line, show, summarise
 from storage.ledger import Ledger
-from storage.records import Event, EventKind
+from storage.records import Event, EventKind, FoldRunState
 
 REFRESH_SECONDS = 1.0
 
@@ -77,7 +78,7 @@ class Progress:
         elapsed = time.monotonic() - self._started
         saved = f"work saved by stopping: {summary.work_saved:.0%}"
         times = f"elapsed {duration(elapsed)}; left: {self._left(summary)}"
-        return Group(grid, counts_line(summary), best_line(summary), f"{saved}; {times}")
+        return Group(grid, counts_line(summary), best_line(summary), race_line(summary.race), f"{saved}; {times}")
 
     def _left(self, summary: Summary) -> str:
         trained = summary.epochs_trained - self._epochs_at_start
@@ -124,6 +125,10 @@ def describe(event: Event, *, metric: str) -> str:
             return f"{where} epoch {event.epoch}: {metric} {payload['score']:.4f} {losses} ({payload['seconds']:.1f}s)"
         case EventKind.FOLD_FINISHED | EventKind.TRIAL_FINISHED:
             return f"{where} {payload['state']}{_outcome(payload, metric)}"
+        case EventKind.FOLD_RELEASED if payload.get("state") == FoldRunState.PAUSED:
+            return f"{where} paused: {payload['reason']}"
+        case EventKind.TRIAL_AUDITED:
+            return f"{where} would be stopped and runs on, so that chances can be checked: {payload['reason']}"
         case EventKind.FOLD_RELEASED:
             return f"{where} given back: {payload['reason']}"
         case EventKind.STUDY_FINISHED:

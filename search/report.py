@@ -2,21 +2,26 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from search.audits import RaceFigures, paused_trials, race_figures, race_line
 from search.config import StudyConfig, config_from_record
+from search.racing.estimates import estimate
+from search.scores import Scores
 from search.space import most_trials
+from search.ties import Tie, tied_with
 from storage.catalog import list_studies
 from storage.database import connect, migrate
 from storage.ledger import Ledger
 from storage.records import Direction, FoldRun, FoldRunState, StudyRecord, TrialRecord, TrialState
 
 NONE = "-"
+MOST_TIES = 8
 FOLD_RUN_WORDS = {
     "done": "done",
     "leased": "running",
@@ -62,6 +67,7 @@ class Summary:
     epochs_trained: int
     epochs_left: float
     work_saved: float
+    race: RaceFigures
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with plain types."""
@@ -96,6 +102,7 @@ def summarise(ledger: Ledger) -> Summary:
         epochs_trained=sum(trained.values()),
         epochs_left=(to_come + under_way) * (1 - work_saved),
         work_saved=work_saved,
+        race=race_figures(trials, runs, record.direction),
     )
 
 
@@ -117,7 +124,9 @@ def find_best(record: StudyRecord, trials: Sequence[TrialRecord]) -> Best | None
 
 def counts_line(summary: Summary) -> str:
     """Trials and fold runs by state in one line."""
-    trials = _counted(summary.trials, {state: state for state in ("complete", "running", "stopped", "failed")})
+    states = summary.trials | {"paused": summary.race.paused}
+    states["running"] = states.get("running", 0) - summary.race.paused
+    trials = _counted(states, {state: state for state in ("complete", "running", "paused", "stopped", "failed")})
     runs = _counted(summary.fold_runs, FOLD_RUN_WORDS)
     return f"trials {sum(summary.trials.values())}/{summary.budget} ({trials}); fold runs: {runs}"
 
@@ -139,19 +148,21 @@ def best_line(summary: Summary) -> str:
 
 def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
     """A study as a table: its numbers, then its best trials and those still running."""
-    record, trials, summary = ledger.study(), ledger.trials(), summarise(ledger)
+    record, trials, runs, summary = ledger.study(), ledger.trials(), ledger.fold_runs(), summarise(ledger)
     runs_by_trial: dict[int, list[FoldRun]] = defaultdict(list)
-    for run in ledger.fold_runs():
+    for run in runs:
         runs_by_trial[run.trial].append(run)
+    paused = estimate_trials(ledger, paused_trials(trials, runs))
     table = Table(title=f"study {record.name} ({record.state.value})", title_justify="left")
     for column in ("trial", "state", record.metric, "pooled", "folds", "epochs", "reason"):
         table.add_column(column, overflow="fold", no_wrap=column not in ("folds", "reason"))
     for trial in _ranked(record, trials)[:most]:
-        table.add_row(*_row(trial, runs_by_trial[trial.number]))
+        table.add_row(*_row(trial, runs_by_trial[trial.number], paused))
     lines = [
         counts_line(summary),
         best_line(summary),
         f"work saved by stopping: {summary.work_saved:.0%} of the ended trials' epochs",
+        race_line(summary.race),
     ]
     if len(trials) > most:
         lines.append(f"{len(trials) - most} more trials: --json shows all, with their params")
@@ -189,16 +200,37 @@ def render_best(ledger: Ledger) -> RenderableType:
     table.add_section()
     for name, value in best.params.items():
         table.add_row(name, show(value))
-    return Group(best_line(summary), table, leak_line(samples))
+    return Group(
+        best_line(summary), table, ties_line(best_ties(ledger, best.trial)), leak_line(samples), race_line(summary.race)
+    )
+
+
+def best_ties(ledger: Ledger, best: int) -> list[Tie]:
+    """The complete trials that cannot be told from the best one, the nearest first."""
+    complete = [trial for trial in ledger.trials() if trial.state is TrialState.COMPLETE]
+    return tied_with(
+        best, {t.number: [score if score is not None else math.nan for score in t.fold_scores] for t in complete}
+    )
+
+
+def ties_line(ties: Sequence[Tie]) -> str:
+    """Which trials are tied with the best one, in one line."""
+    named = ", ".join(f"{tie.trial} ({tie.score:.4f})" for tie in ties[:MOST_TIES])
+    more = f" and {len(ties) - MOST_TIES} more" if len(ties) > MOST_TIES else ""
+    return f"tied with it within the folds' noise: {f'trials {named}{more}' if ties else 'no other trial'}"
 
 
 def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
-    """The best trial with plain types, and `samples`: what each fold was trained on, null where it is not recorded."""
+    """The best trial with plain types, what its folds were trained on, and the trials that cannot be told from it.
+
+    `samples` has null where it is not recorded.
+    """
     best = summarise(ledger).best
     if best is None:
         return None
     samples = _samples(ledger, best.trial)
-    return {**asdict(best), "num_validation_rows_used": _num_leaked(samples), "samples": samples}
+    tied = [asdict(tie) for tie in best_ties(ledger, best.trial)]
+    return {**asdict(best), "num_validation_rows_used": _num_leaked(samples), "samples": samples, "tied": tied}
 
 
 def sample_line(sample: Mapping[str, Any]) -> str:
@@ -222,8 +254,24 @@ def leak_line(samples: Sequence[Mapping[str, Any] | None]) -> str:
 
 
 def trials_as_json(ledger: Ledger) -> list[dict[str, Any]]:
-    """All trials with plain types."""
-    return [{**asdict(trial), "state": trial.state.value} for trial in ledger.trials()]
+    """All trials with plain types; a paused one, `paused`, has the estimate of its final mean by now."""
+    trials = ledger.trials()
+    paused = estimate_trials(ledger, paused_trials(trials, ledger.fold_runs()))
+    return [
+        {
+            **asdict(trial),
+            "state": trial.state.value,
+            "paused": trial.number in paused,
+            "estimate": paused.get(trial.number, trial.estimate),
+        }
+        for trial in trials
+    ]
+
+
+def estimate_trials(ledger: Ledger, trials: Collection[int]) -> dict[int, float | None]:
+    """What the final mean of each of these trials is expected to be."""
+    matrix = Scores(ledger).matrix() if trials else None
+    return {trial: estimate(matrix, trial=trial) for trial in trials} if matrix else {}
 
 
 def show(value: Any) -> str:
@@ -276,13 +324,18 @@ def _ranked(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRec
     return sorted(trials, key=place)
 
 
-def _row(trial: TrialRecord, runs: Sequence[FoldRun]) -> tuple[str, ...]:
-    score = NONE
+def _row(trial: TrialRecord, runs: Sequence[FoldRun], paused: Mapping[int, float | None]) -> tuple[str, ...]:
+    """A trial's cells; `paused` are the estimates of the paused ones."""
+    score, expected = NONE, paused.get(trial.number, trial.estimate)
     if trial.score is not None:
         score = f"{trial.score:.4f} ± {trial.std or 0.0:.4f}"
-    elif trial.estimate is not None:
-        score = f"(about {trial.estimate:.4f})"
+    elif expected is not None:
+        score = f"(about {expected:.4f})"
     pooled = NONE if trial.pooled is None else f"{trial.pooled:.4f}"
     folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
     epochs = str(sum(run.num_epochs for run in runs))
-    return str(trial.number), trial.state.value, score, pooled, folds, epochs, trial.reason or ""
+    state = "paused" if trial.number in paused else trial.state.value
+    notes = [f"chance {trial.chance:.2g}"] if trial.chance is not None else []
+    notes += ["spared"] if trial.audited else []
+    notes += [trial.reason] if trial.reason else []
+    return str(trial.number), state, score, pooled, folds, epochs, "; ".join(notes)

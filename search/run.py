@@ -20,6 +20,7 @@ from search.presence import WORKER_ROLE
 from search.progress import Progress
 from search.publish import make_publisher
 from search.rows import StudyRows
+from search.scores import live_race
 from search.study import OpenStudy
 from storage.artifacts import Artifacts
 from storage.errors import StorageUnavailable
@@ -68,6 +69,7 @@ def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secret
     coordinator = Coordinator(
         ledger=study.ledger,
         config=config,
+        race=live_race(study.ledger, config),
         url=study.url,
         owner=make_owner(),
         pooled_score=StudyRows(ledger=study.ledger, config=config).pooled_score,

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from objectives.errors import Diverged, TrialError
 from objectives.jobs import EpochScore
 from objectives.leaks import LeakProof
-from search.config import RaceConfig
 from search.errors import USER_ERRORS
 from search.keeping import fold_folder, weights_name
 from search.presence import Presence
-from search.race import verdict
-from search.racing.verdicts import Decision, Verdict
-from search.scores import read_matrix
+from search.racing.verdicts import Action, Decision, Verdict
+from search.scores import LiveRace
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLost, StorageError, StorageUnavailable, reason_of
 from storage.ledger import Ledger
@@ -73,7 +71,7 @@ class Worker:
     ledger: Ledger
     artifacts: Artifacts
     objective: Callable[[Claim], Training]
-    race: RaceConfig
+    race: LiveRace
     owner: str
     stop: threading.Event
     keeps_weights: bool = True
@@ -81,17 +79,27 @@ class Worker:
 
     def work(self) -> None:
         """Claim and train until the study is finished or a stop is asked for."""
+        seen = None
         with Presence(self.ledger, self.owner, lease_seconds=self.lease_seconds) as presence:
             while not self.stop.is_set():
-                claim = self.ledger.claim(self.owner, lease_seconds=self.lease_seconds)
-                if claim is not None:
+                sequence = self.ledger.last_sequence()
+                if sequence == seen:
+                    self.stop.wait(POLL_SECONDS)  # nothing has happened since there was nothing to do
+                    continue
+                seen = sequence
+                if self.ledger.study().state is StudyState.FINISHED:
+                    return
+                if (claim := self.claim()) is not None:
                     presence.claim = claim
                     self.train(claim)
                     presence.claim = None
-                elif self.ledger.study().state is StudyState.FINISHED:
-                    return
-                else:
-                    self.stop.wait(POLL_SECONDS)
+
+    def claim(self) -> Claim | None:
+        """Claim what the race chooses; None if that is nothing by now, or if somebody else was faster."""
+        choice = self.race.next_fold_run()
+        if choice.action is not Action.RUN:
+            return None
+        return self.ledger.claim_run(self.owner, trial=choice.trial, fold=choice.fold, lease_seconds=self.lease_seconds)
 
     def train(self, claim: Claim) -> None:
         """Train one fold run to its end, a verdict or a stop; what goes wrong with it ends its trial alone."""
@@ -130,8 +138,12 @@ class Worker:
             last = training.finished
             judged = self._judge(claim, done=False) if trial_state is TrialState.RUNNING else _ENDED
             if judged.decision is Decision.STOP and not last:
-                self.ledger.stop_trial(claim, reason=judged.reason)
+                self.ledger.stop_trial(claim, reason=judged.reason, chance=judged.chance)
                 self._discard(checkpoint)
+                return
+            if judged.decision is Decision.PAUSE and not last:
+                # The checkpoint stays: whoever continues the fold run begins there.
+                self.ledger.finish_fold(claim, FoldRunState.PAUSED, reason=judged.reason, chance=judged.chance)
                 return
             if self.stop.is_set() and not last:
                 self.ledger.release(claim, reason="the worker was asked to leave")
@@ -165,14 +177,17 @@ class Worker:
                 best_epoch=training.best.epoch,
                 predictions=predictions,
                 stop_reason=judged.reason if judged.decision is Decision.STOP else None,
+                chance=None if judged.decision is Decision.CONTINUE else judged.chance,
             )
         except LeaseLost:
             self.artifacts.delete(weights)
             raise
 
     def _judge(self, claim: Claim, *, done: bool) -> Verdict:
-        matrix = read_matrix(self.ledger, also_done=[(claim.trial, claim.fold)] if done else [])
-        return verdict(matrix, trial=claim.trial, fold=claim.fold, settings=self.race)
+        judged = self.race.verdict(trial=claim.trial, fold=claim.fold, done=done)
+        if judged.audited and not self.race.is_audited(claim.trial):
+            self.ledger.audit_trial(claim, reason=judged.reason, chance=judged.chance)
+        return judged
 
     def _give_back(self, claim: Claim, reason: str) -> None:
         """What went wrong is not this configuration's fault: whoever claims the fold run next continues it."""

@@ -162,6 +162,7 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
 
     from search.objective import Objective, choose_device
     from search.rows import StudyRows
+    from search.scores import live_race
     from search.worker import Worker
     from storage.artifacts import Artifacts
     from storage.catalog import find_study
@@ -179,7 +180,7 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
         ledger=ledger,
         artifacts=Artifacts(job.config.storage.artifacts),
         objective=Objective(StudyRows(ledger=ledger, config=job.config), device=choose_device(job.index)),
-        race=job.config.race,
+        race=live_race(ledger, job.config),
         owner=job.owner,
         stop=stop,
         keeps_weights=job.config.artifacts.keep != "none",

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from search.config import StudyConfig
 from search.coordinator import Coordinator
 from search.keeping import Keeping
+from search.scores import LiveRace, Policy, live_race
 from search.worker import Worker
 from storage.artifacts import Artifacts
 from storage.catalog import create_study
@@ -51,16 +53,22 @@ class ScriptedStudy:
         self.ledger = Ledger(engine, record.id)
         self.artifacts = Artifacts(str(folder / "artifacts"))
         self.stop = threading.Event()
+        self.policy: Policy | None = None
 
     def coordinator(self, owner: str = "coordinator") -> Coordinator:
         return Coordinator(
             ledger=self.ledger,
             config=self.config,
+            race=self.race(),
             url=self.url,
             owner=owner,
             pooled_score=lambda trial: 0.5,
             prune=self.keeping().prune,
         )
+
+    def race(self) -> LiveRace:
+        race = live_race(self.ledger, self.config)
+        return replace(race, policy=self.policy) if self.policy else race
 
     def keeping(self) -> Keeping:
         return Keeping(ledger=self.ledger, artifacts=self.artifacts, settings=self.config.artifacts)
@@ -70,7 +78,7 @@ class ScriptedStudy:
             ledger=self.ledger,
             artifacts=self.artifacts,
             objective=script,
-            race=self.config.race,
+            race=self.race(),
             owner=owner,
             stop=self.stop,
             keeps_weights=self.config.artifacts.keep != "none",
@@ -82,7 +90,7 @@ class ScriptedStudy:
         coordinator = coordinator or self.coordinator()
         worker = self.worker(script)
         while coordinator.step():
-            while (claim := self.ledger.claim("worker", lease_seconds=60)) is not None:
+            while (claim := worker.claim()) is not None:
                 worker.train(claim)
                 coordinator.step()
 

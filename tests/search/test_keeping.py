@@ -114,6 +114,6 @@ def test_a_place_that_cannot_be_reached_is_a_warning(scripted_study: Studies, mo
     with monkeypatch.context() as then:
         then.setattr(study.artifacts, "delete", unreachable)
         keeping.prune()
-    assert "weights of trial 0 are not removed: the place is away" in caplog.text
+    assert "artifacts of trial 0 are not removed: the place is away" in caplog.text
     keeping.prune()
     assert stored(study) == {1}

@@ -1,0 +1,66 @@
+"""Which trials cannot be told from the best one by their folds' scores; pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tie:
+    """A complete trial whose difference to the best one, `difference` >= 0, is not more than the folds' noise."""
+
+    trial: int
+    score: float
+    difference: float
+    p_value: float
+
+
+def tied_with(best: int, scores: Mapping[int, Sequence[float]]) -> list[Tie]:
+    """Return the trials tied with the best, the nearest first; `scores` are the complete trials', one for each fold.
+
+    A trial is told from the best where the corrected resampled t-test over the same folds says so, after Holm's
+    correction over all trials, at 5%. A trial with a score that is not finite is never tied.
+    """
+    others = [trial for trial, own in scores.items() if trial != best and all(map(math.isfinite, own))]
+    if not others:
+        return []
+    values = np.array([scores[trial] for trial in others], dtype=np.float64)
+    differences = np.array(scores[best], dtype=np.float64) - values
+    p_values = resampled_t_test(differences)
+    different = holm(p_values, alpha=ALPHA)
+    ties = [
+        Tie(trial=trial, score=float(own.mean()), difference=abs(float(gap.mean())), p_value=float(p))
+        for trial, own, gap, p, told in zip(others, values, differences, p_values, different, strict=True)
+        if not told
+    ]
+    return sorted(ties, key=lambda tie: (tie.difference, tie.trial))
+
+
+def resampled_t_test(differences: ArrayLike) -> NDArray[np.float64]:
+    """Return the two-sided p-values of mean differences, (...), of per-fold differences, (..., folds).
+
+    The folds' training rows overlap, for which the variance is corrected (Nadeau and Bengio 2003, Machine Learning 52):
+    times 1/K + 1/(K - 1) in place of 1/K. Differences that are all the same have p 0, or 1 where they are 0.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    num_folds, means = values.shape[-1], np.abs(values.mean(axis=-1))
+    error = np.sqrt(values.var(axis=-1, ddof=1) * (1 / num_folds + 1 / (num_folds - 1)))
+    ratios = np.divide(means, error, out=np.where(means > 0, np.inf, 0.0), where=error > 0)
+    found: NDArray[np.float64] = 2 * student.sf(ratios, num_folds - 1)
+    return found
+
+
+def holm(p_values: NDArray[np.float64], *, alpha: float) -> NDArray[np.bool_]:
+    """Return which hypotheses are rejected at `alpha`, the family-wise error held (Holm 1979)."""
+    order = np.argsort(p_values)
+    passes = p_values[order] * np.arange(len(p_values), 0, -1) < alpha
+    num_passed = len(passes) if passes.all() else int(passes.argmin())
+    rejected = np.zeros(len(p_values), dtype=np.bool_)
+    rejected[order[:num_passed]] = True
+    return rejected
