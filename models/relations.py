@@ -62,7 +62,10 @@ class ExtendedEmbedding(nn.Module):
 
     def merged(self) -> nn.Embedding:
         """Return one ordinary embedding of all tokens, for the encoder to be saved with."""
-        weight = torch.cat([self.known.weight.detach()[: self.first], self.new.weight.detach()])
+        known = self.known.weight.detach()[: self.first]
+        # A tokenizer may have ids that the encoder has no rows for.
+        unused = known.new_zeros(self.first - len(known), known.shape[1])
+        weight = torch.cat([known, unused, self.new.weight.detach()])
         merged: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.known.padding_idx)
         return merged
 

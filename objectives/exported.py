@@ -25,6 +25,7 @@ from objectives.errors import ModelError, TrialError
 from objectives.jobs import FoldJob, Rows
 from objectives.metrics import Goal, Task
 from objectives.params import TOKEN_CHANGES, Params
+from objectives.relations import read_relations
 from objectives.tasks.feeds import Batch, Feed, Inputs
 from objectives.tasks.preparation import prepare
 
@@ -68,6 +69,7 @@ class Description(_Section):
     fold_scores: tuple[float, ...]  # the trial's, on the rows that each fold was not trained on
     pooled: dict[str, float]  # metrics of the out-of-fold predictions of all rows together
     temperature: float  # fitted on them
+    entity_types: tuple[str, ...] = ()  # of the rows it was trained on, where they are shown to it
     members: tuple[Member, ...]
     packages: dict[str, str]
     fingerprints: dict[str, str]
@@ -94,6 +96,8 @@ class ExportedModel:
         Raises DataError if the rows are not such as the model was trained on, EncoderError.
         """
         params = self._params(self.description.members[0])
+        if content.spec.relation is not None:
+            read_relations(content, form=params.model.entity_form, known_types=self.description.entity_types)
         with TemporaryDirectory() as cache:
             inputs = prepare(
                 content,

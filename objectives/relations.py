@@ -1,7 +1,6 @@
 """Relations: a sentence with two entities, each a span of its characters, and the forms in which encoders see them."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,10 +8,11 @@ from typing import Literal
 from objectives.data import Content, Dataset, RelationSpec
 from objectives.errors import DataError
 
-MARKER = re.compile(r"\[/?[SO](:.+)?\]")
-
 Form = Literal["separated", "markers", "typed_markers", "typed_punctuation"]
 Role = Literal["subject", "object"]
+
+ROLES: tuple[Role, Role] = ("subject", "object")
+TYPED: tuple[Form, ...] = ("typed_markers", "typed_punctuation")  # they name the entities' types
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,12 @@ class MarkedText:
     spans: tuple[tuple[int, int], ...]  # from and to before: the entities, what marks them included
 
 
-def read_relations(content: Content, *, form: Form) -> list[Relation]:
+def read_relations(content: Content, *, form: Form, known_types: Collection[str] = ()) -> list[Relation]:
     """Return the rows' relations, which `form` can show.
 
     Raises DataError, with the file and the data row, if a span's ends are no whole numbers, are out of range or do not
-    hold the entity's text, if a type is missing that `form` shows, or if a marker occurs in a sentence.
+    hold the entity's text, if a type that `form` shows is missing or is none of the `known_types` that there are, or if
+    a marker occurs in a sentence.
     """
     spec = content.spec.relation
     if spec is None:
@@ -57,7 +58,9 @@ def read_relations(content: Content, *, form: Form) -> list[Relation]:
         _read(dict(zip(spec.columns, row, strict=True)), spec=spec, form=form, where=_Where(content, index))
         for index, row in enumerate(zip(*cells, strict=True))
     ]
-    markers = new_tokens(relations, form=form)
+    if known_types:
+        _check_types(relations, content, known=known_types)
+    markers = new_tokens(known_types or entity_types(relations), form=form)
     for index, relation in enumerate(relations):
         for marker in markers:
             if marker in relation.sentence:
@@ -68,22 +71,28 @@ def read_relations(content: Content, *, form: Form) -> list[Relation]:
     return relations
 
 
-def new_tokens(relations: Iterable[Relation], *, form: Form) -> dict[str, str]:
-    """Return the tokens that `form` adds to the encoder's, each with its meaning in words, in a fixed order."""
-    if form not in ("markers", "typed_markers"):
-        return {}
-    entities = [(role, entity) for relation in relations for role, entity in _entities(relation)]
-    kinds = sorted({(role, entity.type if form == "typed_markers" else "") for role, entity in entities})
+def entity_types(relations: Iterable[Relation]) -> tuple[str, ...]:
+    """Return the types of all entities, sorted."""
+    return tuple(sorted({entity.type for relation in relations for _, entity in _entities(relation)}))
+
+
+def shown_types(content: Content, *, form: Form) -> tuple[str, ...]:
+    """Return the types of the rows' entities, none where `form` does not name them; DataError as read_relations."""
+    return entity_types(read_relations(content, form=form)) if form in TYPED else ()
+
+
+def new_tokens(types: Iterable[str], *, form: Form) -> dict[str, str]:
+    """Return the tokens that `form` adds to the encoder's, each with its meaning in words, in a fixed order.
+
+    Each type has its own for both roles: in other rows an entity may have a role that it never has in these.
+    """
+    kinds = {"markers": [""], "typed_markers": sorted(set(types))}.get(form, [])
     tokens: dict[str, str] = {}
-    for role, kind in kinds:
-        opening, closing = _signs(role, kind, form=form)
-        tokens |= {opening: f"{role} {kind}".strip(), closing: f"end {role} {kind}".strip()}
+    for role in ROLES:
+        for kind in kinds:
+            opening, closing = _signs(role, kind, form=form)
+            tokens |= {opening: f"{role} {kind}".strip(), closing: f"end {role} {kind}".strip()}
     return tokens
-
-
-def is_marker(token: str) -> bool:
-    """Whether a token is one that a form adds."""
-    return MARKER.fullmatch(token) is not None
 
 
 def mark(relation: Relation, *, form: Form, separator: str) -> MarkedText:
@@ -123,8 +132,7 @@ class _Where:
 def _read(row: dict[str, str], *, spec: RelationSpec, form: Form, where: _Where) -> Relation:
     sentence = row[spec.sentence]
     entities: dict[Role, Entity] = {}
-    roles: tuple[tuple[Role, str], ...] = (("subject", spec.subject), ("object", spec.object))
-    for role, column in roles:
+    for role, column in zip(ROLES, (spec.subject, spec.object), strict=True):
         first, last = (_whole_number(row, f"{column}_{part}", where=where) for part in ("start", "end"))
         end = last + spec.end_inclusive
         said = f"{where}: the {role}'s span {first} to {last}"
@@ -138,10 +146,20 @@ def _read(row: dict[str, str], *, spec: RelationSpec, form: Form, where: _Where)
                 f"{hint if other == row[column] else ''}"
             )
         kind = row[f"{column}_type"].strip()
-        if form.startswith("typed") and not kind:
+        if form in TYPED and not kind:
             raise DataError(f"{where}: column '{column}_type' is empty; model.entity_form {form} needs a type")
         entities[role] = Entity(first, end, kind)
     return Relation(sentence, **entities)
+
+
+def _check_types(relations: Iterable[Relation], content: Content, *, known: Collection[str]) -> None:
+    for index, relation in enumerate(relations):
+        for role, entity in _entities(relation):
+            if entity.type not in known:
+                raise DataError(
+                    f"{_Where(content, index)}: the {role} is of type {entity.type!r}, which the model never saw; "
+                    f"expected one of {', '.join(map(repr, known))}"
+                )
 
 
 def _whole_number(row: dict[str, str], column: str, *, where: _Where) -> int:

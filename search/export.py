@@ -17,6 +17,7 @@ from objectives.errors import TrialError
 from objectives.exported import DESCRIPTION, Description, Form, Member, write_classifier
 from objectives.jobs import FoldJob
 from objectives.metrics import defined_metrics, score_all
+from objectives.relations import shown_types
 from objectives.training import label_scale, read_weights
 from search.config import StudyConfig, to_record
 from search.errors import ConfigError
@@ -54,8 +55,8 @@ def export(
     """
     _check_free(out, force=force)
     config = on_this_machine(study.record, overrides)
-    if config.data.kind != "text":
-        raise ConfigError(f"data: {config.data.kind} cannot be exported in this version, expected text")
+    if config.data.kind == "image":
+        raise ConfigError("data: image cannot be exported in this version, expected text or relation")
     chosen = _choose(study, trial)
     rows = StudyRows(ledger=study.ledger, config=config)
     runs = [run for run in study.ledger.fold_runs() if run.trial == chosen.number]
@@ -189,6 +190,7 @@ def _member(
 def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[Member, ...]) -> Description:
     rows, dataset, truth = source.rows, source.rows.dataset, held_out.truth
     names = defined_metrics(rows.goal, task=source.config.data.task, num_classes=len(dataset.label_names))
+    params = resolve(source.config, source.trial.params)
     return Description(
         form=form,
         study=source.study.record.name,
@@ -196,12 +198,13 @@ def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[
         task=source.config.data.task,
         label_names=tuple(dataset.label_names),
         data=source.config.data,
-        params=resolve(source.config, source.trial.params),
+        params=params,
         max_length=source.objective.longest,
         goal=rows.goal,
         fold_scores=tuple(run.score or 0.0 for run in source.runs),
         pooled=score_all(names, truth, held_out.predictions, rows.goal),
         temperature=_temperature(held_out) if dataset.label_names else 1.0,
+        entity_types=shown_types(dataset, form=params.model.entity_form) if dataset.spec.relation else (),
         members=members,
         packages={name: importlib.metadata.version(name) for name in PACKAGES},
         fingerprints=source.study.record.fingerprints,

@@ -21,7 +21,7 @@ from objectives.data import Content
 from objectives.devices import rows_per_forward
 from objectives.errors import DataError
 from objectives.jobs import FoldJob, Rows
-from objectives.relations import Form, MarkedText, is_marker, mark, new_tokens, read_relations
+from objectives.relations import Form, MarkedText, entity_types, mark, new_tokens, read_relations
 from objectives.tasks.cache import cached, digest, digest_weights
 from objectives.tasks.feeds import Batch
 from objectives.tasks.text import TEXTS_PER_CALL, augmentation
@@ -142,8 +142,8 @@ def prepare_relations(
     """Mark and tokenise the rows for `encoder`, or find them in `cache`; `max_length` is the largest of the study's.
 
     What the frozen encoder makes of them is computed on `device` when it is first asked for. An encoder that was saved
-    with marker tokens gets no others: it reads the marker of a type that it never saw in pieces. Raises EncoderError,
-    and DataError as read_relations does, and if the tokenizer has no separator for the form `separated`.
+    with marker tokens gets only those that it lacks. Raises EncoderError, and DataError as read_relations does, and if
+    the tokenizer has no separator for the form `separated`.
     """
     relations = read_relations(content, form=form)
     tokenizer = load_tokenizer(encoder)
@@ -152,8 +152,9 @@ def prepare_relations(
             f"model.entity_form is separated, but the tokenizer of {encoder!r} has no separating token; "
             "expected another form"
         )
-    has_markers = any(map(is_marker, tokenizer.get_added_vocab()))
-    new = add_tokens(tokenizer, {} if has_markers else new_tokens(relations, form=form))
+    known = tokenizer.get_added_vocab()
+    meanings = new_tokens(entity_types(relations), form=form)
+    new = add_tokens(tokenizer, {token: words for token, words in meanings.items() if token not in known})
     texts = [mark(relation, form=form, separator=tokenizer.sep_token or "") for relation in relations]
     tokens = tokenise_marked(texts, tokenizer=tokenizer, new=new, max_length=max_length, cache=cache)
     return RelationInputs(tokens=tokens, encoder=encoder, cache=cache, device=device)

@@ -1,5 +1,7 @@
 """The relation classifier: new tokens' own embeddings, and the states where the entities begin."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,6 +65,15 @@ def test_merged_it_is_a_plain_encoder_that_says_the_same(tiny_encoder, tokenizer
     del batch["token_type_ids"]
     torch.testing.assert_close(model.pooled(**batch, marks=batch["attention_mask"]), states.mean(dim=1))
     assert isinstance(model.encoder.get_input_embeddings(), ExtendedEmbedding)
+
+
+def test_new_rows_stand_where_the_tokenizer_puts_them(tiny_encoder, new):
+    """Also where it has ids that the encoder has no rows for."""
+    embedding = ExtendedEmbedding(
+        load_encoder(str(tiny_encoder)).get_input_embeddings(), replace(new, first=new.first + 3)
+    )
+    ids = torch.tensor([5, new.first + 3, new.first + 4])
+    torch.testing.assert_close(embedding.merged()(ids), embedding(ids))
 
 
 @pytest.mark.parametrize(("trainable_layers", "trained"), [(None, True), (1, True), (0, False)])

@@ -7,7 +7,7 @@ import pytest
 
 from objectives.data import DataSpec, RelationSpec, read_dataset
 from objectives.errors import DataError
-from objectives.relations import Entity, Relation, mark, new_tokens, read_relations
+from objectives.relations import Entity, Relation, entity_types, mark, new_tokens, read_relations
 
 HEADER = "sentence,subject,subject_start,subject_end,subject_type,object,object_start,object_end,object_type,label"
 BILL = "Bill was born in Seattle.,Bill,0,3,PER,Seattle,17,23,LOC,born"
@@ -20,13 +20,19 @@ Read = Callable[..., list[Relation]]
 def read(tmp_path: Path) -> Read:
     """Read relations from a CSV file of the row about Bill and others; `extra` are rows of a second file."""
 
-    def read(*rows: str, form: str = "typed_markers", extra: tuple[str, ...] = (), **spec: bool) -> list[Relation]:
+    def read(
+        *rows: str,
+        form: str = "typed_markers",
+        extra: tuple[str, ...] = (),
+        known_types: tuple[str, ...] = (),
+        **spec: bool,
+    ) -> list[Relation]:
         other = BILL.removesuffix("born") + "other"
         for name, lines in (("rows.csv", (BILL, other, *rows)), ("extra.csv", extra)):
             (tmp_path / name).write_text("\n".join([HEADER, *lines, ""]))
         path = tmp_path / "extra.csv" if extra else None
         data = DataSpec(path=tmp_path / "rows.csv", extra=path, label="label", relation=RelationSpec(**spec))
-        return read_relations(read_dataset(data), form=form)
+        return read_relations(read_dataset(data), form=form, known_types=known_types)
 
     return read
 
@@ -80,15 +86,19 @@ def test_entities_may_overlap_touch_or_be_nested(subject, obj, expected):
 
 
 def test_new_tokens_say_in_words_what_they_mean():
-    """Only marker forms add tokens: one pair for each entity, or for each of its types."""
-    assert new_tokens([RELATION], form="markers") == {
-        "[O]": "object",
-        "[/O]": "end object",
+    """Only marker forms add tokens: one pair for each role, or for each role of every type."""
+    types = entity_types([RELATION])
+    assert new_tokens(types, form="markers") == {
         "[S]": "subject",
         "[/S]": "end subject",
+        "[O]": "object",
+        "[/O]": "end object",
     }
-    assert new_tokens([RELATION], form="typed_markers")["[/S:PER]"] == "end subject PER"
-    assert new_tokens([RELATION], form="typed_punctuation") == new_tokens([RELATION], form="separated") == {}
+    typed = new_tokens(types, form="typed_markers")
+    assert typed["[/S:PER]"] == "end subject PER"
+    assert typed["[O:PER]"] == "object PER"
+    assert len(typed) == 8
+    assert new_tokens(types, form="typed_punctuation") == new_tokens(types, form="separated") == {}
 
 
 @pytest.mark.parametrize(
@@ -127,3 +137,20 @@ def test_an_end_may_be_the_character_after(read):
     """Then rows whose ends are the last characters are refused, with the setting that would fit."""
     with pytest.raises(DataError, match=r"data row 1: .*holds 'Bil'.*end_inclusive true would fit"):
         read(end_inclusive=False)
+
+
+def test_a_type_that_a_model_never_saw_is_refused(read):
+    """In another role it was seen."""
+    assert len(read(known_types=("LOC", "PER"))) == 2
+    with pytest.raises(
+        DataError, match=r"row 1: the object is of type 'LOC', .* never saw; expected one of 'ORG', 'PER'"
+    ):
+        read(known_types=("ORG", "PER"))
+
+
+def test_a_marker_that_a_model_knows_is_refused_whatever_types_the_rows_have(read):
+    """So what is refused does not depend on the rows that are predicted together."""
+    row = BILL.replace("Seattle.", "Seattle [O:ORG]")
+    assert len(read(row)) == 3
+    with pytest.raises(DataError, match=r"row 3: the sentence has '\[O:ORG\]' in it"):
+        read(row, known_types=("LOC", "ORG", "PER"))
