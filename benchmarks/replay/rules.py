@@ -7,11 +7,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from benchmarks.replay.baselines import BASELINES
 from benchmarks.replay.policies import Policy, RacePolicy
 from search.config import RaceConfig
 
 RACES = get_args(RaceConfig.model_fields["rule"].annotation)
-BASELINES: dict[str, Callable[..., Policy]] = {}
 
 
 def rule_of(text: str) -> Callable[[], Policy]:

@@ -122,7 +122,7 @@ class _Study:
             self.states[trial, fold] = DONE
             if (self.states[trial] == DONE).all():
                 self.completed[trial] = self.now
-            elif trial not in self.ended:
+            if trial not in self.ended:
                 self._judge(trial, fold)
             return False
         if trial in self.ended:
@@ -134,6 +134,8 @@ class _Study:
         """Ask for a verdict and carry it out; whether the fold run goes on, if it is not done."""
         left = self.num_trials - len(self.drawn)
         verdict = self.policy.verdict(self.matrix, trial=trial, fold=fold, trials_left=left)
+        if np.isfinite(self.completed[trial]):
+            return False
         if verdict.chance is not None:
             self.chances[trial] = verdict.chance
         if verdict.audited and trial not in self.audited:
