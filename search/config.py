@@ -106,15 +106,35 @@ class FoldsConfig(_Section):
 
 
 class RaceConfig(_Section):
-    """The policy that stops trials."""
+    """The policy that chooses what is trained next, and stops trials."""
 
-    rule: Literal["forgiving", "none"] = Field(
+    rule: Literal["paired", "forgiving", "none"] = Field(
         "forgiving",
-        description="forgiving: stop a trial whose mean over its finished folds is not better than the best trial's "
-        "worst of those folds; none: train everything.",
+        description="paired: run what promises the most chance of a new best for its cost, compared on the same folds, "
+        "pause the rest, stop what is out of the question; forgiving: stop a trial whose mean over its finished folds "
+        "is not better than the best trial's worst of those folds; none: train everything.",
+    )
+    risk: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="The chance that the configuration which full cross-validation would have chosen is thrown away; "
+        "paired only.",
+    )
+    order: Literal["adaptive", "breadth"] = Field(
+        "adaptive",
+        description="breadth: every trial's first fold before any second one; adaptive: whatever promises most; "
+        "paired only.",
+    )
+    audit: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of the trials that are trained to the end even if the rule would stop them, so that its "
+        "stated chances can be checked; paired only.",
     )
     min_trials: int = Field(3, ge=1, description="Complete trials before anything is stopped.")
-    min_epochs: int = Field(2, ge=1, description="Epochs before a fold run is stopped within a fold.")
+    min_epochs: int = Field(2, ge=1, description="Epochs before a fold run is stopped or paused within a fold.")
 
 
 class BudgetConfig(_Section):

@@ -5,6 +5,7 @@ import numpy as np
 from search.config import RaceConfig
 from search.racing.forgiving import forgiving
 from search.racing.matrix import Matrix, RunState
+from search.racing.paired import Paired
 from search.racing.verdicts import Action, Choice, Decision, Verdict
 
 
@@ -15,6 +16,8 @@ def verdict(matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig, tria
     """
     if np.isneginf(matrix.scores[matrix.row(trial), fold]).any():
         return Verdict(decision=Decision.STOP, reason="diverged: the score is not finite")
+    if settings.rule == "paired":
+        return _paired(settings).verdict(matrix, trial=trial, fold=fold, trials_left=trials_left)
     if settings.rule == "forgiving":
         return forgiving(matrix, trial=trial, fold=fold, min_trials=settings.min_trials, min_epochs=settings.min_epochs)
     return Verdict(decision=Decision.CONTINUE)
@@ -25,6 +28,8 @@ def next_fold_run(matrix: Matrix, *, settings: RaceConfig, trials_left: int) -> 
 
     Without a race the trials are trained one after the other, each fold by fold.
     """
+    if settings.rule == "paired":
+        return _paired(settings).next_fold_run(matrix, trials_left=trials_left)
     waiting = ((matrix.states == RunState.WAITING) | (matrix.states == RunState.PAUSED)) & matrix.open[:, None]
     if waiting.any():
         row, fold = np.unravel_index(int(waiting.argmax()), waiting.shape)
@@ -32,3 +37,13 @@ def next_fold_run(matrix: Matrix, *, settings: RaceConfig, trials_left: int) -> 
     if trials_left > 0:
         return Choice(action=Action.START)
     return Choice(action=Action.WAIT if (matrix.states == RunState.RUNNING).any() else Action.END)
+
+
+def _paired(settings: RaceConfig) -> Paired:
+    return Paired(
+        risk=settings.risk,
+        audit=settings.audit,
+        min_trials=settings.min_trials,
+        min_epochs=settings.min_epochs,
+        breadth=settings.order == "breadth",
+    )

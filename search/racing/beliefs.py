@@ -1,0 +1,83 @@
+"""What the race believes of every trial: its mean over all folds, and its chance to be the best."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr
+
+from search.racing.gains import finished_curves
+from search.racing.matrix import FloatArray, Matrix
+from search.racing.noise import Noise, fit_noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beliefs:
+    """For every trial of the matrix, each (trials,), larger is better.
+
+    `mean` and `deviation` are of its mean over all folds, exact for complete trials; `chance` is that of being better
+    than the best complete trial (0 for complete ones, 1 while none is complete); `remaining` is the share of its epochs
+    that are not trained. `best` is the row of the best complete trial.
+    """
+
+    mean: FloatArray
+    deviation: FloatArray
+    chance: FloatArray
+    remaining: FloatArray
+    best: int | None
+    noise: Noise
+
+
+def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
+    """Work out the beliefs.
+
+    With y = level + effect + noise (see `fit_noise`), k finished folds and partly trained ones that count as far as
+    they can be predicted, the mean over all folds of a trial is normal around
+    mean(effects) + (sum of what is known + (1 - known share) x posterior level) / K. A trial must be better than the
+    best by `margin` standard errors of a mean over the folds.
+    """
+    standing = matrix.standing
+    done = matrix.done
+    noise = fit_noise(standing, done)
+    num_folds = standing.shape[1]
+    # Of every fold: what it is expected to end with, and how uncertain that is; infinitely, where nothing is known.
+    values = np.where(done, standing, 0.0)
+    uncertainty = np.where(done, 0.0, np.inf)
+    partial = np.isfinite(standing) & ~done & matrix.open[:, None]
+    rows, folds = np.nonzero(partial)
+    known_curves = finished_curves(matrix, standing, noise.effects)
+    for row, fold in zip(rows.tolist(), folds.tolist(), strict=True):
+        curve = matrix.scores[row, fold]
+        values[row, fold], uncertainty[row, fold] = known_curves.predict(row, fold, curve[~np.isnan(curve)])
+    precision = np.where(np.isfinite(uncertainty), 1 / (noise.variance + uncertainty), 0.0)
+    known = noise.variance * precision  # 1 for a finished fold, 0 for one of which nothing is known
+    residual = np.where(known > 0, values - noise.effects, 0.0)
+    residual = np.where(np.isfinite(residual), residual, -1e9)
+    level_precision = 1 / noise.spread + precision.sum(axis=1)
+    level = (noise.level / noise.spread + (precision * residual).sum(axis=1)) / level_precision
+    unknown = (1 - known).sum(axis=1)
+    mean = noise.effects.mean() + ((known * residual).sum(axis=1) + unknown * level) / num_folds
+    variance = (unknown**2 / level_precision + noise.variance * unknown) / num_folds**2
+    deviation = np.sqrt(np.maximum(variance, 0.0))
+    complete = matrix.complete
+    mean[complete] = standing[complete].mean(axis=1)
+    deviation[complete] = 0.0
+    best = _best(complete, mean)
+    chance = np.ones(len(mean))
+    if best is not None:
+        ahead = mean[best] + margin * np.sqrt(noise.variance / num_folds) - mean
+        chance = 1 - stdtr(max(noise.degrees, 1.0), ahead / np.maximum(deviation, 1e-12))
+    chance = np.where(complete, 0.0, chance)
+    return Beliefs(
+        mean=mean,
+        deviation=deviation,
+        chance=chance,
+        remaining=1 - matrix.num_epochs.sum(axis=1) / np.maximum(matrix.lengths * num_folds, 1),
+        best=best,
+        noise=noise,
+    )
+
+
+def _best(complete: NDArray[np.bool_], mean: FloatArray) -> int | None:
+    rows = np.flatnonzero(complete & np.isfinite(mean))
+    return int(rows[mean[rows].argmax()]) if rows.size else None

@@ -1,0 +1,73 @@
+"""How trials and folds differ: score = level of the trial + effect of the fold + noise, fitted to finished folds."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from search.racing.matrix import BoolArray, FloatArray
+
+ITERATIONS = 6
+PRIOR_DEGREES = 2.0  # how many residuals the first guess of the noise is worth
+FIRST_GUESS = 0.3  # of the noise's standard deviation, as a share of the trials' spread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """The two-way model of the better half of the trials.
+
+    `level` and `spread` (a variance) are those of the trials' true means, `effects` (folds,) what a fold adds, with
+    mean 0, `variance` that of what is left, the trial x fold interaction, and `degrees` how many residuals it rests on.
+    """
+
+    level: float
+    spread: float
+    effects: FloatArray
+    variance: float
+    degrees: float
+
+
+def fit_noise(values: FloatArray, done: BoolArray) -> Noise:
+    """Fit the model to the finished folds' scores, (trials, folds), by expectation maximisation.
+
+    Trials are random, so that a fold that only promising trials were trained on is not taken for an easy one: what is
+    missing was left out because of scores that are in the matrix (Rubin 1976). Only the better half counts:
+    configurations that fail do so differently on every fold, and say nothing about the noise near the best.
+    """
+    seen = done & np.isfinite(values)
+    return _fit(np.where(seen, values, np.nan).tobytes(), values.shape)
+
+
+@lru_cache(maxsize=4)
+def _fit(scores_or_nan: bytes, shape: tuple[int, ...]) -> Noise:
+    values = np.frombuffer(scores_or_nan).reshape(shape)
+    seen = ~np.isnan(values)
+    rows = np.flatnonzero(seen.any(axis=1))
+    if not rows.size:
+        return Noise(level=0.0, spread=1.0, effects=np.zeros(values.shape[1]), variance=1.0, degrees=0.0)
+    first = np.where(seen[rows], values[rows], 0.0).sum(axis=1) / seen[rows].sum(axis=1)
+    rows = rows[first >= np.median(first)]
+    seen = seen[rows]
+    scores = np.where(seen, values[rows], 0.0)
+    counts = seen.sum(axis=1)
+    per_fold = seen.sum(axis=0)
+    means = scores.sum(axis=1) / counts
+    level = float(means.mean())
+    spread = max(float(means.var()), 1e-12)
+    variance = FIRST_GUESS**2 * spread
+    guess = variance
+    effects = np.zeros(values.shape[1])
+    residuals_left = max(float(seen.sum() - len(rows) - (per_fold > 0).sum() + 1), 0.0)
+    for _ in range(ITERATIONS):
+        precision = 1 / spread + counts / variance
+        levels = (level / spread + ((scores - effects) * seen).sum(axis=1) / variance) / precision
+        effects = np.where(per_fold > 0, ((scores - levels[:, None]) * seen).sum(axis=0) / np.maximum(per_fold, 1), 0.0)
+        shift = effects[per_fold > 0].mean()
+        effects = np.where(per_fold > 0, effects - shift, 0.0)
+        levels = levels + shift
+        level = float(levels.mean())
+        spread = max(float(((levels - level) ** 2 + 1 / precision).mean()), 1e-12)
+        own = ((scores - effects) * seen).sum(axis=1) / counts
+        squares = float((((scores - effects - own[:, None]) * seen) ** 2).sum())
+        variance = max((squares + PRIOR_DEGREES * guess) / (residuals_left + PRIOR_DEGREES), 1e-12)
+    return Noise(level=level, spread=spread, effects=effects, variance=variance, degrees=residuals_left + PRIOR_DEGREES)

@@ -1,0 +1,124 @@
+"""The paired race: run what promises the most chance of a new best for its cost, and stop what has hardly any left."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.racing.beliefs import Beliefs, believe
+from search.racing.matrix import FloatArray, Matrix, RunState
+from search.racing.verdicts import Action, Choice, Decision, Verdict
+
+RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
+PATIENCE = 1.5  # how much more than this fold run another one must promise before this one is paused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """The rule's settings: see RaceConfig."""
+
+    risk: float
+    audit: float
+    min_trials: int
+    min_epochs: int
+    margin: float = 0.0
+    breadth: bool = False
+
+    def verdict(self, matrix: Matrix, *, trial: int, fold: int, trials_left: int) -> Verdict:
+        """Judge a trial within a fold, at the rungs, or at a fold's end."""
+        row = matrix.row(trial)
+        finished = bool(matrix.done[row, fold])
+        epoch = int((~np.isnan(matrix.scores[row, fold])).sum())
+        if not finished and (epoch < self.min_epochs or epoch not in RUNGS):
+            return Verdict(decision=Decision.CONTINUE)
+        if matrix.complete[row] or matrix.complete.sum() < self.min_trials:
+            return Verdict(decision=Decision.CONTINUE)
+        beliefs = believe(matrix, margin=self.margin)
+        chance = float(beliefs.chance[row])
+        if chance <= self.risk / (2 * (len(matrix.numbers) + trials_left)):
+            if is_audited(trial, self.audit):
+                return Verdict(decision=Decision.PAUSE, reason="would be stopped; kept", chance=chance, audited=True)
+            return Verdict(decision=Decision.STOP, reason=self._reason(matrix, beliefs, row), chance=chance)
+        if finished:
+            return Verdict(decision=Decision.CONTINUE, chance=chance)
+        promise = _promise(matrix, beliefs)
+        others = np.where(_may_run(matrix).any(axis=1), promise, 0.0)
+        others[row] = 0.0
+        best = max(float(others.max()), _promise_of_a_new_one(matrix) if trials_left else 0.0)
+        if best > PATIENCE * float(promise[row]):
+            return Verdict(decision=Decision.PAUSE, reason="others promise more for their cost", chance=chance)
+        return Verdict(decision=Decision.CONTINUE, chance=chance)
+
+    def next_fold_run(self, matrix: Matrix, *, trials_left: int) -> Choice:
+        """Choose the fold run, or the new trial, with the most chance of a new best for its cost."""
+        may_run = _may_run(matrix)
+        begun = np.isfinite(matrix.scores[:, :, 0]).any(axis=1) if matrix.scores.size else np.zeros(len(may_run), bool)
+        candidates = may_run.any(axis=1)
+        fresh = np.flatnonzero(candidates & ~begun & ~(matrix.states == RunState.RUNNING).any(axis=1))
+        beliefs = believe(matrix, margin=self.margin)
+        promise = np.where(candidates & begun, _promise(matrix, beliefs), -1.0)
+        new = _promise_of_a_new_one(matrix) if fresh.size or trials_left else -1.0
+        if self.breadth and new >= 0:
+            promise[:] = -1.0
+        row = int(promise.argmax()) if promise.size else -1
+        if row >= 0 and promise[row] > new:
+            if new >= 0 or self._is_worth_it(beliefs, matrix):
+                return _run(matrix, may_run, row)
+            audited = [int(r) for r in np.flatnonzero(candidates) if is_audited(int(matrix.numbers[r]), self.audit)]
+            if audited:
+                return _run(matrix, may_run, audited[0])
+        elif fresh.size:
+            return _run(matrix, may_run, int(fresh[0]))
+        elif trials_left:
+            return Choice(action=Action.START)
+        running = (matrix.states == RunState.RUNNING).any()
+        return Choice(action=Action.WAIT if running else Action.END)
+
+    def _is_worth_it(self, beliefs: Beliefs, matrix: Matrix) -> bool:
+        """Whether what is not complete still has more chance together than the risk allows."""
+        return beliefs.best is None or float(beliefs.chance.sum()) > self.risk
+
+    def _reason(self, matrix: Matrix, beliefs: Beliefs, row: int) -> str:
+        best = 0 if beliefs.best is None else beliefs.best
+        return (
+            f"expected {matrix.sign * beliefs.mean[row]:.4f} ± {beliefs.deviation[row]:.4f} over all folds, "
+            f"{matrix.sign * beliefs.mean[best]:.4f} is the best (trial {int(matrix.numbers[best])}): "
+            f"a chance of {beliefs.chance[row]:.2g}"
+        )
+
+
+def is_audited(trial: int, share: float) -> bool:
+    """Whether this trial is one of the share that runs to its end, so that the chances can be checked."""
+    digest = hashlib.sha256(f"audit/{trial}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def _may_run(matrix: Matrix) -> NDArray[np.bool_]:
+    waiting = (matrix.states == RunState.WAITING) | (matrix.states == RunState.PAUSED)
+    return np.asarray(waiting & matrix.open[:, None])
+
+
+def _promise(matrix: Matrix, beliefs: Beliefs) -> FloatArray:
+    """The chance of a new best for the share of a trial's work that it takes, (trials,)."""
+    smallest = 0.5 / matrix.states.shape[1] / max(int(matrix.lengths.max(initial=1)), 1)
+    promise: FloatArray = beliefs.chance / np.maximum(beliefs.remaining, smallest)
+    return promise
+
+
+def _promise_of_a_new_one(matrix: Matrix) -> float:
+    """The next of n + 1 exchangeable trials is the best with 1 / (n + 1), and costs what they cost on average."""
+    begun = matrix.num_epochs.sum(axis=1) > 0
+    num_begun = int(begun.sum())
+    if not num_begun:
+        return 1.0
+    full = matrix.lengths[begun] * matrix.states.shape[1]
+    cost = float((matrix.num_epochs[begun].sum(axis=1) / full).mean())
+    return 1 / (num_begun + 1) / max(cost, 1e-3)
+
+
+def _run(matrix: Matrix, may_run: NDArray[np.bool_], row: int) -> Choice:
+    """A paused fold first, then the first that waits."""
+    paused = np.flatnonzero(may_run[row] & (matrix.states[row] == RunState.PAUSED))
+    fold = int(paused[0]) if paused.size else int(may_run[row].argmax())
+    return Choice(action=Action.RUN, trial=int(matrix.numbers[row]), fold=fold)
