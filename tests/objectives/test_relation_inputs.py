@@ -13,6 +13,7 @@ from models.params import ModelParams
 from models.relations import RelationClassifier
 from objectives.data import Dataset, DataSpec, RelationSpec, read_dataset
 from objectives.errors import DataError
+from objectives.exported import trained_classifier, write_classifier
 from objectives.folds import assign_folds
 from objectives.jobs import FoldJob
 from objectives.metrics import Goal
@@ -193,3 +194,17 @@ def test_a_form_that_the_tokenizer_cannot_show_is_refused(dataset, encoder, tmp_
     monkeypatch.setattr("objectives.tasks.relation.load_tokenizer", lambda name: tokenizer)
     with pytest.raises(DataError, match=r"entity_form is separated, but the tokenizer .* has no separating token"):
         prepare_relations(dataset, encoder=encoder, form="separated", max_length=16, cache=Path(tmp_path))
+
+
+def test_an_encoder_saved_with_markers_gets_only_those_that_it_lacks(dataset, encoder, prepared, make_job, tmp_path):
+    """A study that begins with it adds tokens for new types, after those that it has."""
+    inputs = prepared("typed_markers")
+    job = make_job()
+    write_classifier(trained_classifier(job, {}, inputs=inputs, device="cpu"), tmp_path / "model", encoder=encoder)
+    types = {"subject_type": [kind.replace("WILD", "ZOO") for kind in dataset.columns["subject_type"]]}
+    content = dataclasses.replace(dataset, columns=dict(dataset.columns) | types)
+    model = {"encoder": str(tmp_path / "model"), "form": "typed_markers", "max_length": 48, "cache": tmp_path}
+    assert len(prepare_relations(dataset, **model).tokens.new) == 0
+    new = prepare_relations(content, **model).tokens.new
+    assert new.names == ("[S:ZOO]", "[/S:ZOO]", "[O:ZOO]", "[/O:ZOO]")
+    assert new.first == inputs.tokens.new.first + len(inputs.tokens.new)
