@@ -145,16 +145,15 @@ class LiveRace:
     def verdict(self, *, trial: int, fold: int, done: bool) -> Verdict:
         """Judge a trial by all that is known now; `done`: the fold counts as done before the ledger says so.
 
-        A trial that was spared once is not stopped or paused any more, unless its training diverged.
+        A trial that was spared once is not stopped any more, unless its training diverged.
         """
         matrix = self.scores.matrix()
         if done:
             matrix = matrix.with_state(trial, fold, RunState.DONE)
         left = self.trials_left(matrix)
         judged = self.policy.verdict(matrix, trial=trial, fold=fold, settings=self.settings, trials_left=left)
-        if judged.chance is not None and (judged.audited or self.is_audited(trial)):
-            return replace(judged, decision=Decision.CONTINUE)
-        return judged
+        spared = judged.decision is Decision.STOP and judged.chance is not None and self.is_audited(trial)
+        return replace(judged, decision=Decision.CONTINUE) if spared else judged
 
     def next_fold_run(self, matrix: Matrix | None = None) -> Choice:
         """Choose what a free worker trains, by all that is known now or by `matrix`."""

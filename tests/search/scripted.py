@@ -1,7 +1,7 @@
-"""A scripted curve in place of a network: a real Training whose scores are written down beforehand."""
+"""A scripted curve in place of a network, and scripted verdicts in place of a rule."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from objectives.errors import TrialError
 from objectives.jobs import EpochScore
 from objectives.leaks import LeakProof
+from search.config import RaceConfig
+from search.race import next_fold_run
+from search.racing.matrix import Matrix
+from search.racing.verdicts import Choice, Decision, Verdict
 from storage.records import Claim
 
 
@@ -100,3 +104,25 @@ class LoggedTraining(ScriptedTraining):
             self.script.trained.append((self.claim.trial, self.claim.fold, score.epoch))
             self.script.on_epoch(self.claim.trial, self.claim.fold, score.epoch)
             yield score
+
+
+@dataclass(kw_only=True)
+class ScriptedRace:
+    """A race whose verdicts are written down by (trial, fold, epochs), and that chooses as without a race.
+
+    `choose` may answer before that; `asked` are the (trial, fold, epochs, done) of all verdicts.
+    """
+
+    verdicts: Mapping[tuple[int, int, int], Verdict] = field(default_factory=dict)
+    choose: Callable[[Matrix], Choice | None] = lambda matrix: None
+    asked: list[tuple[int, int, int, bool]] = field(default_factory=list)
+
+    def verdict(self, matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig, trials_left: int = 0) -> Verdict:
+        row = matrix.row(trial)
+        epochs = int(matrix.num_epochs[row, fold])
+        self.asked.append((trial, fold, epochs, bool(matrix.done[row, fold])))
+        return self.verdicts.get((trial, fold, epochs), Verdict(decision=Decision.CONTINUE))
+
+    def next_fold_run(self, matrix: Matrix, *, settings: RaceConfig, trials_left: int) -> Choice:
+        chosen = self.choose(matrix)
+        return chosen or next_fold_run(matrix, settings=RaceConfig(rule="none"), trials_left=trials_left)

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
 from search.coordinator import ROLE
+from search.racing.matrix import Matrix, RunState
+from search.racing.verdicts import Action, Choice, Decision, Verdict
 from storage.records import FoldRunState, StudyState, TrialState
 from storage.studies import open_study
 from tests.search.conftest import ScriptedStudy
-from tests.search.scripted import Script
+from tests.search.scripted import Script, ScriptedRace
 
 Studies = Callable[..., ScriptedStudy]
 
@@ -137,3 +140,119 @@ def test_trial_states_map_to_optuna_s(scripted_study: Studies):
     study.run(Script(lambda trial, fold: [Diverged("the loss is nan")] if trial == 1 else rising(0.5)))
     assert study.ledger.trials()[1].state is TrialState.STOPPED
     assert optuna_study(study).get_trials()[1].state is OptunaState.PRUNED
+
+
+def breadth(matrix: Matrix) -> Choice | None:
+    """Every trial's first fold before any trial's second."""
+    begun = matrix.states != RunState.WAITING
+    fresh = np.flatnonzero(matrix.open & ~begun.any(axis=1))
+    if fresh.size:
+        return Choice(action=Action.RUN, trial=int(matrix.numbers[fresh[0]]), fold=0)
+    return Choice(action=Action.START) if len(matrix.numbers) < 4 else None
+
+
+def test_a_race_goes_breadth_first_and_one_worker_s_trials_are_asked_for_one_at_a_time(scripted_study: Studies):
+    """Each is asked for when the one before it has been trained as far as the race wants."""
+    study = scripted_study(race={"rule": "none"})
+    study.policy = ScriptedRace(choose=breadth)
+    script = Script(lambda trial, fold: rising(0.5 + trial / 10 + fold / 100))
+    study.ledger.acquire_role("worker/one", "one", lease_seconds=60)
+    known_at = {}
+    script.on_epoch = lambda trial, fold, epoch: known_at.setdefault((trial, fold), len(study.ledger.trials()))
+    study.run(script)
+    assert list(known_at.items())[:4] == [((trial, 0), trial + 1) for trial in range(4)]
+    assert len(script.trained) == len(set(script.trained)) == 4 * 3 * 3
+    assert [trial.state for trial in optuna_study(study).get_trials()] == [OptunaState.COMPLETE] * 4
+
+
+def test_several_idle_workers_are_given_a_trial_each_and_one_is_ahead(scripted_study: Studies):
+    """Two idle workers of a breadth-first race: three trials; while both train, the third is still ahead."""
+    study = scripted_study(race={"rule": "none"})
+    study.policy = ScriptedRace(choose=breadth)
+    for owner in ("one", "two"):
+        study.ledger.acquire_role(f"worker/{owner}", owner, lease_seconds=60)
+    coordinator = study.coordinator()
+    coordinator.step()
+    assert len(study.ledger.trials()) == 3
+    for trial in (0, 1):
+        assert study.ledger.claim_run(f"worker-{trial}", trial=trial, fold=0, lease_seconds=60)
+    coordinator.step()
+    assert len(study.ledger.trials()) == 3
+    assert study.ledger.claim_run("worker-0", trial=2, fold=0, lease_seconds=60)
+    coordinator.step()
+    assert len(study.ledger.trials()) == 4
+
+
+def test_a_race_that_ends_a_study_stops_what_is_open(scripted_study: Studies):
+    """With its estimate, as pruned; paused fold runs lose their checkpoints; the reason says how far it got."""
+    study = scripted_study(race={"rule": "none"})
+    study.policy = ScriptedRace(
+        verdicts={(1, 0, 2): Verdict(decision=Decision.PAUSE, reason="behind", chance=0.02)},
+        choose=lambda matrix: Choice(action=Action.END) if (matrix.states == RunState.PAUSED).any() else None,
+    )
+    study.run(Script(lambda trial, fold: rising((0.6, 0.5, 0.7)[fold] - 0.2 * trial)))
+    assert study.ledger.study().state is StudyState.FINISHED
+    first, second = study.ledger.trials()
+    assert first.state is TrialState.COMPLETE
+    assert (second.state, second.chance) == (TrialState.STOPPED, 0.02)
+    assert second.reason == "the race expects nothing of training on"
+    assert {run.state for run in study.ledger.fold_runs(trials=[1])} == {FoldRunState.STOPPED}
+    assert not [name for name in study.artifacts.names(f"study-{study.ledger.study_id}") if "checkpoint" in name]
+    told = optuna_study(study).get_trials()[1]
+    assert (told.state, list(told.intermediate_values)) == (OptunaState.PRUNED, [1])
+    assert told.intermediate_values[1] == second.estimate
+    ended = study.ledger.events(after=study.ledger.last_sequence() - 1)[0].payload
+    assert ended["reason"] == "2 of 4 trials: the race expects nothing of training on"
+    assert (ended["race"]["stops"], ended["race"]["stated_chance"]) == (1, 0.02)
+
+
+def test_a_study_that_leaves_does_not_end_early(scripted_study: Studies):
+    """Its time is over: what is paused stays so, and the next run continues it."""
+    study = scripted_study(race={"rule": "none"})
+    study.policy = ScriptedRace(choose=lambda matrix: Choice(action=Action.END))
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    study.ledger.finish_fold(study.ledger.claim("worker", lease_seconds=60), FoldRunState.PAUSED)
+    leaving = study.coordinator()
+    leaving.asking = False
+    assert leaving.step()
+    assert study.ledger.fold_runs()[0].state is FoldRunState.PAUSED
+    assert study.ledger.study().state is StudyState.RUNNING
+
+
+def test_a_paused_trial_s_estimate_is_reported_and_it_stays_running(scripted_study: Studies):
+    """At the number of folds that are done or paused; resumed and paused again, the estimate is a new one."""
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 1})
+    pause = Verdict(decision=Decision.PAUSE, reason="later", chance=0.3)
+    study.policy = ScriptedRace(verdicts={(0, 0, 1): pause, (0, 0, 2): pause, (0, 1, 1): pause})
+    worker, coordinator = study.worker(Script(lambda trial, fold: rising(0.6))), study.coordinator()
+    seen = []
+    coordinator.step()
+    for _ in range(4):
+        worker.train(worker.claim())
+        coordinator.step()
+        [trial] = optuna_study(study).get_trials()
+        assert trial.state is OptunaState.RUNNING
+        seen.append(dict(trial.intermediate_values))
+    assert seen == [pytest.approx(values) for values in ({1: 0.2}, {1: 0.3}, {1: 0.6}, {1: 0.6, 2: 0.4})]
+
+
+def test_a_paused_study_is_continued_by_a_new_coordinator(scripted_study: Studies):
+    """The processes died with a trial paused and another under way: every epoch is trained once all the same."""
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 2})
+    study.policy = ScriptedRace(verdicts={(0, 0, 1): Verdict(decision=Decision.PAUSE, chance=0.3)}, choose=later_first)
+    script = Script(lambda trial, fold: rising(0.6))
+    worker, coordinator = study.worker(script), study.coordinator()
+    coordinator.step()
+    worker.train(worker.claim())
+    coordinator.step()
+    study.ledger.claim_run("dead", trial=1, fold=0, lease_seconds=-1)
+    coordinator.leave()
+    study.run(script, study.coordinator("next"))
+    assert len(script.trained) == len(set(script.trained)) == 2 * 3 * 3
+    assert [trial.state for trial in optuna_study(study).get_trials()] == [OptunaState.COMPLETE] * 2
+
+
+def later_first(matrix: Matrix) -> Choice | None:
+    """A new trial before one that is paused."""
+    paused = (matrix.states == RunState.PAUSED).any()
+    return Choice(action=Action.START) if paused and len(matrix.numbers) < 2 else None

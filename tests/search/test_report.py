@@ -219,3 +219,34 @@ def test_a_study_without_a_complete_trial_has_no_best(study: LookedAtStudy, comm
     result = study.search(command)
     assert "none yet (no trial is complete)" in result.stdout
     assert result.exit_code == (1 if command == "best" else 0)
+
+
+def test_a_paused_trial_is_shown_with_its_estimate_and_chance(study: LookedAtStudy):
+    """In the table, the counts, and as JSON; it is not counted as running."""
+    study.add_trial(0.5)
+    study.ledger.add_trial(1, {"dropout": 0.1})
+    claim = study.ledger.claim("test", lease_seconds=60)
+    study.ledger.record_epoch(
+        claim, EpochScore(epoch=1, score=0.75, standing=0.75, metrics={}, seconds=0.1), checkpoint=None
+    )
+    study.ledger.finish_fold(claim, FoldRunState.PAUSED, reason="others promise more", chance=0.125)
+    console = Console(file=StringIO(), width=160)
+    console.print(render_status(study.ledger))
+    output = console.file.getvalue()
+    [cells] = [line.split("│") for line in output.splitlines() if "│ paused" in line]
+    [found] = [trial for trial in study.json("status")["all_trials"] if trial["paused"]]
+    assert cells[3].strip() == f"(about {found['estimate']:.4f})"
+    assert 0.5 < found["estimate"] < 0.75
+    assert "chance 0.12" in cells[7]
+    assert "trials 2/4 (1 complete, 1 paused)" in output
+    assert "race: 0 stopped, 1 paused" in output
+    assert study.json("status")["race"]["paused"] == 1
+
+
+def test_best_names_the_trials_that_are_tied_with_it(sqlite_url: str):
+    """In words and as JSON; a trial that is behind by the same on every fold is not."""
+    study = LookedAtStudy(sqlite_url)
+    for score in (0.5, 0.75, 0.75):
+        study.add_trial(score)
+    assert "tied with it within the folds' noise: trials 2 (0.7500)" in study.search("best").stdout
+    assert study.json("best")["tied"] == [{"trial": 2, "score": 0.75, "difference": 0.0, "p_value": 1.0}]

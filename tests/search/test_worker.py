@@ -2,16 +2,20 @@
 
 import errno
 import io
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from objectives.errors import Diverged, TrialError
+from search.racing.matrix import Matrix
+from search.racing.verdicts import Action, Choice, Decision, Verdict
 from storage.errors import StorageError
-from storage.records import Claim, FoldRun, FoldRunState, TrialState
+from storage.records import Claim, EventKind, FoldRun, FoldRunState, TrialState
 from tests.search.conftest import ScriptedStudy
-from tests.search.scripted import Script
+from tests.search.scripted import Script, ScriptedRace
 
 Studies = Callable[..., ScriptedStudy]
 
@@ -131,3 +135,122 @@ def test_a_full_disk_gives_the_fold_run_back_and_ends_the_worker(scripted_study:
     with pytest.raises(StorageError, match=r"^(artifacts|cache): the disk is full$"):
         study.worker(script).train(claimed(study))
     assert (fold_run(study).state, fold_run(study).num_epochs) == (FoldRunState.WAITING, 1)
+
+
+def paused(chance: float = 0.25) -> Verdict:
+    return Verdict(decision=Decision.PAUSE, reason="others promise more", chance=chance)
+
+
+def test_a_paused_fold_run_keeps_its_checkpoint_and_is_continued_where_it_was(scripted_study: Studies, tmp_path):
+    """Every epoch is trained once; the chance that was stated stays with the trial, the checkpoint goes at the end."""
+    study = begun(scripted_study())
+    study.policy = ScriptedRace(verdicts={(0, 0, 2): paused()})
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    worker = study.worker(script)
+    worker.train(worker.claim())
+    run = fold_run(study)
+    assert (run.state, run.num_epochs, run.reason) == (FoldRunState.PAUSED, 2, "others promise more")
+    assert study.artifacts.exists(run.checkpoint)
+    assert study.ledger.trials()[0].chance == 0.25
+    worker.train(worker.claim())
+    assert (fold_run(study).state, fold_run(study).score) == (FoldRunState.DONE, 0.6)
+    assert script.trained == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_a_pause_after_the_last_epoch_or_a_fold_s_end_ends_the_fold(scripted_study: Studies):
+    """Nothing is left to pause; the trial's next fold is trained when the race chooses it."""
+    study = begun(scripted_study())
+    study.policy = ScriptedRace(verdicts={(0, 0, 3): paused()})
+    worker = study.worker(Script(lambda trial, fold: [0.2, 0.4, 0.6]))
+    worker.train(worker.claim())
+    assert [run.state for run in study.ledger.fold_runs()] == [FoldRunState.DONE, *[FoldRunState.WAITING] * 2]
+    assert study.ledger.trials()[0].chance == 0.25
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_stop_is_recorded_with_its_chance(scripted_study: Studies, epochs: int):
+    """Within a fold and at its end."""
+    study = begun(scripted_study())
+    study.policy = ScriptedRace(
+        verdicts={(0, 0, epochs): Verdict(decision=Decision.STOP, reason="behind", chance=0.125)}
+    )
+    worker = study.worker(Script(lambda trial, fold: [0.2, 0.4, 0.6]))
+    worker.train(worker.claim())
+    [trial] = study.ledger.trials()
+    assert (trial.state, trial.reason, trial.chance) == (TrialState.STOPPED, "behind", 0.125)
+    assert fold_run(study).num_epochs == epochs
+
+
+def test_an_audited_trial_runs_on_and_is_recorded_once(scripted_study: Studies):
+    """The chance is that of the first stop that it was spared."""
+    study = begun(scripted_study())
+    study.policy = ScriptedRace(
+        verdicts={
+            (0, 0, epoch): Verdict(decision=Decision.CONTINUE, reason="behind", chance=0.1 / epoch, audited=True)
+            for epoch in (1, 2)
+        }
+    )
+    worker = study.worker(Script(lambda trial, fold: [0.2, 0.4, 0.6]))
+    worker.train(worker.claim())
+    assert fold_run(study).state is FoldRunState.DONE
+    assert (study.ledger.trials()[0].audited, study.ledger.trials()[0].chance) == (True, 0.1)
+    assert [event.kind for event in study.ledger.events()].count(EventKind.TRIAL_AUDITED) == 1
+
+
+def test_a_worker_trains_what_the_race_chooses(scripted_study: Studies):
+    """A later fold of a later trial first, if that is the race's choice."""
+    study = begun(scripted_study())
+    study.ledger.add_trial(1, {"learning_rate": 1e-3})
+    study.policy = ScriptedRace(choose=lambda matrix: Choice(action=Action.RUN, trial=1, fold=2))
+    worker = study.worker(Script(lambda trial, fold: [0.5]))
+    claim = worker.claim()
+    assert claim is not None
+    assert (claim.trial, claim.fold, claim.params) == (1, 2, {"learning_rate": 1e-3})
+    assert worker.claim() is None  # the race's choice is somebody's by now
+
+
+@pytest.mark.parametrize("action", [Action.WAIT, Action.START, Action.END])
+def test_a_worker_without_work_asks_again_only_when_something_has_happened(scripted_study: Studies, action: Action):
+    """It writes nothing, and leaves when the study is finished."""
+    study = begun(scripted_study())
+    asked = []
+
+    def choose(matrix: Matrix) -> Choice:
+        asked.append(len(matrix.numbers))
+        return Choice(action=action)
+
+    study.policy = ScriptedRace(choose=choose)
+    sequence = study.ledger.last_sequence()
+    thread = threading.Thread(target=study.worker(Script(lambda *_: [0.5])).work)
+    thread.start()
+    time.sleep(1.0)
+    assert (asked, study.ledger.last_sequence()) == ([1], sequence)
+    study.ledger.add_trial(1, {})
+    time.sleep(1.0)
+    assert asked == [1, 2]
+    study.ledger.finish_study("enough")
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+def test_two_workers_that_choose_the_same_both_find_work(scripted_study: Studies):
+    """The slower one asks the race again: all fold runs are trained once, each epoch by one worker."""
+    study = begun(scripted_study(race={"rule": "none"}))
+    for number in (1, 2):
+        study.ledger.add_trial(number, {})
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    script.on_epoch = lambda *_: time.sleep(0.01)
+    workers = [threading.Thread(target=study.worker(script, owner=name).work) for name in ("one", "two")]
+    for worker in workers:
+        worker.start()
+    deadline = time.monotonic() + 60
+    while any(run.state is not FoldRunState.DONE for run in study.ledger.fold_runs()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    study.ledger.finish_study("enough")
+    for worker in workers:
+        worker.join(timeout=20)
+    assert sorted(script.trained) == [
+        (trial, fold, epoch) for trial in range(3) for fold in range(3) for epoch in (1, 2, 3)
+    ]
+    assert {run.owner for run in study.ledger.fold_runs()} == {"one", "two"}

@@ -1,0 +1,72 @@
+"""What the race is said to have done, from the records of trials and fold runs."""
+
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from search.audits import race_figures, race_line
+from storage.records import FoldRun, FoldRunState, TrialRecord, TrialState
+
+
+def trial(number: int, state: TrialState, **values: Any) -> TrialRecord:
+    missing = dict.fromkeys(("score", "std", "pooled", "estimate", "reason", "chance"))
+    known = {"params": {}, "told": True, "audited": False, "fold_scores": ()}
+    return TrialRecord(number=number, state=state, **{**missing, **known, **values})
+
+
+def run(number: int, state: FoldRunState, *, num_epochs: int = 1) -> FoldRun:
+    missing = dict.fromkeys(
+        ("owner", "expires_at", "reason", "score", "best_epoch", "checkpoint", "predictions", "sample")
+    )
+    numbers = {"id": number, "trial": number, "fold": 0, "token": 0, "attempt": 1, "seconds": 0.0}
+    return FoldRun(state=state, num_epochs=num_epochs, **missing, **numbers)
+
+
+def audited(number: int, score: float | None, chance: float = 0.02) -> TrialRecord:
+    state = TrialState.RUNNING if score is None else TrialState.COMPLETE
+    return trial(number, state, score=score, chance=chance, audited=True)
+
+
+def test_stops_and_their_stated_chances_are_counted():
+    """One that diverged was stopped without a chance; failed and complete trials were not stopped."""
+    trials = [trial(0, TrialState.STOPPED, chance=0.25), trial(1, TrialState.STOPPED, chance=0.125)]
+    trials += [trial(2, TrialState.STOPPED), trial(3, TrialState.FAILED), trial(4, TrialState.COMPLETE, score=0.5)]
+    figures = race_figures(trials, [], "maximize")
+    assert (figures.stops, figures.stated_chance) == (3, 0.375)
+    assert race_figures(trials[2:], [], "maximize").stated_chance is None
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_false_stop_became_better_than_all_that_were_not_audited(direction):
+    """Three audits, one under way: of the two complete ones the better would have been lost; not one that ties."""
+    sign = 1 if direction == "maximize" else -1
+    trials = [trial(0, TrialState.COMPLETE, score=sign * 0.7), audited(1, sign * 0.8), audited(2, sign * 0.7)]
+    figures = race_figures([*trials, audited(3, None)], [], direction)
+    assert (figures.audited, figures.audits_complete, figures.false_stops) == (3, 2, 1)
+    assert figures.audited_chance == 0.04
+    expected = binomtest(1, 2).proportion_ci(0.95, method="exact")
+    assert (figures.false_stop_low, figures.false_stop_high) == pytest.approx(tuple(expected))
+
+
+def test_a_paused_trial_was_begun_and_is_trained_by_nobody():
+    """Not one that waits for its first epoch, is trained, or has ended."""
+    states = [FoldRunState.PAUSED, FoldRunState.LEASED, FoldRunState.WAITING, FoldRunState.DONE]
+    trials = [trial(number, TrialState.RUNNING) for number in range(4)] + [trial(4, TrialState.STOPPED)]
+    runs = [run(number, state, num_epochs=0 if number == 2 else 1) for number, state in enumerate(states)]
+    figures = race_figures(trials, [*runs, run(4, FoldRunState.STOPPED)], "maximize")
+    assert figures.paused == 2
+    assert race_line(figures) == "race: 1 stopped, 2 paused"
+
+
+def test_the_line_says_how_often_the_chances_were_wrong():
+    """With the interval, and what was stated."""
+    trials = [
+        trial(0, TrialState.COMPLETE, score=0.7),
+        trial(1, TrialState.STOPPED, chance=0.02),
+        audited(2, 0.6, 0.01),
+    ]
+    assert race_line(race_figures(trials, [], "maximize")) == (
+        "race: 1 stopped at chances of being the best that add up to 0.02, 0 paused; 1 spared to check the chances, "
+        "1 of them complete: 0 would have been false stops (95%: 0% to 98% of them; stated 0.01)"
+    )
