@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,7 +86,7 @@ class ExportedModel:
         self._folder = folder
         self._device = torch.device(device)
         self._batch_size = batch_size or rows_per_forward(self._device)
-        self._classifiers: list[Classifier] = []  # loaded with the first rows
+        self._voters: list[tuple[Classifier, torch.nn.Module]] = []  # loaded with the first rows
         for member in self.description.members:
             _check_files(folder / member.folder, member.checksums)
 
@@ -107,8 +107,8 @@ class ExportedModel:
                 device=str(self._device),
             )
             job = self._job(params, num_rows=len(content.texts))
-            if not self._classifiers:
-                self._classifiers = [self._load(member, inputs, job) for member in self.description.members]
+            if not self._voters:
+                self._voters = self._load_all(inputs, job)
             votes = self._votes(inputs.feed(job, device=str(self._device)), np.arange(len(content.texts)))
         mean: NDArray[np.float32] = votes.mean(axis=0)
         if not self.description.label_names:
@@ -118,26 +118,39 @@ class ExportedModel:
     @torch.inference_mode()
     def _votes(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
         """Return each member's predictions, (members, rows, outputs)."""
-        votes = np.empty((len(self._classifiers), len(rows), len(self.description.label_names) or 1), np.float32)
+        votes = np.empty((len(self._voters), len(rows), len(self.description.label_names) or 1), np.float32)
         order = np.argsort(feed.lengths(rows), kind="stable")
         for start in range(0, len(order), self._batch_size):
             chosen = order[start : start + self._batch_size]
             batch = {name: tensor.to(self._device) for name, tensor in feed.batch(chosen).items()}
-            for number, classifier in enumerate(self._classifiers):
-                outputs = self._outputs(classifier, batch)
+            for number, outputs in enumerate(self._outputs(batch)):
                 votes[number, chosen] = self._as_predictions(outputs, self.description.members[number]).cpu().numpy()
         return votes
 
-    def _outputs(self, classifier: Classifier, batch: Batch) -> Tensor:
+    def _outputs(self, batch: Batch) -> Iterator[Tensor]:
+        """Yield each member's outputs, (rows, outputs), in float32."""
+        pooled: dict[Classifier, Tensor] = {}
         bf16 = uses_bf16(self.description.params.training.precision, self._device)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
-            outputs: Tensor = classifier(**batch)
-        return outputs.float()
+        for body, head in self._voters:
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
+                if body not in pooled:
+                    pooled[body] = body.pooled(**batch)
+                outputs: Tensor = head(pooled[body])
+            yield outputs.float()
 
     def _as_predictions(self, outputs: Tensor, member: Member) -> Tensor:
         if self.description.label_names:
             return outputs.softmax(dim=1)
         return outputs * member.deviation + member.mean
+
+    def _load_all(self, inputs: Inputs, job: FoldJob) -> list[tuple[Classifier, torch.nn.Module]]:
+        """Return what makes each member's pooled states, the first member's of those with the same, and its head."""
+        voters: list[tuple[Classifier, torch.nn.Module]] = []
+        for member in self.description.members:
+            classifier = self._load(member, inputs, job)
+            body = next((body for body, _ in voters if _is_same_below_the_head(body, classifier)), classifier)
+            voters.append((body, classifier.head))
+        return voters
 
     def _load(self, member: Member, inputs: Inputs, job: FoldJob) -> Classifier:
         job = replace(job, params=self._params(member))
@@ -242,6 +255,15 @@ def _plain(params: Params) -> Params:
 def _of_encoder(classifier: Classifier) -> tuple[str, ...]:
     """What the names of the weights begin with that the encoder's own file holds."""
     return ("encoder.",) if isinstance(getattr(classifier, "encoder", None), PreTrainedModel) else ()
+
+
+def _is_same_below_the_head(one: Classifier, other: Classifier) -> bool:
+    """Whether both have the same pooled states: nothing below their heads was trained."""
+    weights, others = (
+        {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith("head.")}
+        for classifier in (one, other)
+    )
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def _check_files(folder: Path, checksums: Mapping[str, str]) -> None:

@@ -129,6 +129,21 @@ def test_members_vote_and_plain_transformers_loads_them(train, inputs, dataset, 
     np.testing.assert_allclose(model.predict(dataset), expected, atol=1e-5)  # a second chunk, with what is loaded
 
 
+@pytest.mark.parametrize(("layers", "passes"), [(0, 1), (1, 2)])
+def test_members_with_one_frozen_encoder_share_its_pass(train, inputs, dataset, tmp_path, layers, passes):
+    """The encoder runs once a batch where the heads alone differ, and each member votes as it would by itself."""
+    trainings = [train(seed=seed, model={"trainable_layers": layers}) for seed in (5, 6)]
+    model = ExportedModel(write(tmp_path / "both", *trainings, inputs=inputs, dataset=dataset), device="cpu")
+    alone = [
+        ExportedModel(write(tmp_path / f"{number}", training, inputs=inputs, dataset=dataset), device="cpu")
+        for number, training in enumerate(trainings)
+    ]
+    votes = [one.predict(dataset) for one in alone]
+    np.testing.assert_allclose(model.predict(dataset), np.mean(votes, axis=0), atol=1e-6)
+    assert np.abs(votes[0] - votes[1]).max() > 0.001
+    assert len({body for body, _ in model._voters}) == passes
+
+
 def test_a_model_is_as_readable_as_other_files(train, inputs, dataset, tmp_path):
     """Whoever may read the configuration may read the weights."""
     folder = write(tmp_path, train(), inputs=inputs, dataset=dataset) / "fold-0"
