@@ -81,5 +81,5 @@ lock: ## Write both locks anew from pyproject.toml, out of a clean environment.
 	$(PYTHON) -m venv "$$env"; \
 	"$$env/bin/pip" install --quiet torch==$(TORCH) '.[images,neptune]'; \
 	{ echo '# $(HEADER)'; "$$env/bin/"$(FREEZE); } > requirements.lock; \
-	"$$env/bin/pip" install --quiet --constraint requirements.lock '.[images,neptune,dev]'; \
+	"$$env/bin/pip" install --quiet --constraint requirements.lock '.[images,korean,neptune,dev]'; \
 	{ echo '# $(HEADER)'; echo '-r requirements.lock'; "$$env/bin/"$(FREEZE) | grep -vxF -f requirements.lock; } > requirements-dev.lock

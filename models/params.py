@@ -34,7 +34,8 @@ class EncoderParams(_Section):
 
     encoder: str = Field(
         description="A model hub name, a pretrained model's folder, or `package:NAME/FOLDER` in an installed package; "
-        "for images also `config:FOLDER`, or a JSON file in its place: its architecture, trained from random weights."
+        "for images also `timm:NAME` (the extra `timm`), and `config:FOLDER`, `config:FILE` or `config:timm:NAME`: "
+        "that architecture, trained from random weights."
     )
     max_length: int = searchable(128, "Tokens of a text that are kept, special tokens included.", ge=4, le=8192)
     long_text: Literal["head", "tail", "head_tail", "windows"] = searchable(
@@ -50,6 +51,12 @@ class EncoderParams(_Section):
         when={"long_text": ["windows"]},
         ge=0.0,
         le=0.9,
+    )
+    morphemes: Literal["none", "kiwi"] = searchable(
+        "none",
+        "Korean: whether words are cut into their morphemes, with a space between them, before the tokenizer reads "
+        "them; kiwi needs the extra `korean`.",
+        source="Park et al. 2021",
     )
     pooling: Literal["mean", "cls", "max", "attention"] = searchable(
         "mean",

@@ -41,6 +41,7 @@ NOT_FOR_IMAGES: dict[str, Scalar] = {
     "lora_rank": None,
     "reinit_layers": 0,
     "gradient_checkpointing": False,
+    "morphemes": "none",
     **dict.fromkeys(TOKEN_CHANGES, 0.0),
 }
 FOR_IMAGES_ONLY: dict[str, Scalar] = {"image_augmentation": 0.0}
@@ -212,6 +213,8 @@ def _check_encoders(config: StudyConfig) -> None:
     changes = frozenset(name for name in NEEDING_MASK if any(float(str(v)) > 0 for v in field_values(config, name)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
+        if "kiwi" in field_values(config, "morphemes"):
+            child.submit(_check_morphemes).result()
         for encoder in values["encoder"]:
             child.submit(_check_encoder, str(encoder), (most_layers, most_new), longest, changes).result()
 
@@ -236,6 +239,12 @@ def _check_image_encoder(
     check_image_encoder(encoder, image_size=image_size, pooling=pooling, trainable_layers=trainable_layers)
     if augmented:
         require_kornia()
+
+
+def _check_morphemes() -> None:
+    from objectives.tasks.morphemes import require_kiwi
+
+    require_kiwi()
 
 
 def _check_encoder(encoder: str, layers: tuple[int | None, int], max_length: int, changes: frozenset[str]) -> None:

@@ -1,5 +1,6 @@
 """From the rows of a file to what models are fed with: one way for each kind of data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from models.params import ModelParams
@@ -7,11 +8,12 @@ from objectives.data import Content
 from objectives.tasks.columns import prepare_columns
 from objectives.tasks.feeds import Inputs
 from objectives.tasks.image import prepare_images
+from objectives.tasks.morphemes import cut_texts
 from objectives.tasks.relation import prepare_relations
 from objectives.tasks.text import prepare_text
 
 # Trials that agree in these share their inputs.
-PREPARED_FOR = ("encoder", "architecture", "entity_form", "image_size", "long_text")
+PREPARED_FOR = ("encoder", "architecture", "entity_form", "image_size", "long_text", "morphemes")
 
 
 def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Path, device: str) -> Inputs:
@@ -21,11 +23,19 @@ def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Pa
     DataError.
     """
     kind = content.spec.kind
+    if kind == "text" and params.morphemes != "none":
+        content = _cut(content, params=params, cache=cache)
     if kind == "text" and params.architecture == "columns":
         return prepare_columns(content, params=params, max_length=max_length, cache=cache, device=device)
     if kind == "relation":
         return prepare_relations(
-            content, encoder=params.encoder, form=params.entity_form, max_length=max_length, cache=cache, device=device
+            content,
+            encoder=params.encoder,
+            form=params.entity_form,
+            max_length=max_length,
+            cache=cache,
+            device=device,
+            cut_words=params.morphemes != "none",
         )
     if kind == "image":
         return prepare_images(content, encoder=params.encoder, image_size=params.image_size, cache=cache, device=device)
@@ -37,3 +47,11 @@ def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Pa
         device=device,
         whole=params.long_text != "head",
     )
+
+
+def _cut(content: Content, *, params: ModelParams, cache: Path) -> Content:
+    """Return the rows with what is read of them cut into morphemes."""
+    if params.architecture == "columns":
+        columns = {name: cut_texts(cells, cache=cache) for name, cells in content.columns.items()}
+        return replace(content, columns=columns)
+    return replace(content, texts=cut_texts(content.texts, cache=cache))

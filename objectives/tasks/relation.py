@@ -24,6 +24,7 @@ from objectives.jobs import FoldJob, Rows
 from objectives.relations import Form, MarkedText, entity_types, mark, new_tokens, read_relations
 from objectives.tasks.cache import cached, digest, digest_weights
 from objectives.tasks.feeds import Batch
+from objectives.tasks.morphemes import cut_relations
 from objectives.tasks.text import TEXTS_PER_CALL, augmentation
 
 
@@ -137,15 +138,26 @@ class RelationFeed:
 
 
 def prepare_relations(
-    content: Content, *, encoder: str, form: Form, max_length: int, cache: Path, device: str = "cpu"
+    content: Content,
+    *,
+    encoder: str,
+    form: Form,
+    max_length: int,
+    cache: Path,
+    device: str = "cpu",
+    cut_words: bool = False,
 ) -> RelationInputs:
     """Mark and tokenise the rows for `encoder`, or find them in `cache`; `max_length` is the largest of the study's.
+
+    With `cut_words` their words are cut into morphemes first.
 
     What the frozen encoder makes of them is computed on `device` when it is first asked for. An encoder that was saved
     with marker tokens gets only those that it lacks. Raises EncoderError, and DataError as read_relations does, and if
     the tokenizer has no separator for the form `separated`.
     """
     relations = read_relations(content, form=form)
+    if cut_words:
+        relations = cut_relations(relations, cache=cache)
     tokenizer = load_tokenizer(encoder)
     if form == "separated" and tokenizer.sep_token is None:
         raise DataError(
