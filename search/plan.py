@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from models.params import ColumnsParams, ImageParams, RelationParams
 from objectives.params import REGRESSION_LOSSES
 from search.parameters import PARAMETERS, Choices, Parameter, Range
 from search.survey import Survey
@@ -16,6 +17,11 @@ _MANY_ROWS = 50_000
 _MOST_TOKENS = 256
 _MOST_GROWTH = 4.0
 _FEWEST_TO_CUT = 50
+_OF_KIND = {
+    "text": set(ColumnsParams.model_fields),
+    "relation": set(RelationParams.model_fields),
+    "image": {*ImageParams.model_fields, "image_augmentation"},
+}
 _MINOR = (
     "pooling",
     "optimiser",
@@ -113,8 +119,12 @@ def propose(plan: Plan) -> dict[str, Proposal]:
 
 
 def concerns(parameter: Parameter, plan: Plan) -> bool:
-    """Whether the parameter can have an effect on data of this kind: classes, or a numeric label."""
-    numeric = plan.found.spread is not None
+    """Whether the parameter can have an effect on such data: its kind, its columns, classes or a numeric label."""
+    spec, numeric = plan.found.spec, plan.found.spread is not None
+    if any(parameter.name in names for kind, names in _OF_KIND.items() if kind != spec.kind):
+        return False
+    if parameter.name in ColumnsParams.model_fields and len(spec.text) < 2:
+        return False
     if numeric and parameter.name in ("sampler", "minority_augmentation"):
         return False
     losses = parameter.when.get("loss")

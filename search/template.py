@@ -26,6 +26,7 @@ _ENCODER_WHY = (
     "This one is small enough for a CPU; a larger one, as distilbert-base-uncased, needs lower learning rates."
 )
 _WIDTH = 110
+_KEYS_OF_KIND = {"text": ("text", "separator"), "relation": ("relation",), "image": ("image", "images")}
 
 
 def write_study_file(found: Survey, path: Path, *, overwrite: bool = False) -> None:
@@ -64,7 +65,7 @@ def _lines(plan: Plan, folder: Path) -> Iterator[str]:
 def _sections(plan: Plan, folder: Path) -> dict[str, list[_Entry]]:
     return {
         "study": _declared(GoalConfig, values=_goal(plan)),
-        "data": _declared(DataSpec, values=_data(plan.found.spec, folder)),
+        "data": _of_kind(_declared(DataSpec, values=_data(plan.found.spec, folder)), plan.found.spec.kind),
         "model": _fixed(
             "model",
             plan,
@@ -90,6 +91,12 @@ def _declared(model: type[BaseModel], *, values: _Values = MappingProxyType({}))
         value, why = values.get(name, (field.default, ""))
         entries.append(_Entry(key=name, value=value, why=f"{field.description} {why}".strip()))
     return entries
+
+
+def _of_kind(entries: list[_Entry], kind: str) -> list[_Entry]:
+    """Leave out what other kinds of data have."""
+    others = {key for other, keys in _KEYS_OF_KIND.items() if other != kind for key in keys}
+    return [entry for entry in entries if entry.key not in others]
 
 
 def _fixed(section: str, plan: Plan, *, values: _Values) -> list[_Entry]:

@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from objectives.data import DataSpec, read_dataset
@@ -185,6 +186,19 @@ def test_the_study_file_for_real_data_can_be_begun(tmp_path, name):
     samplers = config.space["sampler"].values() if "sampler" in config.space else []
     assert not {"near_miss", "tomek_links", "smote_enn"} & set(samplers)
     check_begins(config)
+
+
+@pytest.mark.parametrize(("columns", "has_columns"), [(("text",), False), (("text", "label"), True)])
+def test_the_study_file_has_no_fields_of_other_kinds_of_data(write, tmp_path, columns, has_columns):
+    """Neither relations nor images, and an architecture for columns only where there are several."""
+    spec = write(rows_of(a=60, b=6)).model_copy(update={"text": columns})
+    write_study_file(survey(spec), tmp_path / "study.yaml")
+    sections = yaml.safe_load((tmp_path / "study.yaml").read_text())
+    assert not {"relation", "image", "images"} & set(sections["data"])
+    names = {*sections["model"], *sections["training"]}
+    assert not {"entity_form", "entity_states", "image_size", "image_augmentation"} & names
+    of_columns = {"architecture", "shared_encoder", "column_max_length", "column_dropout", "fusion_width"}
+    assert of_columns & names == (of_columns if has_columns else set())
 
 
 def test_every_line_of_the_study_file_is_commented(write, tmp_path):
