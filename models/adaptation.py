@@ -40,14 +40,14 @@ def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
         )
 
 
-def merge_lora(encoder: PreTrainedModel) -> None:
-    """Add the low-rank updates to the weights that they belong to; the encoder is then as it was built, by name."""
+def merge_lora(model: nn.Module) -> None:
+    """Add the low-rank updates to the weights that they belong to; all names are then as they were built."""
     from peft.tuners.lora import LoraLayer
 
-    for name, module in list(encoder.named_modules()):
+    for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()
-            encoder.set_submodule(name, module.get_base_layer())
+            model.set_submodule(name, module.get_base_layer())
 
 
 def _reinitialise(encoder: PreTrainedModel, layer: nn.Module) -> None:

@@ -58,7 +58,9 @@ class Classifier(nn.Module):
 
     def merged(self) -> Self:
         """Return a copy whose weights are plain: low-rank updates are added to the weights they belong to."""
-        return copy.deepcopy(self)
+        copied = copy.deepcopy(self)
+        merge_lora(copied)
+        return copied
 
     def complete(self, tokenizer: Any) -> None:
         """Add to the pretrained encoder's tokenizer what this one's encoder knows besides: markers of relations."""
@@ -156,12 +158,6 @@ class TextClassifier(Classifier):
         for depth, layer in enumerate(reversed(layers), start=1):
             depth_of |= {id(weight): depth for weight in layer.parameters()}
         return {name: depth_of.get(id(weight), len(layers) + 1) for name, weight in self.named_parameters()}
-
-    def merged(self) -> Self:
-        """Return a copy whose encoder is a plain one: low-rank updates are added to the weights they belong to."""
-        copied = super().merged()
-        merge_lora(copied.encoder)
-        return copied
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or to evaluation; frozen parts stay in evaluation."""

@@ -9,13 +9,21 @@ import torch
 
 from models.params import ModelParams
 from objectives.data import Dataset, DataSpec, read_dataset
+from objectives.exported import (
+    DESCRIPTION,
+    Description,
+    ExportedModel,
+    Member,
+    trained_classifier,
+    write_classifier,
+)
 from objectives.folds import assign_folds
 from objectives.jobs import FoldJob
 from objectives.metrics import Goal
 from objectives.params import Params, TrainingParams
 from objectives.tasks.columns import ColumnInputs
 from objectives.tasks.preparation import prepare
-from objectives.training import FoldTraining
+from objectives.training import FoldTraining, read_weights
 from tests.tiny_encoder import build_tiny_encoder
 
 LENGTHS = {"title": 5, "title en": 10}
@@ -101,6 +109,59 @@ def test_each_column_has_its_own_length(train, inputs):
     assert feed.lengths(row).tolist() == [13]
     shorter = train(model={"max_length": 6, "column_max_length": {"title": 5}})._network._feed
     assert shorter.lengths(row).tolist() == [11]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"long_text": "windows", "window_overlap": 0.5},
+        {"lora_rank": 2, "lora_targets": "all"},
+        {"lora_rank": 2, "long_text": "windows", "shared_encoder": False},
+        {"trainable_layers": 1, "long_text": "windows"},
+        {"trainable_layers": 0, "long_text": "head_tail"},
+    ],
+    ids=["windows", "lora", "lora on windows", "top layer on windows", "head on ends"],
+)
+def test_lengths_of_columns_go_with_long_texts_and_with_lora(train, dataset, tmp_path, model):
+    """It trains, no line is longer than its column's, and the exported model predicts what was trained."""
+    training = train(model={"column_max_length": {"title": 5, "title en": 6}, **model})
+    list(training.epochs())
+    feed, job = training._network._feed, training._job
+    batch = feed.batch(np.arange(48))
+    lengths = {name: tensor.shape[1] for name, tensor in batch.items() if name.endswith("input_ids")}
+    assert lengths in ({"title/input_ids": 5, "title en/input_ids": 6}, {})
+    assert ("title en/row_of_window" in batch) == (model.get("long_text") == "windows")
+    inputs = prepare(dataset, params=job.params.model, max_length=24, cache=tmp_path / "cache", device="cpu")
+    weights = read_weights(training.best_weights, job=job)
+    classifier = trained_classifier(job, weights, inputs=inputs, device="cpu")
+    folder = tmp_path / "model"
+    checksums = write_classifier(classifier, folder / "fold-0", encoder=inputs.encoder)
+    (folder / DESCRIPTION).write_text(described(training, dataset, checksums).model_dump_json())
+    predicted = ExportedModel(folder, device="cpu").predict(dataset)[job.validation_rows]
+    np.testing.assert_allclose(predicted, training.best_predictions, rtol=1e-5, atol=1e-5)
+
+
+def described(training: FoldTraining, dataset: Dataset, checksums: dict[str, str]) -> Description:
+    """Describe a training as the only member of a model."""
+    job = training._job
+    member = Member(folder="fold-0", fold=0, epochs=2, score=0.5, class_counts=(1, 1, 1), checksums=checksums)
+    return Description(
+        form="fold",
+        study="columns",
+        trial=0,
+        task=job.task,
+        label_names=job.label_names,
+        data=dataset.spec,
+        params=job.params,
+        max_length=24,
+        goal=job.goal,
+        fold_scores=(0.5, 0.5),
+        pooled={},
+        temperature=1.0,
+        members=(member,),
+        packages={},
+        fingerprints={},
+    )
 
 
 def test_white_space_is_a_missing_cell(inputs, dataset):
