@@ -59,12 +59,22 @@ class MlflowTracker:
             self.close()
             raise TrackerUnavailable(f"{without_secrets(self._uri)}: {one_line(error)}") from None
 
+    def register(self, study: StudyRecord, folder: Path, *, trial: int, name: str, description: str) -> str:
+        """Upload an MLflow model's folder as that of a trial, and return its version of the registered model `name`.
+
+        Raises TrackerUnavailable; a model that was uploaded in part is marked as failed.
+        """
+        try:
+            return self._open(study).register(folder, trial=trial, name=name, description=description)
+        except Exception as error:  # as in publish
+            raise TrackerUnavailable(f"{without_secrets(self._uri)}: {one_line(error)}") from None
+
     def close(self) -> None:
         """As storage.publishing.Tracker says."""
         self._session = None
 
     def _open(self, study: StudyRecord) -> _Session:
-        _import_quietly()
+        import_quietly()
         from mlflow import MlflowClient
 
         # Beside the database: MLflow's default is a folder `mlruns` wherever the process was started.
@@ -91,24 +101,52 @@ class _Session:
             self._write(self._trial_run(trial, started_at=own[0].at), trial_writes(self.study.metric, own))
         self._write(self._run, study_writes(self.study.metric, events))
 
+    def register(self, folder: Path, *, trial: int, name: str, description: str) -> str:
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+        from mlflow.exceptions import MlflowException
+
+        run = self._find_run(_tags_of_trial(trial)) or self._run
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        tags = {"search.study": self.study.name, "search.trial": str(trial)}
+        model = self._client.create_logged_model(self._experiment, folder.name, source_run_id=run, tags=tags)
+        status = LoggedModelStatus.FAILED
+        try:
+            self._client.log_model_artifacts(model.model_id, str(folder))
+            status = LoggedModelStatus.READY
+        finally:
+            self._client.finalize_logged_model(model.model_id, status)
+        self._client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
+        # Its place, not its name: a name is looked up in whatever MLflow the process is set to.
+        source = model.artifact_location
+        version = self._client.create_model_version(name, source, run, description=description, model_id=model.model_id)
+        return str(version.version)
+
     def _trial_run(self, trial: int, *, started_at: float) -> str:
         if trial not in self._trial_runs:
-            tags = {"search.kind": "trial", "search.trial": str(trial)}
-            run = self._find_or_create_run(tags, name=f"trial {trial}", started_at=started_at)
+            run = self._find_or_create_run(_tags_of_trial(trial), name=f"trial {trial}", started_at=started_at)
             # Not among the tags it is found by: the study's run may have been deleted and made anew.
             self._client.set_tag(run, "mlflow.parentRunId", self._run)
             self._trial_runs[trial] = run
         return self._trial_runs[trial]
 
     def _find_or_create_run(self, tags: dict[str, str], *, name: str, started_at: float) -> str:
-        tags = {"search.study_key": study_key(self.study), **tags}
-        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = self._client.search_runs([self._experiment], query, max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        tags |= {"search.study": self.study.name}
+        if (found := self._find_run(tags)) is not None:
+            return found
+        tags = self._with_key(tags) | {"search.study": self.study.name}
         run = self._client.create_run(self._experiment, milliseconds(started_at), tags, name)
         return str(run.info.run_id)
+
+    def _find_run(self, tags: dict[str, str]) -> str | None:
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in self._with_key(tags).items())
+        found = self._client.search_runs([self._experiment], query, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _with_key(self, tags: dict[str, str]) -> dict[str, str]:
+        return {"search.study_key": study_key(self.study), **tags}
 
     def _write(self, run: str, writes: RunWrites) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -140,6 +178,10 @@ class _Session:
         except Exception as error:
             # Some servers keep artifacts where only they can write; that must not hold up everything else.
             self._client.set_tag(self._run, "search.study_file", f"not stored: {one_line(error)}")
+
+
+def _tags_of_trial(trial: int) -> dict[str, str]:
+    return {"search.kind": "trial", "search.trial": str(trial)}
 
 
 def _dataset_input(study: StudyRecord) -> DatasetInput:
@@ -176,7 +218,8 @@ def _find_or_create_experiment(client: MlflowClient, study: StudyRecord, *, arti
     return found.experiment_id
 
 
-def _import_quietly() -> None:
+def import_quietly() -> None:
+    """Import mlflow without its telemetry and with errors alone in its log."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401 - sets its loggers up

@@ -8,6 +8,7 @@ from time import monotonic, sleep
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from sqlalchemy import Engine
 
 from storage.ledger import Ledger
@@ -60,6 +61,22 @@ def test_the_study_file_goes_through_the_server(server: MlflowServer, engine: En
     client = MlflowClient(server.url)
     [run] = client.search_runs([client.get_experiment_by_name("ham").experiment_id])
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["study.yaml"]
+
+
+def test_a_model_goes_through_the_server(server: MlflowServer, engine: Engine, tmp_path: Path):
+    """Each time as a version of its own, of the study's run where the trial's is not published yet."""
+    study = new_ledger(engine, "eggs").study()
+    (tmp_path / "MLmodel").write_text("flavors: {}")
+    tracker = MlflowTracker(server.url)
+    versions = [tracker.register(study, tmp_path, trial=3, name="eggs", description="a") for _ in range(2)]
+    assert versions == ["1", "2"]
+    client = MlflowClient(server.url)
+    version = client.get_model_version("eggs", "2")
+    assert client.get_run(version.run_id).data.tags["search.kind"] == "study"
+    assert download_artifacts("models:/eggs/2", dst_path=str(tmp_path / "copy"), tracking_uri=server.url)
+    assert (tmp_path / "copy" / "MLmodel").is_file()
+    with pytest.raises(TrackerUnavailable, match="eggs/2"):
+        tracker.register(study, tmp_path, trial=3, name="eggs/2", description="a")
 
 
 def test_no_server_is_told_at_once_and_without_its_password(ledger: Ledger):
