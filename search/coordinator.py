@@ -1,20 +1,20 @@
 """The coordinator: the one process at a time that talks to Optuna. It asks ahead, tells, and frees expired leases."""
 
-import hashlib
 import math
 import statistics
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState as OptunaState
 
 from models.params import Scalar
 from search.config import StudyConfig
 from search.presence import WORKER_ROLE
+from search.proposals import make_sampler
 from search.racing.estimates import estimate
 from search.racing.matrix import Matrix, RunState
 from search.racing.verdicts import Action
@@ -218,11 +218,20 @@ class Coordinator:
         study = self._optuna()
         number = max(self.race.scores.matrix().numbers.tolist(), default=-1) + 1
         # A sampler seeded by the trial's number proposes after a restart what it would have proposed without one.
-        study.sampler = make_sampler(self.config, number)
+        study.sampler = make_sampler(self.config, number, estimates=self._estimates())
         if self.config.study.sampler == "grid":
             study.enqueue_trial(grid(self.config)[number], skip_if_exists=True)
         trial = study.ask()
         return trial.number, suggest(trial, self.config)
+
+    def _estimates(self) -> dict[int, tuple[int, float]]:
+        """What the sampler should know of the trials that are paused: folds begun, and the estimate by now."""
+        matrix = self.race.scores.matrix()
+        begun = (matrix.num_epochs > 0).sum(axis=1)
+        halted = matrix.open & (begun > 0) & ~(matrix.states == RunState.RUNNING).any(axis=1)
+        known = {int(matrix.numbers[row]): int(begun[row]) for row in np.flatnonzero(halted)}
+        expected = {number: estimate(matrix, trial=number) for number in known}
+        return {number: (known[number], value) for number, value in expected.items() if value is not None}
 
     def _optuna(self) -> optuna.Study:
         """Open Optuna's study; trials that a dead coordinator asked for but never wrote down go back into its queue."""
@@ -234,18 +243,6 @@ class Coordinator:
                 if trial.number not in known:
                     self._study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
         return self._study
-
-
-def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
-    """The study's sampler for one trial, seeded from the study's seed and the trial's number."""
-    digest = hashlib.sha256(f"{config.study.seed}/trial/{number}".encode()).digest()
-    seed = int.from_bytes(digest[:4], "big")
-    if config.study.sampler == "tpe":
-        with warnings.catch_warnings():
-            # Without `group` a conditional parameter would be sampled independently of all others.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _has_ended(trial: TrialRecord, runs: Iterable[FoldRun]) -> bool:
