@@ -61,10 +61,13 @@ def export_curves(study: OpenStudy, out: Path, *, test: Path | None, overrides: 
     if test is not None:
         from search.held_out_file import score_on
 
-        scores = score_on(study, config, test, trials=curves.numbers.tolist())
-        missing = sum(number not in scores for number in curves.numbers.tolist())
-        if missing:
-            say(f"{missing} of {len(curves.numbers)} trials have no test score: their weights were not kept")
+        scores, reasons = score_on(study, config, test, trials=curves.numbers.tolist())
+        if reasons:
+            first = min(reasons)
+            say(
+                f"{len(reasons)} of {len(curves.numbers)} trials have no test score, for want of their weights; "
+                f"trial {first}: {reasons[first]}"
+            )
         curves = _with_test(curves, scores, test)
     write_curves(curves, out)
     return curves

@@ -30,11 +30,14 @@ from storage.records import FoldRun
 Scores = dict[int, tuple[NDArray[np.float32], float]]
 
 
-def score_on(study: OpenStudy, config: StudyConfig, file: Path, *, trials: Sequence[int]) -> Scores:
-    """Return each trial's score by fold, (folds,), and that of the mean of its folds' predictions.
+def score_on(
+    study: OpenStudy, config: StudyConfig, file: Path, *, trials: Sequence[int]
+) -> tuple[Scores, dict[int, str]]:
+    """Return each trial's score by fold, (folds,), and that of the mean of its folds' predictions; and why some lack.
 
-    By the study's metric. Trials whose weights were not kept are left out. Raises ConfigError if the study's data
-    changed, DataError if the file cannot be read or has a label that the study does not know, EncoderError.
+    By the study's metric. A trial has none whose weights were not kept, or were of another version's job. Raises
+    ConfigError if the study's data changed, DataError if the file cannot be read or has a label that the study does not
+    know, EncoderError.
     """
     rows = StudyRows(ledger=study.ledger, config=config)
     update = {"path": file, "extra": None, "format": format_of(file) or config.data.format}
@@ -53,13 +56,14 @@ def score_on(study: OpenStudy, config: StudyConfig, file: Path, *, trials: Seque
             runs[run.trial].append(run)
     params = {trial.number: trial.params for trial in study.ledger.trials()}
     found: Scores = {}
+    reasons: dict[int, str] = {}
     for number in trials:
         jobs = [unseen.objective.job(params[number], run.fold) for run in runs[number]]
         try:
             found[number] = unseen.scores(jobs, unseen.weights(jobs, runs[number]))
-        except (StorageError, TrialError):
-            continue
-    return found
+        except (StorageError, TrialError) as error:
+            reasons[number] = str(error)
+    return found, reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,18 +95,13 @@ class _Study:
                 self.num_idle += 1
             if self.num_idle:
                 self._employ()
-        left = [
-            Stated(trial=trial, chance=self.chances.get(trial), kind="left")
-            for trial in range(len(self.drawn))
-            if trial not in self.ended and np.isinf(self.completed[trial])
-        ]
         return Replay(
             drawn=tuple(self.drawn),
             completed=np.array(self.completed[: len(self.drawn)]),
             end=self.now,
             work=self.work,
             epochs=self.epochs,
-            stated=(*self.stated, *left),
+            stated=(*self.stated, *self._left()),
             chosen=self._choose(),
         )
 
@@ -187,7 +182,22 @@ class _Study:
             sign=self.recorded.sign,
         )
 
+    def _left(self) -> list[Stated]:
+        """What the policy says at the end of those that it left unfinished, but for audited ones."""
+        found = []
+        for trial, progress in enumerate(self.progress[: len(self.drawn)]):
+            if trial in self.ended or trial in self.audited or np.isfinite(self.completed[trial]):
+                continue
+            chance = self.chances.get(trial)
+            if chance is not None:
+                fold = max(fold for fold, epochs in enumerate(progress) if epochs)
+                verdict = self.policy.verdict(self.matrix, trial=trial, fold=fold, trials_left=0)
+                chance = chance if verdict.chance is None else verdict.chance
+            found.append(Stated(trial=trial, chance=chance, kind="left"))
+        return found
+
     def _choose(self) -> int:
+        """The trial that the study would name."""
         complete = np.flatnonzero(np.isfinite(self.completed[: len(self.drawn)]))
         if complete.size:
             return int(complete[self.recorded.final[self.drawn][complete].argmax()])

@@ -30,7 +30,7 @@ def test_file(study: Trained) -> Path:
         ("text", "label"),
         *((f"a {noun} of row {row}", LABELS[row % 3]) for row, noun in enumerate(["fox", "cash", "worm"] * 4)),
     ]
-    path = study.folder / "unseen.csv"
+    path = study.data.parent / "unseen.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return path
@@ -43,10 +43,10 @@ def export(study: Trained, out: Path, *options: object) -> Result:
 
 @pytest.fixture(scope="module")
 def curves(study: Trained, test_file: Path) -> Curves:
-    result = export(study, study.folder / "curves.npz", "--test", test_file)
+    result = export(study, study.data.parent / "curves.npz", "--test", test_file)
     assert result.exit_code == 0, result.output
     assert "1 of 3 trials are left out" in result.output
-    return load_curves(study.folder / "curves.npz")
+    return load_curves(study.data.parent / "curves.npz")
 
 
 def test_the_file_holds_what_the_ledger_says(study: Trained, curves: Curves):
@@ -64,8 +64,8 @@ def test_the_file_holds_what_the_ledger_says(study: Trained, curves: Curves):
 
 def test_test_scores_are_those_of_the_exported_folds(study: Trained, curves: Curves, test_file: Path):
     """Each fold's weights and their ensemble score on the test file what the exported model scores."""
-    assert study.export(study.folder / "model").exit_code == 0
-    model = ExportedModel(study.folder / "model", device="cpu")
+    assert study.export(study.data.parent / "model").exit_code == 0
+    model = ExportedModel(study.data.parent / "model", device="cpu")
     spec = study.config.data.model_copy(update={"path": test_file})
     table = read_table(spec)
     truth = np.array([LABELS.index(label) for label in table["label"]])
@@ -83,7 +83,8 @@ def test_a_trial_without_weights_has_no_test_score(study: Trained, test_file: Pa
     study.artifacts.delete(name)
     result = export(study, tmp_path / "some.npz", "--test", test_file)
     study.artifacts.put(name, kept)
-    assert "1 of 2 trials have no test score" in result.output
+    assert "1 of 2 trials have no test score, for want of their weights; trial 0: " in result.output
+    assert "there is no such artifact" in result.output
     some = load_curves(tmp_path / "some.npz")
     assert np.isnan(some.test_ensemble).tolist() == [True, False]
 
@@ -110,8 +111,8 @@ def test_a_file_that_does_not_fit_itself_is_refused(
 
 def test_other_files_are_refused(curves: Curves, study: Trained, tmp_path: Path):
     """Text, another archive, a pickle, another version and no file at all: one line each."""
-    whole = (study.folder / "curves.npz").read_bytes()
-    with np.load(study.folder / "curves.npz") as stored:
+    whole = (study.data.parent / "curves.npz").read_bytes()
+    with np.load(study.data.parent / "curves.npz") as stored:
         arrays = {name: stored[name] for name in stored.files}
     np.savez(tmp_path / "version.npz", **arrays | {"format": np.array(99)})
     np.savez(tmp_path / "archive.npz", numbers=np.arange(3))
