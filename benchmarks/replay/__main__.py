@@ -3,6 +3,7 @@
 `python -m benchmarks.replay FOLDER --rules none forgiving median paired:risk=0.1 --folds 3 5 10 --order random tpe
 --workers 1 8 --studies 50` prints Markdown: a table for each setting, one line a rule, and what rules stated against
 what was observed. FOLDER holds files of `search export-curves`, NAME-K.npz; K = 3 of a set of 5 are its first 3 folds.
+All studies of a set share its trials; with --trials 50 and --shuffle-folds they differ in which trial is the best, too.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--studies", type=int, default=50, help="of each set and setting")
     parser.add_argument("--trials", type=int, help="of a study; all recorded ones without it")
+    parser.add_argument("--shuffle-folds", action="store_true", help="another order of the folds in each study")
     parser.add_argument("--unit", choices=["epoch", "second"], default="epoch", help="what work is counted in")
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--role", choices=["tuning", "reporting"], help="only the sets that sets.yaml gives this role")
@@ -58,6 +60,7 @@ def main() -> None:
         num_studies=arguments.studies,
         num_trials=arguments.trials,
         unit=arguments.unit,
+        shuffle_folds=arguments.shuffle_folds,
     )
     start = time.perf_counter()
     outcomes = list(compare(studies, rules, processes=arguments.processes))

@@ -112,6 +112,7 @@ class Studies:
     num_studies: int = 50  # of each setting
     num_trials: int | None = None
     unit: Unit = "epoch"
+    shuffle_folds: bool = False  # by seed: each study then has another first fold, and of K = 3 of 5 other folds
 
     def settings(self) -> list[Setting]:
         """All settings, seed by seed."""
@@ -161,6 +162,9 @@ class _Comparison:
     def outcomes(self, setting: Setting) -> list[Outcome]:
         """Replay one setting under every rule."""
         of = self._recorded[setting.set_name, setting.folds]
+        if self._studies.shuffle_folds:
+            unit = self._studies.unit
+            of = recorded(of.curves, name=of.name, num_folds=setting.folds, unit=unit, seed=setting.seed)
         reference = self._replay(of, setting, no_race())
         return [
             outcome(self._replay(of, setting, make()), reference, of=of, rule=rule, setting=setting)

@@ -35,23 +35,26 @@ class Recorded:
         return total
 
 
-def recorded(curves: Curves, *, name: str, num_folds: int | None = None, unit: Unit = "epoch") -> Recorded:
-    """Take the first `num_folds` folds of the curves; ValueError if they have fewer."""
+def recorded(
+    curves: Curves, *, name: str, num_folds: int | None = None, unit: Unit = "epoch", seed: int | None = None
+) -> Recorded:
+    """Take the first `num_folds` folds of the curves, in a random order by `seed`; ValueError if they have fewer."""
     most = curves.standing.shape[1]
-    folds = num_folds or most
-    if not 2 <= folds <= most:
-        raise ValueError(f"{name}: found {folds} folds, expected 2 to {most}")
-    scores = curves.sign * curves.standing[:, :folds].astype(np.float64)
-    lengths = curves.lengths[:, :folds].astype(np.int64)
+    if not 2 <= (num_folds or most) <= most:
+        raise ValueError(f"{name}: found {num_folds} folds, expected 2 to {most}")
+    order = np.arange(most) if seed is None else np.random.default_rng((seed, 2)).permutation(most)
+    folds = order[:num_folds]
+    scores = curves.sign * curves.standing[:, folds].astype(np.float64)
+    lengths = curves.lengths[:, folds].astype(np.int64)
     last = np.take_along_axis(scores, lengths[:, :, None] - 1, axis=2)[:, :, 0]
     return Recorded(
         name=name,
         scores=scores,
         lengths=lengths,
         planned=curves.epochs.astype(np.int64),
-        costs=np.ones(lengths.shape) if unit == "epoch" else curves.seconds[:, :folds].astype(np.float64),
+        costs=np.ones(lengths.shape) if unit == "epoch" else curves.seconds[:, folds].astype(np.float64),
         final=last.mean(axis=1),
-        test=curves.sign * curves.test_folds[:, :folds].astype(np.float64).mean(axis=1),
+        test=curves.sign * curves.test_folds[:, folds].astype(np.float64).mean(axis=1),
         sign=curves.sign,
         curves=curves,
     )

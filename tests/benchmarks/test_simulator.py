@@ -138,6 +138,8 @@ def test_the_first_folds_are_taken():
     """K = 2 of K = 3 are the first two folds, with their own means."""
     curves = curves_of([[[0.1], [0.3], [0.9]]])
     assert recorded(curves, name="hand", num_folds=2).final.tolist() == pytest.approx([0.2])
+    means = {recorded(curves, name="hand", num_folds=2, seed=seed).final.item() for seed in range(20)}
+    assert sorted(means) == pytest.approx([0.2, 0.5, 0.6])
     with pytest.raises(ValueError, match="found 4 folds, expected 2 to 3"):
         recorded(curves, name="hand", num_folds=4)
 
