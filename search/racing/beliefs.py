@@ -53,11 +53,16 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
     known = noise.variance * precision  # 1 for a finished fold, 0 for one of which nothing is known
     residual = np.where(known > 0, values - noise.effects, 0.0)
     residual = np.where(np.isfinite(residual), residual, -1e9)
-    level_precision = 1 / noise.spread + precision.sum(axis=1)
-    level = (noise.level / noise.spread + (precision * residual).sum(axis=1)) / level_precision
+    prior, spread = _trials_at_large(residual, precision)
+    level_precision = 1 / spread + precision.sum(axis=1)
+    level = (prior / spread + (precision * residual).sum(axis=1)) / level_precision
     unknown = (1 - known).sum(axis=1)
     mean = noise.effects.mean() + ((known * residual).sum(axis=1) + unknown * level) / num_folds
     variance = (unknown**2 / level_precision + noise.variance * unknown) / num_folds**2
+    # The folds' effects are themselves known from few trials: those of the folds to come, and of those it has.
+    doubt = noise.variance / np.maximum(noise.counts, 1.0)
+    reach = unknown * (1 - 1 / (spread * level_precision)) / np.maximum(known.sum(axis=1), 1e-9)
+    variance += ((1 - known) @ doubt + reach**2 * (known @ doubt)) / num_folds**2
     deviation = np.sqrt(np.maximum(variance, 0.0))
     complete = matrix.complete
     mean[complete] = standing[complete].mean(axis=1)
@@ -66,7 +71,13 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
     chance = np.ones(len(mean))
     if best is not None:
         ahead = mean[best] + margin * np.sqrt(noise.variance / num_folds) - mean
-        chance = 1 - stdtr(max(noise.degrees, 1.0), ahead / np.maximum(deviation, 1e-12))
+        # Welch and Satterthwaite: the noise is known from few residuals, the rest from the finished curves.
+        fold_noise = noise.variance * unknown / num_folds**2
+        other = np.maximum(variance - fold_noise, 0.0)
+        degrees = variance**2 / np.maximum(
+            fold_noise**2 / max(noise.degrees, 1.0) + other**2 / max(0.2 * len(known_curves.rows), 3.0), 1e-300
+        )
+        chance = 1 - stdtr(np.maximum(degrees, 1.0), ahead / np.maximum(deviation, 1e-12))
     chance = np.where(complete, 0.0, chance)
     return Beliefs(
         mean=mean,
@@ -81,3 +92,17 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
 def _best(complete: NDArray[np.bool_], mean: FloatArray) -> int | None:
     rows = np.flatnonzero(complete & np.isfinite(mean))
     return int(rows[mean[rows].argmax()]) if rows.size else None
+
+
+def _trials_at_large(residual: FloatArray, precision: FloatArray) -> tuple[float, float]:
+    """Mean and variance of the true means of all trials of which anything is known, by moments, without the worst."""
+    weight = precision.sum(axis=1)
+    seen = weight > 0
+    if seen.sum() < 2:
+        return float(residual[seen].sum()), 1.0
+    means = (precision * residual).sum(axis=1)[seen] / weight[seen]
+    middle = np.median(means)
+    # What failed altogether lies far below; it says nothing about how the others differ.
+    usual = means >= middle - 3 * (means.max() - middle)
+    variance = float(means[usual].var()) - float(np.median(1 / weight[seen][usual]))
+    return float(means[usual].mean()), max(variance, 0.25 * float(means[usual].var()), 1e-12)

@@ -10,6 +10,9 @@ from search.racing.matrix import FloatArray, Matrix
 
 MOST_CURVES = 400
 FEWEST_CURVES = 4
+TAIL = 3.0
+INFLATION = 1.0
+TOP = 1.0
 OWN_WEIGHT = 4.0  # of a curve of the same trial on another fold, against one of another trial
 
 Prediction = tuple[float, float]  # mean and variance of what a fold run ends with
@@ -17,14 +20,13 @@ Prediction = tuple[float, float]  # mean and variance of what a fold run ends wi
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """The finished curves at one epoch, each (curves,): level and slope in units of their spread, gain to the end."""
+    """The finished curves at one epoch: standardised features (curves, features), and how the way to the top shrank."""
 
     rows: NDArray[np.int64]
-    level: FloatArray
-    slope: FloatArray
-    gain: FloatArray
-    level_scale: float
-    slope_scale: float
+    features: FloatArray
+    center: FloatArray
+    scale: FloatArray
+    shrinkage: FloatArray
 
 
 @dataclass(slots=True)
@@ -36,6 +38,8 @@ class FinishedCurves:
     curves: FloatArray
     finals: FloatArray
     effects: FloatArray
+    top: float
+    reach: float
     _at: dict[int, _At | None] = field(default_factory=dict)
     _predictions: dict[tuple[int, int, int], Prediction] = field(default_factory=dict)
 
@@ -55,18 +59,23 @@ class FinishedCurves:
         at = self._known_at(epoch)
         if at is None or not np.isfinite(now):
             return now, np.inf
-        distance = ((now - self.effects[fold]) / at.level_scale - at.level) ** 2
-        if epoch > 1:
-            distance += ((now - curve[_half(epoch)]) / at.slope_scale - at.slope) ** 2
-        # The bandwidth follows the neighbours: the distance to the nearest tenth of the curves, at least 4 of them.
-        nearest = min(max(FEWEST_CURVES, len(distance) // 10), len(distance) - 1)
-        width = np.partition(distance, nearest)[nearest] + 1e-12
-        weights = np.exp(-0.5 * distance / width)
+        offset = (_features(self._distance_to_top(curve - self.effects[fold]), epoch) - at.center) / at.scale
+        difference = at.features - offset
+        distance = (difference**2).sum(axis=1)
+        # The bandwidth follows the neighbours: the distance to the nearest fifth of the curves, at least 4 of them.
+        nearest = min(max(FEWEST_CURVES, len(distance) // 5), len(distance) - 1)
+        weights = np.exp(-0.5 * distance / (np.partition(distance, nearest)[nearest] + 1e-12))
         weights[at.rows == row] *= OWN_WEIGHT
         weights /= weights.sum()
-        gain = float(weights @ at.gain)
-        spread = float(weights @ (at.gain - gain) ** 2)
-        return now + gain, spread * (1 + 2 * float(weights @ weights)) + 1e-12
+        shrinkage, variance = _local_line(difference, at.shrinkage, weights)
+        gap = float(self._distance_to_top(np.array([now - self.effects[fold]]))[0])
+        left = gap * np.exp(shrinkage)
+        # The normal distribution that has the same chance of the top as the skewed one, TAIL deviations out.
+        deviation = left * (1 - np.exp(-TAIL * INFLATION * np.sqrt(variance))) / TAIL
+        return now + gap - left, deviation**2 + 1e-12
+
+    def _distance_to_top(self, scores: FloatArray) -> FloatArray:
+        return np.maximum(self.top - scores, 1e-3 * self.reach)
 
     def _known_at(self, epoch: int) -> _At | None:
         if epoch not in self._at:
@@ -79,17 +88,39 @@ class FinishedCurves:
         there = np.isfinite(self.curves[:, epoch - 1])
         if there.sum() < FEWEST_CURVES:
             return None
-        now = self.curves[there, epoch - 1]
-        level, slope = now - self.effects[self.folds[there]], now - self.curves[there, _half(epoch)]
-        level_scale, slope_scale = max(float(level.std()), 1e-9), max(float(slope.std()), 1e-9)
+        effects = self.effects[self.folds[there]]
+        distances = self._distance_to_top(self.curves[there, :epoch] - effects[:, None])
+        features = _features(distances, epoch)
+        center, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
         return _At(
             rows=self.rows[there],
-            level=level / level_scale,
-            slope=slope / slope_scale,
-            gain=self.finals[there] - now,
-            level_scale=level_scale,
-            slope_scale=slope_scale,
+            features=(features - center) / scale,
+            center=center,
+            scale=scale,
+            shrinkage=np.log(self._distance_to_top(self.finals[there] - effects)) - np.log(distances[:, -1]),
         )
+
+
+def _features(distances: FloatArray, epoch: int) -> FloatArray:
+    """Where a curve stands, and its slope since half as many epochs, as logarithms: (..., 1 or 2)."""
+    logarithms = np.log(distances)
+    level = logarithms[..., -1]
+    if epoch == 1:
+        return np.asarray(level[..., None])
+    return np.stack([level, logarithms[..., epoch // 2 - 1] - level], axis=-1)
+
+
+def _local_line(difference: FloatArray, values: FloatArray, weights: FloatArray) -> tuple[float, float]:
+    """Fit a weighted line, and return where it is at difference 0, with the variance of a new value there."""
+    design = np.column_stack([np.ones(len(values)), difference])
+    ridge = np.diag([0.0] + [0.05] * difference.shape[1])
+    hat = np.linalg.solve((design * weights[:, None]).T @ design + ridge, (design * weights[:, None]).T)
+    coefficients = hat @ values
+    residual = values - design @ coefficients
+    effective = 1 / float(weights @ weights)
+    lost = min(0.8 * effective, design.shape[1])
+    variance = float(weights @ residual**2) * effective / (effective - lost)
+    return float(coefficients[0]), variance * (1 + float(hat[0] @ hat[0]))
 
 
 def finished_curves(matrix: Matrix, standing: FloatArray, effects: FloatArray) -> FinishedCurves:
@@ -102,17 +133,22 @@ def finished_curves(matrix: Matrix, standing: FloatArray, effects: FloatArray) -
 
 @lru_cache(maxsize=4)
 def _remembered(rows: bytes, folds: bytes, curves: bytes, effects: bytes, shape: tuple[int, ...]) -> FinishedCurves:
-    known = np.frombuffer(curves).reshape(shape)
+    known, fold_of, effect = (
+        np.frombuffer(curves).reshape(shape),
+        np.frombuffer(folds, np.int64),
+        np.frombuffer(effects),
+    )
     last = np.maximum((~np.isnan(known)).sum(axis=1) - 1, 0)
+    finals = known[np.arange(len(known)), last]
+    levels = finals - effect[fold_of]
+    good = levels[levels >= np.median(levels)] if len(levels) else np.zeros(1)
+    reach = max(float(good.std()), 1e-9)
     return FinishedCurves(
         rows=np.frombuffer(rows, np.int64),
-        folds=np.frombuffer(folds, np.int64),
+        folds=fold_of,
         curves=known,
-        finals=known[np.arange(len(known)), last],
-        effects=np.frombuffer(effects),
+        finals=finals,
+        effects=effect,
+        top=float(good.max()) + TOP * reach,
+        reach=reach,
     )
-
-
-def _half(epoch: int) -> int:
-    """Index of the epoch that a slope is taken from."""
-    return max(epoch // 2 - 1, 0)

@@ -8,8 +8,8 @@ import numpy as np
 from search.racing.matrix import BoolArray, FloatArray
 
 ITERATIONS = 6
-PRIOR_DEGREES = 2.0  # how many residuals the first guess of the noise is worth
-FIRST_GUESS = 0.3  # of the noise's standard deviation, as a share of the trials' spread
+PRIOR_DEGREES = 6.0  # how many residuals the first guess of the noise is worth
+FIRST_GUESS = 0.7  # of the noise's standard deviation, as a share of the trials' spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class Noise:
     effects: FloatArray
     variance: float
     degrees: float
+    counts: FloatArray
 
 
 def fit_noise(values: FloatArray, done: BoolArray) -> Noise:
@@ -44,7 +45,9 @@ def _fit(scores_or_nan: bytes, shape: tuple[int, ...]) -> Noise:
     seen = ~np.isnan(values)
     rows = np.flatnonzero(seen.any(axis=1))
     if not rows.size:
-        return Noise(level=0.0, spread=1.0, effects=np.zeros(values.shape[1]), variance=1.0, degrees=0.0)
+        return Noise(
+            level=0.0, spread=1.0, effects=np.zeros(shape[1]), variance=1.0, degrees=0.0, counts=np.zeros(shape[1])
+        )
     first = np.where(seen[rows], values[rows], 0.0).sum(axis=1) / seen[rows].sum(axis=1)
     rows = rows[first >= np.median(first)]
     seen = seen[rows]
@@ -70,4 +73,11 @@ def _fit(scores_or_nan: bytes, shape: tuple[int, ...]) -> Noise:
         own = ((scores - effects) * seen).sum(axis=1) / counts
         squares = float((((scores - effects - own[:, None]) * seen) ** 2).sum())
         variance = max((squares + PRIOR_DEGREES * guess) / (residuals_left + PRIOR_DEGREES), 1e-12)
-    return Noise(level=level, spread=spread, effects=effects, variance=variance, degrees=residuals_left + PRIOR_DEGREES)
+    return Noise(
+        level=level,
+        spread=spread,
+        effects=effects,
+        variance=variance,
+        degrees=residuals_left + PRIOR_DEGREES,
+        counts=per_fold.astype(np.float64),
+    )

@@ -11,6 +11,7 @@ from search.racing.matrix import FloatArray, Matrix, RunState
 from search.racing.verdicts import Action, Choice, Decision, Verdict
 
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
+FIRST_CURVES = 8  # trials whose first fold is trained to its end before anything is paused or stopped
 PATIENCE = 1.5  # how much more than this fold run another one must promise before this one is paused
 
 
@@ -32,7 +33,7 @@ class Paired:
         epoch = int((~np.isnan(matrix.scores[row, fold])).sum())
         if not finished and (epoch < self.min_epochs or epoch not in RUNGS):
             return Verdict(decision=Decision.CONTINUE)
-        if matrix.complete[row] or matrix.complete.sum() < self.min_trials:
+        if matrix.complete[row] or matrix.done[:, 0].sum() < FIRST_CURVES or not matrix.complete.any():
             return Verdict(decision=Decision.CONTINUE)
         beliefs = believe(matrix, margin=self.margin)
         chance = float(beliefs.chance[row])
