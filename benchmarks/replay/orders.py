@@ -22,8 +22,8 @@ class Order(Protocol):
     def learns(self) -> bool:
         """Whether it looks at what it is told."""
 
-    def draw(self, drawn: Sequence[int], told: FloatArray) -> int:
-        """Return the next one; `told` has a value for each drawn one, larger is better, NaN where nothing is known."""
+    def draw(self, drawn: Sequence[int], ranking: Sequence[int]) -> int:
+        """Return the next one; `ranking` are indices into `drawn`, best first, of those of which something is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class RandomOrder:
         """It does not."""
         return False
 
-    def draw(self, drawn: Sequence[int], told: FloatArray) -> int:
+    def draw(self, drawn: Sequence[int], ranking: Sequence[int]) -> int:
         """Return the next one of the permutation."""
         return self._permutation[len(drawn)]
 
@@ -109,15 +109,13 @@ class TpeOrder:
         """It does."""
         return True
 
-    def draw(self, drawn: Sequence[int], told: FloatArray) -> int:
-        """Return the next one, at random while fewer than 10 are told of."""
+    def draw(self, drawn: Sequence[int], ranking: Sequence[int]) -> int:
+        """Return the next one, at random while fewer than 10 are ranked."""
         [random] = self._random
         left = np.setdiff1d(np.arange(len(self.pool.numbers)), drawn)
-        known = np.flatnonzero(~np.isnan(told))
-        if len(known) < NUM_STARTUP:
+        if len(ranking) < NUM_STARTUP:
             return int(random.choice(left))
-        num_best = min(math.ceil(0.1 * len(known)), 25)
-        best = np.sort(known[np.argsort(-told[known], kind="stable")[:num_best]])
+        best = np.sort(ranking[: min(math.ceil(0.1 * len(ranking)), 25)])
         points = np.array(drawn)
         others = np.delete(points, best)
         good = log_density(self.pool, points[best], left)

@@ -154,7 +154,7 @@ class _Study:
             choice = self.policy.next_fold_run(self.matrix, trials_left=left)
             if choice.action is Action.START:
                 assert left > 0, "the policy starts a trial that the study does not have"
-                self.drawn.append(self.order.draw(self.drawn, self._tell() if self.order.learns else np.empty(0)))
+                self.drawn.append(self.order.draw(self.drawn, self._ranking() if self.order.learns else []))
                 self._show()
             elif choice.action is Action.RUN:
                 trial, fold = choice.trial, choice.fold
@@ -201,18 +201,25 @@ class _Study:
         complete = np.flatnonzero(np.isfinite(self.completed[: len(self.drawn)]))
         if complete.size:
             return int(complete[self.recorded.final[self.drawn][complete].argmax()])
-        return int(np.nan_to_num(self._tell(), nan=-np.inf).argmax())
+        return max(range(len(self.drawn)), key=self._estimate)
 
-    def _tell(self) -> FloatArray:
-        """What is known of each drawn trial's final mean, larger is better; a new estimate only after new epochs."""
-        values = np.full(len(self.drawn), np.nan)
-        for trial, row in enumerate(self.drawn):
-            trained = sum(self.progress[trial])
+    def _ranking(self) -> list[int]:
+        """Best first, as the service's TPE ranks them, the drawn trials that are complete, stopped or paused.
+
+        Complete ones by their means, then the others by how many folds they have begun, then by their estimates.
+        """
+        ranks: list[tuple[int, float, int]] = []
+        for trial, progress in enumerate(self.progress[: len(self.drawn)]):
             if np.isfinite(self.completed[trial]):
-                values[trial] = self.recorded.final[row]
-            elif trained:
-                if self.told.get(trial, (0, 0.0))[0] != trained:
-                    found = estimate(self.matrix, trial=trial)
-                    self.told[trial] = (trained, np.nan if found is None else self.recorded.sign * found)
-                values[trial] = self.told[trial][1]
-        return values
+                ranks.append((-len(progress) - 1, -self.recorded.final[self.drawn[trial]], trial))
+            elif any(progress) and (trial in self.ended or not (self.states[trial] == RUNNING).any()):
+                ranks.append((-sum(map(bool, progress)), -self._estimate(trial), trial))
+        return [trial for _, _, trial in sorted(ranks)]
+
+    def _estimate(self, trial: int) -> float:
+        """What the sampler is told of a trial, larger is better; worked out anew only after new epochs of it."""
+        trained = sum(self.progress[trial])
+        if trial not in self.told or self.told[trial][0] != trained:
+            found = estimate(self.matrix, trial=trial)
+            self.told[trial] = (trained, -np.inf if found is None else self.recorded.sign * found)
+        return self.told[trial][1]

@@ -43,10 +43,10 @@ class Listed:
     """Draws the trials as they are recorded."""
 
     learns: bool = False
-    seen: list[list[float]] = field(default_factory=list)
+    seen: list[list[int]] = field(default_factory=list)
 
-    def draw(self, drawn: Sequence[int], told: np.ndarray) -> int:
-        self.seen.append(told.tolist())
+    def draw(self, drawn: Sequence[int], ranking: Sequence[int]) -> int:
+        self.seen.append(list(ranking))
         return len(drawn)
 
 

@@ -144,14 +144,15 @@ def test_the_first_folds_are_taken():
         recorded(curves, name="hand", num_folds=4)
 
 
-def test_an_order_that_learns_is_told_means_and_estimates():
-    """A complete trial's mean, and for a stopped one an estimate; of a new one nothing."""
+def test_an_order_that_learns_is_told_a_ranking():
+    """Complete trials by their means, then stopped ones, those with more folds begun first; running ones nowhere."""
     order = Listed(learns=True)
-    policy = Scripted(rule=lambda matrix, trial, fold: STOP if trial == 0 else CONTINUE)
-    replay(recorded(THREE, name="hand"), policy=policy, order=order)
-    first, second, third = order.seen
-    assert (first, second) == ([], [pytest.approx(0.1)])
-    assert third[1] == pytest.approx(0.75)
+    curves = curves_of([[[0.9, 0.9]] * 2, [[0.1, 0.5]] * 2, [[0.4, 0.8]] * 2, [[0.3, 0.3]] * 2, [[0.1, 0.2]] * 2])
+    policy = Scripted(
+        rule=lambda matrix, trial, fold: STOP if (trial, fold) in ((0, 0), (3, 1)) else CONTINUE,
+    )
+    replay(recorded(curves, name="hand"), policy=policy, order=order)
+    assert order.seen == [[], [0], [1, 0], [2, 1, 0], [2, 1, 3, 0]]
 
 
 def test_studies_differ_by_seed_and_repeat():
@@ -161,7 +162,7 @@ def test_studies_differ_by_seed_and_repeat():
     assert one == list(compare(studies, {"none": no_race}, processes=2))
     assert len(one) == 6
     assert all(result.speedup == 1 and result.share == 1 and not result.lost for result in one)
-    assert len({tuple(RandomOrder(3, seed).draw([0] * n, np.empty(0)) for n in range(3)) for seed in range(9)}) > 1
+    assert len({tuple(RandomOrder(3, seed).draw([0] * n, []) for n in range(3)) for seed in range(9)}) > 1
 
 
 def test_parameters_become_points():
@@ -200,8 +201,8 @@ def test_it_proposes_where_optuna_would():
     points = np.random.default_rng(1).random(300)
     values = -((points - 0.7) ** 2)
     pool = pool_of([{"x": float(x)} for x in points])
-    drawn = list(range(30))
-    mine = [points[TpeOrder(pool, seed).draw(drawn, values[:30])] for seed in range(60)]
+    drawn, ranking = list(range(30)), np.argsort(-values[:30]).tolist()
+    mine = [points[TpeOrder(pool, seed).draw(drawn, ranking)] for seed in range(60)]
     theirs = []
     for seed in range(60):
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
@@ -216,4 +217,4 @@ def test_it_proposes_where_optuna_would():
     assert away[0] == pytest.approx(away[1], rel=0.5)
     assert away[0] < np.abs(points - 0.7).mean() / 2
     assert not set(mine) & set(points[:30])
-    assert TpeOrder(pool, 0).draw(list(range(NUM_STARTUP)), np.full(NUM_STARTUP, np.nan)) >= NUM_STARTUP
+    assert TpeOrder(pool, 0).draw(drawn, ranking[: NUM_STARTUP - 1]) >= len(drawn)
