@@ -50,7 +50,7 @@ class Member(_Section):
     class_counts: tuple[int, ...]  # rows of each class that it was trained on, resampling included
     mean: float = 0.0  # numbers are standardised by these
     deviation: float = 1.0
-    checksums: dict[str, str]  # sha256 of each weight file
+    checksums: dict[str, str]  # sha256 of each file
 
 
 class Description(_Section):
@@ -200,6 +200,8 @@ def read_description(folder: Path) -> Description:
     except ValidationError as error:
         [problem, *_] = error.errors(include_url=False)
         place = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            raise ModelError(f"{path}: found {place}, which is not known here: a newer version exported it") from None
         raise ModelError(f"{path}: is damaged: {place}: {problem['msg']}") from None
 
 
@@ -219,7 +221,7 @@ def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> d
     """Write a folder that `from_pretrained` loads as the encoder, with all other weights beside it in head.safetensors.
 
     `encoder` names the pretrained one. Where the classifier has several encoders, the folder's is the pretrained one
-    and theirs are among the other weights. Returns the sha256 of each weight file.
+    and theirs are among the other weights. Returns the sha256 of each file.
     """
     inner = _of_encoder(classifier)
     body: Any = classifier.encoder if inner else load_encoder(encoder)
@@ -231,11 +233,10 @@ def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> d
     rest = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(inner)}
     # Copies: safetensors refuses tensors that share their memory.
     save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in rest.items()}, folder / HEAD)
-    paths = sorted(folder.glob("*.safetensors"))
-    for path in paths:
+    for path in folder.glob("*.safetensors"):
         # safetensors lets nobody else read its files; a model is as open as what lies beside it.
         path.chmod((folder / "config.json").stat().st_mode)
-    return {path.name: _digest(path) for path in paths}
+    return {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def _build(job: FoldJob, inputs: Inputs, *, device: str) -> Classifier:

@@ -32,6 +32,12 @@ model_option = click.option(
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(min=1), help="Rows of a forward pass.  [default: 128 on a GPU, else 32]"
 )
+columns_option = click.option(
+    "--columns",
+    multiple=True,
+    metavar="STUDY=FILE,...",
+    help="The file's own columns in place of the study's, as title=Title,abstract=Summary.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind to.")
 
@@ -246,6 +252,8 @@ def diagnose(
 @storage_option
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine.")
 @click.option("--force", is_flag=True, help="Replace an exported model.")
+@click.option("--mlflow", is_flag=True, help="Make the folder an MLflow model as well.")
+@click.option("--register", metavar="NAME", help="The same, registered under this name in the study's MLflow.")
 @command
 def export_command(
     name: str,
@@ -255,20 +263,25 @@ def export_command(
     storage: str | None,
     overrides: Sequence[str],
     force: bool,
+    mlflow: bool,
+    register: str | None,
 ) -> None:
     """Write a trial's model as a folder that predicts without the study."""
     study = _find(name, storage)
     from search.export import export
 
-    export(study, out, form=form, trial=trial, overrides=overrides, force=force, say=click.echo)
+    mlflow = mlflow or register is not None
+    description = export(
+        study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=click.echo
+    )
+    if register is not None:
+        from search import mlflow_model
+
+        version = mlflow_model.register(study, out, description, name=register, overrides=overrides)
+        click.echo(f"registered {register}, version {version}; search ui --study {name} shows it")
     click.echo(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
 
 
-@app.command("predict")
-@model_option
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the predictions.")
-@click.option("--keep", multiple=True, metavar="COLUMN", help="Copy a column of the data; repeat for more.")
 @app.command("export-curves")
 @study_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The curves' file, .npz.")
@@ -289,9 +302,15 @@ def export_curves_command(
     click.echo(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
 
 
+@app.command("predict")
+@model_option
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the predictions.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Copy a column of the data; repeat for more.")
 @click.option("--top-k", type=click.IntRange(min=1), help="The likeliest classes, in place of all probabilities.")
 @click.option("--no-probabilities", is_flag=True, help="Leave out the probability of each class.")
 @click.option("--template", type=click.Path(path_type=Path), help="YAML that names the columns and codes of labels.")
+@columns_option
 @batch_size_option
 @command
 def predict_command(
@@ -302,6 +321,7 @@ def predict_command(
     top_k: int | None,
     no_probabilities: bool,
     template: Path | None,
+    columns: Sequence[str],
     batch_size: int | None,
 ) -> None:
     """Predict the rows of a file with an exported model."""
@@ -310,31 +330,35 @@ def predict_command(
     from rich.console import Console
 
     from search.layout import read_template, usual_layout
-    from search.predict import load_model, predict
+    from search.predict import load_model, parse_columns, predict
 
+    renamed = parse_columns(columns)
     model = load_model(folder, batch_size=batch_size)
     if template is not None:
         layout = read_template(template, model.description)
     else:
         layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
-    num_rows = predict(model, data, out, layout=layout, console=Console(stderr=True))
+    console = Console(stderr=True)
+    num_rows = predict(model, data, out, layout=layout, columns=renamed, console=console)
     click.echo(f"wrote {out}: {num_rows:,} rows")
 
 
 @app.command("evaluate")
 @model_option
 @click.argument("data", type=click.Path(path_type=Path))
+@columns_option
 @batch_size_option
 @json_option
 @command
-def evaluate_command(folder: Path, data: Path, batch_size: int | None, as_json: bool) -> None:
+def evaluate_command(folder: Path, data: Path, columns: Sequence[str], batch_size: int | None, as_json: bool) -> None:
     """Score an exported model on a file with labels, beside what the study estimated."""
     from rich.console import Console
 
-    from search.predict import evaluate, evaluation_as_json, load_model, render_evaluation
+    from search.predict import evaluate, evaluation_as_json, load_model, parse_columns, render_evaluation
 
+    renamed = parse_columns(columns)
     model = load_model(folder, batch_size=batch_size)
-    evaluation = evaluate(model, data, console=Console(stderr=True))
+    evaluation = evaluate(model, data, columns=renamed, console=Console(stderr=True))
     if as_json:
         _print_json(evaluation_as_json(evaluation, model.description))
     else:

@@ -18,10 +18,12 @@ from objectives.exported import DESCRIPTION, Description, Form, Member, write_cl
 from objectives.jobs import FoldJob
 from objectives.metrics import defined_metrics, score_all
 from objectives.relations import shown_types
+from objectives.tasks import morphemes
 from objectives.training import label_scale, read_weights
 from search.config import StudyConfig, to_record
 from search.errors import ConfigError
 from search.keeping import weights_name
+from search.mlflow_model import write_mlflow_files
 from search.model_card import model_card
 from search.objective import Objective, choose_device, fold_seed
 from search.report import find_best
@@ -46,12 +48,13 @@ def export(
     trial: int | None = None,
     overrides: Sequence[str] = (),
     force: bool = False,
+    mlflow: bool = False,
     say: Say,
 ) -> Description:
     """Write the model of `trial`, the best one if None, into the folder `out`, whole or not at all.
 
-    Raises ConfigError if there is no such complete trial, `out` is taken or the data changed; DataError, StorageError,
-    EncoderError.
+    With `mlflow` the folder is an MLflow model as well. Raises ConfigError if there is no such complete trial, `out` is
+    taken or the data changed; DataError, StorageError, EncoderError.
     """
     _check_free(out, force=force)
     config = on_this_machine(study.record, overrides)
@@ -75,6 +78,8 @@ def export(
         unfinished.mkdir(parents=True)
         description = _describe(source, held_out, form=form, members=source.members(form, unfinished))
         _write_words(description, config, unfinished)
+        if mlflow:
+            write_mlflow_files(unfinished, description)
         _put_in_place(unfinished, out)
     except OSError as error:
         raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror}") from None
@@ -191,6 +196,7 @@ def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[
     rows, dataset, truth = source.rows, source.rows.dataset, held_out.truth
     names = defined_metrics(rows.goal, task=source.config.data.task, num_classes=len(dataset.label_names))
     params = resolve(source.config, source.trial.params)
+    packages = PACKAGES if params.model.morphemes == "none" else PACKAGES + morphemes.PACKAGES
     return Description(
         form=form,
         study=source.study.record.name,
@@ -206,7 +212,7 @@ def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[
         temperature=_temperature(held_out) if dataset.label_names else 1.0,
         entity_types=shown_types(dataset, form=params.model.entity_form) if dataset.spec.relation else (),
         members=members,
-        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        packages={name: importlib.metadata.version(name) for name in packages},
         fingerprints=source.study.record.fingerprints,
     )
 

@@ -4,9 +4,10 @@ import contextlib
 import csv
 import os
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from objectives.data import DataSpec, Labels, content_of, read_chunks, read_labels, require_columns
+from objectives.errors import DataError
 from objectives.exported import Description, ExportedModel
 from objectives.metrics import defined_metrics, score_all
 from objectives.tables import Chunk, format_of
-from search.errors import ConfigError
+from search.errors import ConfigError, nearest
 from search.layout import Layout
 from search.objective import choose_device
 
@@ -52,10 +54,30 @@ def load_model(folder: Path, *, batch_size: int | None = None) -> ExportedModel:
     return ExportedModel(folder, device=choose_device(0), batch_size=batch_size)
 
 
-def predict(model: ExportedModel, path: Path, out: Path, *, layout: Layout, console: Console) -> int:
+def parse_columns(options: Sequence[str]) -> dict[str, str]:
+    """Return the file's column for each of the study's that `--columns STUDY=FILE,...` names; raises ConfigError."""
+    columns: dict[str, str] = {}
+    for part in (part for option in options for part in option.split(",")):
+        own, _, theirs = part.partition("=")
+        if not own or not theirs or own in columns:
+            raise ConfigError(f"--columns: found {part!r}, expected STUDY=FILE, each column of the study once")
+        columns[own] = theirs
+    return columns
+
+
+def predict(
+    model: ExportedModel,
+    path: Path,
+    out: Path,
+    *,
+    layout: Layout,
+    columns: Mapping[str, str] = MappingProxyType({}),
+    console: Console,
+) -> int:
     """Write the predictions of the file's rows as CSV, whole or not at all, and return how many there are.
 
-    Raises DataError if the file is damaged or lacks a column, ConfigError if `out` cannot be written.
+    `columns` names the file's own in place of the study's. Raises DataError if the file is damaged or lacks a column,
+    ConfigError if `out` cannot be written.
     """
     if out.suffix != ".csv":
         raise ConfigError(f"--out: found {out.name}, expected a name that ends in .csv")
@@ -65,23 +87,29 @@ def predict(model: ExportedModel, path: Path, out: Path, *, layout: Layout, cons
     num_rows = 0
     with _written(out) as write:
         write.writerow(layout.columns)
-        for chunk, predictions in _predictions(model, spec, also=layout.read, console=console):
+        for chunk, predictions in _predictions(model, spec, columns=columns, also=layout.read, console=console):
             write.writerows(layout.rows(chunk, predictions, model.description.label_names))
             num_rows += len(predictions)
     return num_rows
 
 
-def evaluate(model: ExportedModel, path: Path, *, console: Console) -> Evaluation:
+def evaluate(
+    model: ExportedModel,
+    path: Path,
+    *,
+    columns: Mapping[str, str] = MappingProxyType({}),
+    console: Console,
+) -> Evaluation:
     """Score the predictions of the file's labelled rows by all metrics that are defined for them.
 
-    The interval is of macro-F1, or of the mean absolute error of numbers. Raises DataError as `predict` does, and for
-    labels that the model does not know.
+    `columns` is as in `predict`. The interval is of macro-F1, or of the mean absolute error of numbers.
+    Raises DataError as `predict` does, and for labels that the model does not know.
     """
     description = model.description
     spec = _spec(description, path)
     truth: list[Labels] = []
     predictions = []
-    for chunk, predicted in _predictions(model, spec, also=(spec.label,), console=console):
+    for chunk, predicted in _predictions(model, spec, columns=columns, labelled=True, console=console):
         truth.append(read_labels(chunk, spec, description.label_names))
         predictions.append(predicted)
     labels: Any = np.concatenate(truth)
@@ -140,15 +168,41 @@ def _draw_mae(truth: Labels, predictions: NDArray[np.float32], random: np.random
 
 
 def _predictions(
-    model: ExportedModel, spec: DataSpec, *, also: tuple[str, ...], console: Console
+    model: ExportedModel,
+    spec: DataSpec,
+    *,
+    columns: Mapping[str, str],
+    also: tuple[str, ...] = (),
+    labelled: bool = False,
+    console: Console,
 ) -> Iterator[tuple[Chunk, NDArray[np.float32]]]:
     """Yield each chunk of the file with its predictions, (rows, outputs), and show how much of it is done."""
+    needed = (*spec.columns, spec.label) if labelled else spec.columns
+    for own in columns:
+        if own not in needed:
+            raise ConfigError(f"--columns: found {own!r}, expected a column of the study: {', '.join(needed)}")
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("predicting", total=1.0)
         for chunk in read_chunks(spec, rows=ROWS_PER_CHUNK):
-            require_columns(chunk.table, also, spec=spec, first=chunk.first)
+            chunk = _renamed(chunk, {own: columns.get(own, own) for own in needed}, path=spec.path)
+            require_columns(chunk.table, (*needed, *also), spec=spec, first=chunk.first)
             yield chunk, model.predict(content_of(chunk.table, spec, first=chunk.first))
             progress.update(task, completed=chunk.share_read)
+
+
+def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
+    """Put the file's columns under the study's names; what the file has under these otherwise gives way."""
+    table = chunk.table.copy(deep=False)
+    for own, theirs in columns.items():
+        if theirs not in chunk.table.columns:
+            close = nearest(theirs, chunk.table.columns)
+            there = ", ".join(map(repr, chunk.table.columns))
+            advice = f"did you mean {close!r}?" if close else f"there are {there};"
+            raise DataError(
+                f"{path}: there is no column {theirs!r}; {advice} --columns {own}={close or 'NAME'} reads it"
+            )
+        table[own] = chunk.table[theirs]
+    return replace(chunk, table=table)
 
 
 def _spec(description: Description, path: Path) -> DataSpec:

@@ -175,8 +175,17 @@ def damage(folder: Path, change: Callable[[dict], object]) -> None:
             lambda folder: os.truncate(folder / "fold-0" / "model.safetensors", 1000),
             "model.safetensors: is damaged: found sha256",
         ),
+        (lambda folder: (folder / "fold-0" / "config.json").unlink(), "config.json: cannot be read: No such file"),
+        (
+            lambda folder: os.truncate(folder / "fold-0" / "tokenizer.json", 1000),
+            "tokenizer.json: is damaged: found sha256",
+        ),
+        (
+            lambda folder: damage(folder, lambda d: d["params"]["model"].update(depth=3)),
+            "model.json: found params.model.depth, which is not known here: a newer version exported it",
+        ),
     ],
-    ids=["missing", "no JSON", "format", "key", "no weights", "weights"],
+    ids=["missing", "no JSON", "format", "key", "no weights", "weights", "no config", "tokenizer", "newer"],
 )
 def test_a_damaged_folder_is_refused(train, inputs, dataset, tmp_path, change, expected):
     """Before anything is predicted, with the file and what was expected."""
@@ -184,3 +193,11 @@ def test_a_damaged_folder_is_refused(train, inputs, dataset, tmp_path, change, e
     change(folder)
     with pytest.raises(ModelError, match=expected):
         ExportedModel(folder, device="cpu")
+
+
+def test_a_folder_without_a_newer_key_is_read(train, inputs, dataset, tmp_path):
+    """What an older version did not write has the value that it went by."""
+    folder = write(tmp_path, train(), inputs=inputs, dataset=dataset)
+    expected = ExportedModel(folder, device="cpu").predict(dataset)
+    damage(folder, lambda content: content["params"]["model"].pop("morphemes"))
+    np.testing.assert_array_equal(ExportedModel(folder, device="cpu").predict(dataset), expected)

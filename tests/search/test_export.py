@@ -2,33 +2,21 @@
 
 import csv
 import json
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from objectives.calibration import apply_temperature, fit_temperature
 from objectives.data import content_of, read_dataset, read_table
 from objectives.exported import ExportedModel, read_description
-from objectives.folds import assign_folds
 from objectives.metrics import METRICS, Goal
 from objectives.training import FoldTraining
 from search import predict as prediction
-from search.cli import app
-from search.config import StudyConfig, to_record
 from search.keeping import weights_name
-from search.objective import Objective
-from search.rows import StudyRows
-from search.worker import Worker
-from storage.artifacts import Artifacts
-from storage.catalog import create_study
-from storage.database import connect, migrate
-from storage.ledger import Ledger
-from storage.records import FoldRun, TrialState
+from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_encoder import build_tiny_encoder
 
 LABELS = ("animal", "prize", "weapon")
@@ -43,64 +31,22 @@ def texts() -> Iterable[tuple[str, str]]:
         yield f"the {noun} number {row}", label
 
 
-class Trained:
-    """A finished study of two trials of three folds; nothing is pruned."""
+class Trained(TrainedStudy):
+    """Two complete trials, and one that runs."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.data = folder / "data.csv"
         with self.data.open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label", "id"), *((*row, f"r{n}") for n, row in enumerate(texts()))])
         encoder = build_tiny_encoder(folder / "encoder", [text for text, _ in texts()])
-        self.url = f"sqlite:///{folder / 'study.db'}"
-        self.config = StudyConfig.model_validate(
-            {
-                "data": {"path": self.data, "label": "label", "text": "text"},
-                "model": {"encoder": str(encoder), "max_length": 16},
-                "training": {"epochs": 4, "batch_size": 8, "learning_rate": 1e-2},
-                "folds": {"k": 3},
-                "race": {"rule": "none"},
-                "storage": {"url": self.url, "artifacts": str(folder / "artifacts"), "cache": str(folder / "cache")},
-            }
-        )
-        dataset = read_dataset(self.config.data)
-        engine = connect(self.url)
-        migrate(engine)
-        record = create_study(
-            engine,
-            name="nouns",
-            config=to_record(self.config),
-            metric="macro_f1",
-            direction="maximize",
-            fingerprints={"data": dataset.fingerprint},
-            provenance={},
-            assignments=assign_folds(dataset.labels, dataset.groups, num_folds=3, seed=0, stratified=True),
-        )
-        self.ledger = Ledger(engine, record.id)
-        self.artifacts = Artifacts(self.config.storage.artifacts)
-        self.rows = StudyRows(ledger=self.ledger, config=self.config)
-        worker = Worker(
-            ledger=self.ledger,
-            artifacts=self.artifacts,
-            objective=Objective(self.rows, device="cpu"),
-            race=self.config.race,
-            owner="worker",
-            stop=threading.Event(),
-        )
-        for number, rate in enumerate([1e-4, 1e-2]):
-            self.ledger.add_trial(number, {"learning_rate": rate})
-            while (claim := self.ledger.claim("worker", lease_seconds=60)) is not None:
-                worker.train(claim)
-            scores = [run.score or 0.0 for run in self.runs(number)]
-            self.ledger.finish_trial(number, TrialState.COMPLETE, score=float(np.mean(scores)), std=0.1)
+        sections = {
+            "data": {"path": self.data, "label": "label", "text": "text"},
+            "model": {"encoder": str(encoder), "max_length": 16},
+            "training": {"epochs": 4, "batch_size": 8, "learning_rate": 1e-2},
+        }
+        trials = [{"learning_rate": 1e-4}, {"learning_rate": 1e-2}]
+        super().__init__(folder, name="nouns", sections=sections, trials=trials)
         self.ledger.add_trial(2, {"learning_rate": 1e-3})
-
-    def runs(self, trial: int) -> list[FoldRun]:
-        return [run for run in self.ledger.fold_runs() if run.trial == trial]
-
-    def export(self, out: Path, *options: str) -> Result:
-        options = ("--study", "nouns", "--storage", self.url, "--out", str(out), *options)
-        return CliRunner().invoke(app, ["export", *options])
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +61,6 @@ def model(study: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = study.export(folder)
     assert result.exit_code == 0, result.output
     return folder
-
-
-def search(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refused(result: Result, *expected: str) -> None:
-    assert result.exit_code == 2, result.output
-    [line] = [line for line in result.output.splitlines() if line.strip()]
-    assert all(part in line for part in ("error: ", *expected)), line
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -290,7 +226,11 @@ def test_what_cannot_be_exported_is_refused(study: Trained, tmp_path: Path, opti
 @pytest.mark.parametrize(
     ("content", "options", "expected"),
     [
-        ("txt,label\na,animal\n", (), ["there is no column 'text'; did you mean 'txt'?"]),
+        ("txt,label\na,animal\n", (), ["there is no column 'text'; did you mean 'txt'? --columns text=txt reads it"]),
+        ("title\na\n", (), ["data.csv: there is no column 'text'; there are 'title'; --columns text=NAME reads it"]),
+        ("a\nb\n", ("--columns", "text=b"), ["data.csv: there is no column 'b'", "--columns text=NAME"]),
+        ("a\nb\n", ("--columns", "txt=a"), ["--columns: found 'txt', expected a column of the study: text"]),
+        ("a\nb\n", ("--columns", "text"), ["--columns: found 'text', expected STUDY=FILE"]),
         ("text\na\n", ("--keep", "id"), ["there is no column 'id'"]),
         ("text\na\n", ("--keep", "label"), ["--keep: found 'label', which is a column of the predictions"]),
         ("text\na\n", ("--top-k", "4"), ["--top-k: found 4, expected at most 3"]),
@@ -306,6 +246,25 @@ def test_a_file_that_cannot_be_predicted_is_refused(
     data.write_text(content)
     refused(search("predict", "--model", model, data, "--out", out, *options), *expected)
     assert list(tmp_path.iterdir()) == [data]
+
+
+def test_a_files_own_columns_stand_for_those_of_the_study(study: Trained, model: Path, tmp_path: Path):
+    """Also where the file has other columns of these names."""
+    plain, renamed = tmp_path / "plain.csv", tmp_path / "renamed.csv"
+    data = tmp_path / "data.csv"
+    lines = [(text, label, "nothing", "none") for text, label in texts()]
+    with data.open("w", newline="") as file:
+        csv.writer(file).writerows([("Text=it", "Class", "text", "label"), *lines])
+    assert search("predict", "--model", model, study.data, "--out", plain).exit_code == 0
+    result = search("predict", "--model", model, data, "--out", renamed, "--columns", "text=Text=it", "--keep", "Class")
+    assert result.exit_code == 0, result.output
+    assert [line["probability"] for line in read(renamed)] == [line["probability"] for line in read(plain)]
+    assert [line["Class"] for line in read(renamed)] == [label for _, label in texts()]
+    scores = [
+        json.loads(search("evaluate", "--model", model, path, "--json", *options).stdout)["scores"]
+        for path, options in ((study.data, ()), (data, ("--columns", "text=Text=it,label=Class")))
+    ]
+    assert scores[0] == scores[1]
 
 
 def test_the_data_file_is_never_overwritten(study: Trained, model: Path):

@@ -73,8 +73,8 @@ def test_a_model_goes_through_the_server(server: MlflowServer, engine: Engine, t
     client = MlflowClient(server.url)
     version = client.get_model_version("eggs", "2")
     assert client.get_run(version.run_id).data.tags["search.kind"] == "study"
-    assert download_artifacts("models:/eggs/2", dst_path=str(tmp_path / "copy"), tracking_uri=server.url)
-    assert (tmp_path / "copy" / "MLmodel").is_file()
+    download_artifacts(version.source, dst_path=str(tmp_path / "copy"), tracking_uri=server.url)
+    assert list((tmp_path / "copy").rglob("MLmodel"))
     with pytest.raises(TrackerUnavailable, match="eggs/2"):
         tracker.register(study, tmp_path, trial=3, name="eggs/2", description="a")
 
