@@ -8,7 +8,7 @@ import numpy as np
 from search import race
 from search.config import RaceConfig, StudyConfig
 from search.racing.matrix import Matrix, RunState, build_matrix
-from search.racing.verdicts import Choice, Decision, Verdict
+from search.racing.verdicts import Action, Choice, Decision, Verdict
 from search.space import most_trials
 from storage.records import Event, EventKind, FoldRunState
 from storage.view import LedgerView
@@ -145,7 +145,8 @@ class LiveRace:
     def verdict(self, *, trial: int, fold: int, done: bool) -> Verdict:
         """Judge a trial by all that is known now; `done`: the fold counts as done before the ledger says so.
 
-        A trial that was spared once is not stopped any more, unless its training diverged.
+        A trial that was spared once is not stopped any more, unless its training diverged; a pause after which the
+        race would choose the same fold run is none.
         """
         matrix = self.scores.matrix()
         if done:
@@ -153,7 +154,13 @@ class LiveRace:
         left = self.trials_left(matrix)
         judged = self.policy.verdict(matrix, trial=trial, fold=fold, settings=self.settings, trials_left=left)
         spared = judged.decision is Decision.STOP and judged.chance is not None and self.is_audited(trial)
-        return replace(judged, decision=Decision.CONTINUE) if spared else judged
+        if spared or (judged.decision is Decision.PAUSE and not done and self._runs_on(matrix, trial, fold)):
+            return replace(judged, decision=Decision.CONTINUE)
+        return judged
+
+    def _runs_on(self, matrix: Matrix, trial: int, fold: int) -> bool:
+        choice = self.next_fold_run(matrix.with_state(trial, fold, RunState.PAUSED))
+        return (choice.action, choice.trial, choice.fold) == (Action.RUN, trial, fold)
 
     def next_fold_run(self, matrix: Matrix | None = None) -> Choice:
         """Choose what a free worker trains, by all that is known now or by `matrix`."""

@@ -25,14 +25,16 @@ def tied_with(best: int, scores: Mapping[int, Sequence[float]]) -> list[Tie]:
     """Return the trials tied with the best, the nearest first; `scores` are the complete trials', one for each fold.
 
     A trial is told from the best where the corrected resampled t-test over the same folds says so, after Holm's
-    correction over all trials, at 5%. A trial with a score that is not finite is never tied.
+    correction over all trials, at 5%. Few folds say little of one difference's noise, so it is pooled over the better
+    half of the trials; of two trials alone it is their own. A trial with a score that is not finite is never tied.
     """
     others = [trial for trial, own in scores.items() if trial != best and all(map(math.isfinite, own))]
     if not others:
         return []
     values = np.array([scores[trial] for trial in others], dtype=np.float64)
     differences = np.array(scores[best], dtype=np.float64) - values
-    p_values = resampled_t_test(differences)
+    variance, degrees = _noise(differences)
+    p_values = resampled_t_test(differences, variance=variance, degrees=degrees)
     different = holm(p_values, alpha=ALPHA)
     ties = [
         Tie(trial=trial, score=float(own.mean()), difference=abs(float(gap.mean())), p_value=float(p))
@@ -42,17 +44,34 @@ def tied_with(best: int, scores: Mapping[int, Sequence[float]]) -> list[Tie]:
     return sorted(ties, key=lambda tie: (tie.difference, tie.trial))
 
 
-def resampled_t_test(differences: ArrayLike) -> NDArray[np.float64]:
+def _noise(differences: NDArray[np.float64]) -> tuple[float, int]:
+    """Variance of one fold's difference to the best, and its degrees of freedom: the trial x fold residual's, twice.
+
+    From the better half of the trials, the best included; `differences` is (other trials, folds).
+    """
+    num_others, num_folds = differences.shape
+    nearest = np.argsort(np.abs(differences.mean(axis=1)), kind="stable")[: (num_others + 1) // 2]
+    scores = np.vstack([np.zeros(num_folds), -differences[nearest]])  # up to the best's own, which are in all of them
+    residual = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
+    degrees = (len(scores) - 1) * (num_folds - 1)
+    return 2 * float((residual**2).sum()) / degrees, degrees
+
+
+def resampled_t_test(
+    differences: ArrayLike, *, variance: float | None = None, degrees: int | None = None
+) -> NDArray[np.float64]:
     """Return the two-sided p-values of mean differences, (...), of per-fold differences, (..., folds).
 
     The folds' training rows overlap, for which the variance is corrected (Nadeau and Bengio 2003, Machine Learning 52):
-    times 1/K + 1/(K - 1) in place of 1/K. Differences that are all the same have p 0, or 1 where they are 0.
+    times 1/K + 1/(K - 1) in place of 1/K. It is each difference's own unless it is given with its degrees of freedom.
+    Differences without any variance have p 0, or 1 where they are 0.
     """
     values = np.asarray(differences, dtype=np.float64)
     num_folds, means = values.shape[-1], np.abs(values.mean(axis=-1))
-    error = np.sqrt(values.var(axis=-1, ddof=1) * (1 / num_folds + 1 / (num_folds - 1)))
+    spread = values.var(axis=-1, ddof=1) if variance is None else np.full(means.shape, variance)
+    error = np.sqrt(spread * (1 / num_folds + 1 / (num_folds - 1)))
     ratios = np.divide(means, error, out=np.where(means > 0, np.inf, 0.0), where=error > 0)
-    found: NDArray[np.float64] = 2 * student.sf(ratios, num_folds - 1)
+    found: NDArray[np.float64] = 2 * student.sf(ratios, degrees or num_folds - 1)
     return found
 
 

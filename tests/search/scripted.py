@@ -12,8 +12,8 @@ from objectives.jobs import EpochScore
 from objectives.leaks import LeakProof
 from search.config import RaceConfig
 from search.race import next_fold_run
-from search.racing.matrix import Matrix
-from search.racing.verdicts import Choice, Decision, Verdict
+from search.racing.matrix import Matrix, RunState
+from search.racing.verdicts import Action, Choice, Decision, Verdict
 from storage.records import Claim
 
 
@@ -104,6 +104,20 @@ class LoggedTraining(ScriptedTraining):
             self.script.trained.append((self.claim.trial, self.claim.fold, score.epoch))
             self.script.on_epoch(self.claim.trial, self.claim.fold, score.epoch)
             yield score
+
+
+def waits(matrix: Matrix) -> Choice | None:
+    """Nothing more once something is paused: the test says when that goes on."""
+    return Choice(action=Action.WAIT) if (matrix.states == RunState.PAUSED).any() else None
+
+
+def least_trained(matrix: Matrix) -> Choice | None:
+    """What has the fewest epochs of all that may run."""
+    free = np.isin(matrix.states, (RunState.WAITING, RunState.PAUSED)) & matrix.open[:, None]
+    if not free.any():
+        return None
+    row, fold = np.unravel_index(int(np.where(free, matrix.num_epochs, 1000).argmin()), free.shape)
+    return Choice(action=Action.RUN, trial=int(matrix.numbers[row]), fold=int(fold))
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from search.racing.verdicts import Action, Choice, Decision, Verdict
 from storage.records import FoldRunState, StudyState, TrialState
 from storage.studies import open_study
 from tests.search.conftest import ScriptedStudy
-from tests.search.scripted import Script, ScriptedRace
+from tests.search.scripted import Script, ScriptedRace, waits
 
 Studies = Callable[..., ScriptedStudy]
 
@@ -223,12 +223,12 @@ def test_a_paused_trial_s_estimate_is_reported_and_it_stays_running(scripted_stu
     """At the number of folds that are done or paused; resumed and paused again, the estimate is a new one."""
     study = scripted_study(race={"rule": "none"}, budget={"trials": 1})
     pause = Verdict(decision=Decision.PAUSE, reason="later", chance=0.3)
-    study.policy = ScriptedRace(verdicts={(0, 0, 1): pause, (0, 0, 2): pause, (0, 1, 1): pause})
+    study.policy = ScriptedRace(verdicts={(0, 0, 1): pause, (0, 0, 2): pause, (0, 1, 1): pause}, choose=waits)
     worker, coordinator = study.worker(Script(lambda trial, fold: rising(0.6))), study.coordinator()
     seen = []
     coordinator.step()
-    for _ in range(4):
-        worker.train(worker.claim())
+    for fold in (0, 0, 0, 1):
+        worker.train(study.ledger.claim_run("worker", trial=0, fold=fold, lease_seconds=60))
         coordinator.step()
         [trial] = optuna_study(study).get_trials()
         assert trial.state is OptunaState.RUNNING

@@ -46,6 +46,27 @@ def test_ties_are_named_from_the_nearest():
     assert min(tie.p_value for tie in ties) > 0.05
 
 
+def test_of_two_trials_it_is_their_own_test():
+    """The noise of one pair is that of its differences."""
+    other = shifted(0.004, 0.01)
+    [tie] = tied_with(0, {0: BEST, 1: other})
+    assert tie.p_value == pytest.approx(float(resampled_t_test(np.subtract(BEST, other))))
+
+
+def test_noise_is_pooled_over_the_better_half():
+    """The residuals of a two-way table of trials and folds, by hand; three wild trials far behind are not in it."""
+    noise = np.random.default_rng(0).normal(0, 0.01, (7, 5))
+    scores = {trial: (0.8 - 0.01 * trial + noise[trial]).tolist() for trial in range(4)}
+    scores |= {trial: (0.2 + 20 * noise[trial]).tolist() for trial in range(4, 7)}
+    best = max(scores, key=lambda trial: float(np.mean(scores[trial])))
+    table = np.array([scores[trial] for trial in range(4)])
+    residual = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    error = math.sqrt(2 * (residual**2).sum() / 12 * (1 / 5 + 1 / 4))
+    [tie] = [tie for tie in tied_with(best, scores) if tie.trial == 1]
+    assert tie.p_value == pytest.approx(2 * t.sf(tie.difference / error, 12))
+    assert {tie.trial for tie in tied_with(best, scores)}.isdisjoint({4, 5, 6})
+
+
 def test_of_a_minimised_metric_the_sign_does_not_matter():
     """The test is two-sided: the same trials are tied."""
     scores = {1: shifted(0.004, 0.01), 2: shifted(-0.001, 0.01), 7: BEST}

@@ -15,7 +15,7 @@ from search.racing.verdicts import Action, Choice, Decision, Verdict
 from storage.errors import StorageError
 from storage.records import Claim, EventKind, FoldRun, FoldRunState, TrialState
 from tests.search.conftest import ScriptedStudy
-from tests.search.scripted import Script, ScriptedRace
+from tests.search.scripted import Script, ScriptedRace, least_trained, waits
 
 Studies = Callable[..., ScriptedStudy]
 
@@ -144,7 +144,7 @@ def paused(chance: float = 0.25) -> Verdict:
 def test_a_paused_fold_run_keeps_its_checkpoint_and_is_continued_where_it_was(scripted_study: Studies, tmp_path):
     """Every epoch is trained once; the chance that was stated stays with the trial, the checkpoint goes at the end."""
     study = begun(scripted_study())
-    study.policy = ScriptedRace(verdicts={(0, 0, 2): paused()})
+    study.policy = ScriptedRace(verdicts={(0, 0, 2): paused()}, choose=waits)
     script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
     worker = study.worker(script)
     worker.train(worker.claim())
@@ -152,10 +152,23 @@ def test_a_paused_fold_run_keeps_its_checkpoint_and_is_continued_where_it_was(sc
     assert (run.state, run.num_epochs, run.reason) == (FoldRunState.PAUSED, 2, "others promise more")
     assert study.artifacts.exists(run.checkpoint)
     assert study.ledger.trials()[0].chance == 0.25
-    worker.train(worker.claim())
+    assert worker.claim() is None
+    worker.train(study.ledger.claim_run("other", trial=0, fold=0, lease_seconds=60))
     assert (fold_run(study).state, fold_run(study).score) == (FoldRunState.DONE, 0.6)
     assert script.trained == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
     assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_a_pause_after_which_the_same_would_be_chosen_is_none(scripted_study: Studies):
+    """No checkpoint is read back for nothing."""
+    study = begun(scripted_study())
+    study.policy = ScriptedRace(verdicts={(0, 0, 2): paused()}, choose=least_trained)
+    for fold in (1, 2):
+        claim = study.ledger.claim_run("done", trial=0, fold=fold, lease_seconds=60)
+        study.ledger.finish_fold(claim, FoldRunState.DONE, score=0.5, best_epoch=1)
+    worker = study.worker(Script(lambda trial, fold: [0.2, 0.4, 0.6]))
+    worker.train(worker.claim())
+    assert EventKind.FOLD_RELEASED not in [event.kind for event in study.ledger.events()]
 
 
 def test_a_pause_after_the_last_epoch_or_a_fold_s_end_ends_the_fold(scripted_study: Studies):
