@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from models.errors import EncoderError
+from models.timm_models import TIMM_PREFIX, is_timm_config, require_timm, timm_hub_name
 
 PACKAGE_PREFIX = "package:"
 HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
@@ -170,11 +172,22 @@ def load_config(name: str) -> Any:
         raise EncoderError(
             f"encoder {name!r}: there is no config.json in {folder}; expected a pretrained model's folder"
         )
+    return read_config(name, folder / "config.json")
+
+
+def read_config(name: str, file: Path) -> Any:
+    """Return the configuration in a file; raises EncoderError."""
+    with errors_of(name):
+        of_timm = is_timm_config(json.loads(file.read_bytes()))
+    if of_timm:
+        require_timm(name)
     with errors_of(name), quietly():
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
 
 
 def _resolve(name: str, *, files: tuple[str, ...]) -> Path:
+    if name.startswith(TIMM_PREFIX):
+        return _hub_folder(timm_hub_name(name), files)
     return _local_folder(name) or _hub_folder(name, files)
 
 

@@ -11,8 +11,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
+from models import timm_models
 from models.classifiers import Classifier, Head
 from models.encoders import (
     DROPOUT_FIELDS,
@@ -20,6 +21,7 @@ from models.encoders import (
     load_config,
     load_pretrained,
     quietly,
+    read_config,
     resolve_encoder,
     weights_missing,
 )
@@ -27,6 +29,9 @@ from models.errors import EncoderError
 from models.params import ModelParams
 
 CONFIG_PREFIX = "config:"
+UNTRAINED_TIMM = f"{CONFIG_PREFIX}{timm_models.TIMM_PREFIX}"
+PROCESSOR = "preprocessor_config.json"
+BILINEAR = 2  # Pillow's number for it
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
@@ -79,12 +84,13 @@ def load_image_config(name: str) -> Any:
     """Return the encoder's configuration; raises EncoderError."""
     if not is_from_scratch(name):
         return load_config(name)
+    if name.startswith(UNTRAINED_TIMM):
+        return timm_models.timm_config(name, name.removeprefix(UNTRAINED_TIMM))
     path = Path(name.removeprefix(CONFIG_PREFIX))
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise EncoderError(f"encoder {name!r}: there is no file {file}; expected a folder with config.json, or that")
-    with errors_of(name), quietly():
-        return AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
+    return read_config(name, file)
 
 
 def load_image_encoder(name: str, *, image_size: int, dropout: float | None = None) -> PreTrainedModel:
@@ -94,10 +100,15 @@ def load_image_encoder(name: str, *, image_size: int, dropout: float | None = No
         for field in (*DROPOUT_FIELDS, "drop_connect_rate"):
             if hasattr(config, field):
                 setattr(config, field, dropout)
+    config = _sized(name, config, image_size=image_size)
     encoder: PreTrainedModel
     if is_from_scratch(name):
         with errors_of(name), quietly():
-            encoder = AutoModel.from_config(_sized(config, image_size), dtype=torch.float32)
+            encoder = AutoModel.from_config(config, dtype=torch.float32)
+        # transformers draws these weights of an EfficientNet around 0, and nothing comes through its blocks.
+        for module in encoder.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.reset_parameters()
         return encoder
     encoder, missing = load_pretrained(name, AutoModel, config)
     if missing:
@@ -109,14 +120,27 @@ def load_image_encoder(name: str, *, image_size: int, dropout: float | None = No
 
 def load_normalisation(name: str) -> tuple[Tensor, Tensor]:
     """Return the mean and the deviation of each colour that the encoder expects, (3,) each; ImageNet's if not said."""
-    path = Path(name.removeprefix(CONFIG_PREFIX)) if is_from_scratch(name) else resolve_encoder(name)
-    file = (path if path.is_dir() else path.parent) / "preprocessor_config.json"
-    said = {}
-    if file.is_file():
-        with errors_of(name):
-            said = json.loads(file.read_text(encoding="utf-8"))
+    said = _said_of_colours(name)
     mean, deviation = said.get("image_mean") or IMAGENET_MEAN, said.get("image_std") or IMAGENET_DEVIATION
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(deviation, dtype=torch.float32)
+
+
+def save_processor(folder: Path, name: str, *, image_size: int) -> None:
+    """Write preprocessor_config.json, by which transformers makes of an image what the encoder `name` is trained on."""
+    mean, deviation = load_normalisation(name)
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": image_size, "width": image_size},
+        "resample": BILINEAR,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean.tolist(),
+        "image_std": deviation.tolist(),
+    }
+    (folder / PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
 
 
 def pool_images(encoder: PreTrainedModel, pixel_values: Tensor, *, pooling: str) -> Tensor:
@@ -141,6 +165,7 @@ class ImageClassifier(Classifier):
         )
         self.encoder = load_image_encoder(params.encoder, image_size=params.image_size, dropout=params.encoder_dropout)
         self.head = Head(shape.width, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
+        self.image_size = params.image_size
         self.pooling = params.pooling
         self._levels = _levels(self.encoder)
         trainable = params.trainable_layers
@@ -177,17 +202,31 @@ class ImageClassifier(Classifier):
         return self
 
 
-def _sized(config: Any, image_size: int) -> Any:
+def _said_of_colours(name: str) -> dict[str, Any]:
+    """Return what the encoder's image processor says, or timm's settings in its place."""
+    if name.startswith(UNTRAINED_TIMM):
+        return {}
+    path = Path(name.removeprefix(CONFIG_PREFIX)) if is_from_scratch(name) else resolve_encoder(name)
+    folder = path if path.is_dir() else path.parent
+    with errors_of(name):
+        if (folder / PROCESSOR).is_file():
+            return dict(json.loads((folder / PROCESSOR).read_bytes()))
+        settings = getattr(load_image_config(name), "pretrained_cfg", None) or {}
+    return {"image_mean": settings.get("mean"), "image_std": settings.get("std")}
+
+
+def _sized(name: str, config: Any, *, image_size: int) -> Any:
     """What is trained from scratch is built for the images that it will see."""
-    if hasattr(config, "image_size"):
+    if config.model_type == timm_models.MODEL_TYPE:
+        return timm_models.sized(name, config, image_size=image_size, from_scratch=is_from_scratch(name))
+    if is_from_scratch(name) and hasattr(config, "image_size"):
         config.image_size = image_size
     return config
 
 
 def _look(name: str, config: Any, *, image_size: int, pooling: str) -> Shape:
     """Let an encoder that has shapes only, and no weights, read two images; raises EncoderError."""
-    if is_from_scratch(name):
-        config = _sized(config, image_size)
+    config = _sized(name, config, image_size=image_size)
     with errors_of(name), quietly(), torch.inference_mode(False), torch.device("meta"):
         encoder = AutoModel.from_config(config).eval()
     if encoder.main_input_name != "pixel_values":
@@ -236,6 +275,8 @@ def _pool(output: Any, pooling: str) -> Tensor:
 
 def _layers(encoder: PreTrainedModel) -> list[nn.Module]:
     """Return the layers, blocks or stages, lowest first; none where the encoder has no list of them."""
+    if encoder.config.model_type == timm_models.MODEL_TYPE:
+        return timm_models.timm_layers(encoder)
     lists = (module for module in encoder.modules() if isinstance(module, nn.ModuleList))
     return next((list(layers) for layers in lists if len(layers) > 1), [])
 

@@ -7,6 +7,8 @@ import pandas as pd
 
 from objectives.errors import DataError
 
+FILE, FOLDER = "file", "folder"  # the columns
+
 
 def is_class_folders(path: Path) -> bool:
     """Whether the path is a folder or a zip file, which then has a folder for each class."""
@@ -16,7 +18,8 @@ def is_class_folders(path: Path) -> bool:
 def read_class_folders(path: Path) -> pd.DataFrame:
     """Return a row for each file in a folder of the folder or zip file: its path in it, `file`, and the `folder`.
 
-    Rows are sorted by path. Files of no folder and hidden ones are left out. Raises DataError.
+    Rows are sorted by path. Hidden files are left out, and files of no folder too unless there are no others. Raises
+    DataError.
     """
     try:
         if path.is_dir():
@@ -30,8 +33,9 @@ def read_class_folders(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: cannot be read: {error}") from error
     parts = [PurePosixPath(name).parts for name in paths]
     rows = [
-        (name, names[0])
+        (name, names[0] if len(names) > 1 else "")
         for name, names in sorted(zip(paths, parts, strict=True))
-        if len(names) > 1 and not any(part.startswith((".", "__MACOSX")) for part in names if part != "..")
+        if not any(part.startswith((".", "__MACOSX")) for part in names if part != "..")
     ]
-    return pd.DataFrame(rows, columns=["file", "folder"], dtype=object)
+    in_folders = [row for row in rows if row[1]]
+    return pd.DataFrame(in_folders or rows, columns=[FILE, FOLDER], dtype=object)

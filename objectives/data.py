@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from objectives import tables
 from objectives.class_folders import is_class_folders, read_class_folders
 from objectives.errors import DataError
+from objectives.image_root import ImageFiles
 from objectives.tables import Chunk, Format, format_of, read_file
 
 Labels = NDArray[np.int64] | NDArray[np.float64]
@@ -88,7 +89,7 @@ class DataSpec(BaseModel):
     group: str | None = Field(
         None,
         description="The column by which rows stay together: rows of one document or one patient, say, are all in one "
-        "fold, however their texts differ; null: rows with equal texts are.",
+        "fold, however their texts differ; null: rows with equal texts, or equal image files, are.",
     )
     task: Literal["classification", "regression"] = Field(
         "classification", description="Whether the label is a class or a number."
@@ -140,7 +141,7 @@ class Dataset(Content):
     labels: Labels  # (rows,): an index into label_names, or the number itself
     label_names: Sequence[str]  # sorted; none for numbers
     strata: NDArray[np.int64]  # (rows,): what a stratified split spreads evenly, classes or ranges of the numbers
-    groups: NDArray[np.int64]  # (rows,): rows that stay together share one: by data.group, else by text
+    groups: NDArray[np.int64]  # (rows,): rows that stay together share one: by data.group, else by text or image file
     num_extra: int  # of the rows at the end
     fingerprint: str  # sha256 of texts and labels, whatever the file's format
 
@@ -330,10 +331,18 @@ def _read_part(spec: DataSpec) -> _Part:
 
 
 def _groups(parts: Sequence[_Part]) -> NDArray[np.int64]:
-    """Return a number for each row, the same for those that stay together; documents' names are taken as written."""
-    if parts[0].spec.group is None:
+    """Return a number for each row, the same for those that stay together; documents' names are taken as written.
+
+    Images stay together if their files hold the same, whatever their names.
+    """
+    spec = parts[0].spec
+    if spec.group is not None:
+        names = [name for part in parts for name in part.groups]
+    elif spec.kind == "image":
+        names = ImageFiles(spec.image_root).contents([path for part in parts for path in part.texts])
+    else:
         return group_texts([text for part in parts for text in part.grouped_texts])
-    _, numbers = np.unique([name for part in parts for name in part.groups], return_inverse=True)
+    _, numbers = np.unique(names, return_inverse=True)
     return numbers.astype(np.int64)
 
 

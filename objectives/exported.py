@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from models.classifiers import Classifier
 from models.encoders import load_encoder, load_tokenizer, quietly
+from models.images import ImageClassifier, save_processor
 from objectives.calibration import apply_temperature
 from objectives.data import Content, DataSpec
 from objectives.devices import rows_per_forward, seeded, uses_bf16
@@ -225,11 +226,15 @@ def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> d
     """
     inner = _of_encoder(classifier)
     body: Any = classifier.encoder if inner else load_encoder(encoder)
-    tokenizer = load_tokenizer(encoder)
-    classifier.complete(tokenizer)
     with quietly():
         body.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    if isinstance(classifier, ImageClassifier):
+        save_processor(folder, encoder, image_size=classifier.image_size)
+    else:
+        tokenizer = load_tokenizer(encoder)
+        classifier.complete(tokenizer)
+        with quietly():
+            tokenizer.save_pretrained(folder)
     rest = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(inner)}
     # Copies: safetensors refuses tensors that share their memory.
     save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in rest.items()}, folder / HEAD)
@@ -249,7 +254,7 @@ def _build(job: FoldJob, inputs: Inputs, *, device: str) -> Classifier:
 def _plain(params: Params) -> Params:
     """The same model, whole, whatever of it was trained, and nothing that only training needs."""
     model = params.model.model_copy(update={"trainable_layers": None, "gradient_checkpointing": False})
-    training = params.training.model_copy(update=dict.fromkeys(TOKEN_CHANGES, 0.0))
+    training = params.training.model_copy(update=dict.fromkeys((*TOKEN_CHANGES, "image_augmentation"), 0.0))
     return params.model_copy(update={"model": model, "training": training})
 
 

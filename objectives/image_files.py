@@ -1,12 +1,9 @@
-"""Image files in a folder or a zip file: all looked at before anything is trained, and decoded once a study."""
+"""Image files as pixels: all looked at before anything is trained, and decoded once a study."""
 
 import os
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,41 +11,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from objectives.data import Content, Dataset
 from objectives.errors import DataError
+from objectives.image_root import DAMAGES, ImageFiles, first_line
 
 Pixels = NDArray[np.uint8]
 
 ROWS_PER_CHUNK = 256
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
-DAMAGES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-
-class ImageFiles:
-    """The files under a folder, or in a zip file, by their relative paths.
-
-    Raises DataError if `root` is neither, or if a file in the zip would lie outside it.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._archive = None if root.is_dir() else _open_archive(root)
-
-    def open(self, path: str) -> IO[bytes]:
-        """Open one file; raises OSError, and ValueError that says what is wrong with its path."""
-        _check_inside(path)
-        if self._archive is None:
-            return (self._root / path).open("rb")
-        try:
-            return self._archive.open(path)
-        except KeyError:
-            raise FileNotFoundError from None
-
-    def stamp(self, path: str) -> str:
-        """Return what changes when the file does: its size, and its checksum or the time of its last change."""
-        if self._archive is None:
-            status = (self._root / path).stat()
-            return f"{status.st_size} {status.st_mtime_ns}"
-        member = self._archive.getinfo(path)
-        return f"{member.file_size} {member.CRC}"
+UNNAMED = "is not named: the cell is empty"
 
 
 def check_images(content: Content) -> None:
@@ -76,6 +45,8 @@ def decode_images(content: Content, *, size: int) -> Iterator[Pixels]:
     files = ImageFiles(content.spec.image_root)
 
     def decode(row: int) -> Pixels:
+        if not content.texts[row].strip():
+            raise DataError(f"{_place(content, row)} {UNNAMED}")
         try:
             with files.open(content.texts[row]) as file, Image.open(file) as image:
                 return _as_square(image, size)
@@ -102,28 +73,10 @@ def _as_square(image: Image.Image, size: int) -> Pixels:
     return np.asarray(squeezed, np.uint8)
 
 
-def _open_archive(root: Path) -> zipfile.ZipFile:
-    try:
-        archive = zipfile.ZipFile(root)
-        for name in archive.namelist():
-            _check_inside(name)
-    except FileNotFoundError:
-        raise DataError(f"{root}: there is no such folder or zip file; data.images expects one") from None
-    except DAMAGES as error:
-        raise DataError(f"{root}: not a readable folder or zip file of images: {_first_line(error)}") from error
-    return archive
-
-
-def _check_inside(path: str) -> None:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
-        raise ValueError(f"the path {path!r} leads outside")
-
-
 def _problem(files: ImageFiles, path: str) -> str:
     """Return what is wrong with an image as far as its beginning tells, "" if nothing."""
     if not path.strip():
-        return "is not named: the cell is empty"
+        return UNNAMED
     try:
         with files.open(path) as file, Image.open(file):
             return ""
@@ -136,12 +89,7 @@ def _reason(error: Exception) -> str:
         return "is missing"
     if isinstance(error, UnidentifiedImageError):
         return "is no image that can be read"
-    return f"cannot be read: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    lines: Sequence[str] = str(getattr(error, "strerror", None) or error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return f"cannot be read: {first_line(error)}"
 
 
 def _place(content: Content, row: int) -> str:

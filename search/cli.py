@@ -32,6 +32,11 @@ model_option = click.option(
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(min=1), help="Rows of a forward pass.  [default: 128 on a GPU, else 32]"
 )
+images_option = click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="The folder or zip file that paths of images start at.  [default: the folder that DATA is in]",
+)
 columns_option = click.option(
     "--columns",
     multiple=True,
@@ -311,6 +316,7 @@ def export_curves_command(
 @click.option("--no-probabilities", is_flag=True, help="Leave out the probability of each class.")
 @click.option("--template", type=click.Path(path_type=Path), help="YAML that names the columns and codes of labels.")
 @columns_option
+@images_option
 @batch_size_option
 @command
 def predict_command(
@@ -322,24 +328,26 @@ def predict_command(
     no_probabilities: bool,
     template: Path | None,
     columns: Sequence[str],
+    images: Path | None,
     batch_size: int | None,
 ) -> None:
-    """Predict the rows of a file with an exported model."""
+    """Predict the rows of a file, or the images in a folder or zip file, with an exported model."""
     if template is not None and (keep or top_k or no_probabilities):
         raise click.UsageError("--template says all columns; expected no --keep, --top-k or --no-probabilities with it")
     from rich.console import Console
 
     from search.layout import read_template, usual_layout
-    from search.predict import load_model, parse_columns, predict
+    from search.predict import is_image_folder, load_model, parse_columns, predict
 
     renamed = parse_columns(columns)
     model = load_model(folder, batch_size=batch_size)
     if template is not None:
         layout = read_template(template, model.description)
     else:
+        keep = keep or (("file",) if is_image_folder(model.description, data) else ())
         layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
     console = Console(stderr=True)
-    num_rows = predict(model, data, out, layout=layout, columns=renamed, console=console)
+    num_rows = predict(model, data, out, layout=layout, columns=renamed, images=images, console=console)
     click.echo(f"wrote {out}: {num_rows:,} rows")
 
 
@@ -347,10 +355,13 @@ def predict_command(
 @model_option
 @click.argument("data", type=click.Path(path_type=Path))
 @columns_option
+@images_option
 @batch_size_option
 @json_option
 @command
-def evaluate_command(folder: Path, data: Path, columns: Sequence[str], batch_size: int | None, as_json: bool) -> None:
+def evaluate_command(
+    folder: Path, data: Path, columns: Sequence[str], images: Path | None, batch_size: int | None, as_json: bool
+) -> None:
     """Score an exported model on a file with labels, beside what the study estimated."""
     from rich.console import Console
 
@@ -358,7 +369,7 @@ def evaluate_command(folder: Path, data: Path, columns: Sequence[str], batch_siz
 
     renamed = parse_columns(columns)
     model = load_model(folder, batch_size=batch_size)
-    evaluation = evaluate(model, data, columns=renamed, console=Console(stderr=True))
+    evaluation = evaluate(model, data, columns=renamed, images=images, console=Console(stderr=True))
     if as_json:
         _print_json(evaluation_as_json(evaluation, model.description))
     else:

@@ -58,8 +58,6 @@ def export(
     """
     _check_free(out, force=force)
     config = on_this_machine(study.record, overrides)
-    if config.data.kind == "image":
-        raise ConfigError("data: image cannot be exported in this version, expected text or relation")
     chosen = _choose(study, trial)
     rows = StudyRows(ledger=study.ledger, config=config)
     runs = [run for run in study.ledger.fold_runs() if run.trial == chosen.number]

@@ -23,7 +23,7 @@ search evaluate --model FOLDER test.csv
 
 _PLAIN = """\
 Each sub-folder is the encoder as `transformers.AutoModel.from_pretrained` loads it (a pooler that it makes up is not
-the model's), with its tokenizer; `head.safetensors` holds what comes after it. No file holds code or pickles.
+the model's), with its {reader}; `head.safetensors` holds what comes after it. No file holds code or pickles.
 """
 
 _NOT = """\
@@ -44,7 +44,7 @@ def model_card(description: Description) -> str:
 def _parts(description: Description) -> Iterator[str]:
     what = f"{len(description.label_names)} classes" if description.label_names else "a number"
     members = description.members
-    yield f"# {description.study}: texts into {what}\n"
+    yield f"# {description.study}: {description.data.kind}s into {what}\n"
     form = _FORMS[description.form].format(members=len(members), epochs=members[0].epochs)
     yield f"{form} Trial {description.trial} of the study; encoder `{description.params.model.encoder}`.\n"
     yield "## Scores\n"
@@ -58,7 +58,7 @@ def _parts(description: Description) -> Iterator[str]:
     yield "\n".join(f"| {name} | {score:.4f} |" for name, score in description.pooled.items()) + "\n"
     yield _USE
     yield f"The file needs the {_columns(description)}; labels are not read by `search predict`.\n"
-    yield _PLAIN
+    yield _PLAIN.format(reader="image processor" if description.data.kind == "image" else "tokenizer")
     yield _NOT
     if description.label_names:
         yield "## Classes\n\n| class | rows trained on, by model |\n| --- | --- |"

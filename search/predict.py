@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from objectives.class_folders import FILE, FOLDER, is_class_folders
 from objectives.data import DataSpec, Labels, content_of, read_chunks, read_labels, require_columns
 from objectives.errors import DataError
 from objectives.exported import Description, ExportedModel
@@ -54,6 +55,11 @@ def load_model(folder: Path, *, batch_size: int | None = None) -> ExportedModel:
     return ExportedModel(folder, device=choose_device(0), batch_size=batch_size)
 
 
+def is_image_folder(description: Description, path: Path) -> bool:
+    """Whether the path is a folder or zip file of images, whose rows have the columns `file` and `folder`."""
+    return description.data.kind == "image" and is_class_folders(path)
+
+
 def parse_columns(options: Sequence[str]) -> dict[str, str]:
     """Return the file's column for each of the study's that `--columns STUDY=FILE,...` names; raises ConfigError."""
     columns: dict[str, str] = {}
@@ -72,18 +78,20 @@ def predict(
     *,
     layout: Layout,
     columns: Mapping[str, str] = MappingProxyType({}),
+    images: Path | None = None,
     console: Console,
 ) -> int:
     """Write the predictions of the file's rows as CSV, whole or not at all, and return how many there are.
 
-    `columns` names the file's own in place of the study's. Raises DataError if the file is damaged or lacks a column,
-    ConfigError if `out` cannot be written.
+    `columns` names the file's own in place of the study's. `images` is what the paths of images start at, the file's
+    own folder if None. Raises DataError if the file is damaged or lacks a column, ConfigError if `out` cannot be
+    written.
     """
     if out.suffix != ".csv":
         raise ConfigError(f"--out: found {out.name}, expected a name that ends in .csv")
     if out.exists() and path.exists() and out.samefile(path):
         raise ConfigError(f"--out: found {out}, which is the data file")
-    spec = _spec(model.description, path)
+    spec = _spec(model.description, path, images=images)
     num_rows = 0
     with _written(out) as write:
         write.writerow(layout.columns)
@@ -98,15 +106,16 @@ def evaluate(
     path: Path,
     *,
     columns: Mapping[str, str] = MappingProxyType({}),
+    images: Path | None = None,
     console: Console,
 ) -> Evaluation:
     """Score the predictions of the file's labelled rows by all metrics that are defined for them.
 
-    `columns` is as in `predict`. The interval is of macro-F1, or of the mean absolute error of numbers.
+    `columns` and `images` are as in `predict`. The interval is of macro-F1, or of the mean absolute error of numbers.
     Raises DataError as `predict` does, and for labels that the model does not know.
     """
     description = model.description
-    spec = _spec(description, path)
+    spec = _spec(description, path, images=images)
     truth: list[Labels] = []
     predictions = []
     for chunk, predicted in _predictions(model, spec, columns=columns, labelled=True, console=console):
@@ -205,10 +214,17 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
     return replace(chunk, table=table)
 
 
-def _spec(description: Description, path: Path) -> DataSpec:
-    """The model's columns in another file."""
-    file_format = format_of(path) or description.data.format
-    return description.data.model_copy(update={"path": path, "extra": None, "format": file_format})
+def _spec(description: Description, path: Path, *, images: Path | None) -> DataSpec:
+    """The model's columns in another file; a folder of images has its own."""
+    data = description.data
+    if images is not None and data.kind != "image":
+        raise ConfigError(f"--images: found {images} for a model of {data.kind}s, expected a model of images")
+    changes: dict[str, object] = {"path": path, "extra": None, "images": images}
+    if is_image_folder(description, path):
+        changes |= {"image": FILE, "label": FOLDER, "format": None}
+    else:
+        changes["format"] = format_of(path) or data.format
+    return data.model_copy(update=changes)
 
 
 @contextlib.contextmanager

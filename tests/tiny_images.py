@@ -32,6 +32,9 @@ EFFICIENTNET = {
     "batch_norm_momentum": 0.1,
 }
 
+COLOURS = {"blue": (60, 60, 190), "green": (60, 190, 60), "red": (190, 60, 60)}
+COUNTS = {"blue": 24, "green": 12, "red": 6}
+
 
 def build_tiny_image_encoder(folder: Path, config: PretrainedConfig) -> Path:
     """Write a randomly initialised model that `from_pretrained` loads; the same configuration, the same weights."""
@@ -64,3 +67,12 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
+
+
+def write_photos(folder: Path) -> Path:
+    """Write a folder for each of three classes with 24, 12 and 6 noisy images of 16 x 16 pixels."""
+    for label, count in COUNTS.items():
+        (folder / label).mkdir()
+        for number in range(count):
+            (folder / label / f"{number:02}.png").write_bytes(noisy(COLOURS[label], number))
+    return folder

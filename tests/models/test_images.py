@@ -112,6 +112,13 @@ def test_architecture_alone_is_initialised_from_the_random_state(tmp_path):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_a_network_from_random_weights_tells_images_apart(tmp_path):
+    """Its normalisations begin at 1: what comes out of the blocks of an EfficientNet is not next to nothing."""
+    EfficientNetConfig(**EFFICIENTNET).save_pretrained(tmp_path)
+    pooled = classifier(f"config:{tmp_path}").train().pooled(pixel_values=torch.randn(8, 3, 16, 16))
+    assert pooled.std(dim=0).mean() > 0.01
+
+
 def test_other_image_sizes_are_interpolated(vit):
     """A pretrained transformer reads images of a size that it was not made for."""
     assert classifier(vit, image_size=32)(pixel_values=torch.randn(2, 3, 32, 32)).shape == (2, 3)

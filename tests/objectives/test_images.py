@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import EfficientNetConfig, ViTConfig
 
 from models.params import ModelParams
-from objectives.data import Dataset, DataSpec, read_chunks, read_dataset
+from objectives.data import Dataset, DataSpec, read_chunks, read_dataset, read_table
 from objectives.errors import DataError
 from objectives.folds import assign_folds
 from objectives.image_augmentation import ImageAugmentation
@@ -21,21 +21,21 @@ from objectives.params import AugmentationParams, Params, TrainingParams
 from objectives.tasks.image import ImageInputs, prepare_images
 from objectives.tasks.preparation import prepare
 from objectives.training import FoldTraining
-from tests.tiny_images import EFFICIENTNET, VIT, build_tiny_image_encoder, noisy, picture, write_zip
-
-COLOURS = {"blue": (60, 60, 190), "green": (60, 190, 60), "red": (190, 60, 60)}
-COUNTS = {"blue": 24, "green": 12, "red": 6}
+from tests.tiny_images import (
+    COLOURS,
+    EFFICIENTNET,
+    VIT,
+    build_tiny_image_encoder,
+    noisy,
+    picture,
+    write_photos,
+    write_zip,
+)
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """A folder for each of three classes with 24, 12 and 6 noisy images of 16 x 16 pixels."""
-    folder = tmp_path_factory.mktemp("photos")
-    for label, count in COUNTS.items():
-        (folder / label).mkdir()
-        for number in range(count):
-            (folder / label / f"{number:02}.png").write_bytes(noisy(COLOURS[label], number))
-    return folder
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +92,8 @@ def test_class_folders_are_a_table_of_files(photos, dataset, tmp_path):
     assert np.bincount(dataset.labels).tolist() == [24, 12, 6]
     assert zipped.fingerprint == dataset.fingerprint
     check_images(zipped)
+    files_alone = read_table(DataSpec(path=photos / "red", image="file", label="folder"))
+    assert files_alone.iloc[0].tolist() == ["00.png", ""]
     chunks = list(read_chunks(dataset.spec, rows=40))
     assert [(chunk.first, len(chunk.table)) for chunk in chunks] == [(1, 40), (41, 2)]
 
@@ -137,7 +139,28 @@ def test_bad_archives_are_refused(tmp_path):
         (tmp_path / "none.zip", "there is no such folder or zip file; data.images expects one"),
         (outside, "not a readable folder or zip file of images: the path '../a.png' leads outside"),
     ):
-        assert error_of(table(tmp_path, ["a.png", "b.png"], images=root)) == f"{root}: {reason}"
+        with pytest.raises(DataError) as caught:
+            table(tmp_path, ["a.png", "b.png"], images=root)
+        assert str(caught.value) == f"{root}: {reason}"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_same_image_under_two_names_stays_in_one_fold(tmp_path, zipped):
+    """Whatever its name or the case of that; one of the same size that shows something else is another."""
+    files = {"a.bmp": picture("red", file_format="BMP"), "b.bmp": picture("blue", file_format="BMP")}
+    files |= {"in/copy.bmp": files["a.bmp"], "B.bmp": picture("green", file_format="BMP")}
+    if zipped:
+        write_zip(tmp_path / "images.zip", files)
+    else:
+        (tmp_path / "images.zip" / "in").mkdir(parents=True)
+        for name, content in files.items():
+            (tmp_path / "images.zip" / name).write_bytes(content)
+    extra = tmp_path / "extra.csv"
+    extra.write_text("file,label\nin/copy.bmp,0\nnone.bmp,1")
+    rows = table(tmp_path, ["a.bmp", "b.bmp", "in/copy.bmp", "B.bmp"], images=tmp_path / "images.zip", extra=extra)
+    first, second, copy, other, of_extra, missing = rows.groups
+    assert first == copy == of_extra
+    assert len({first, second, other, missing}) == 4
 
 
 def test_truncated_image_is_found_when_it_is_decoded(tmp_path, vit):
