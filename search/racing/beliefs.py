@@ -95,14 +95,15 @@ def _best(complete: NDArray[np.bool_], mean: FloatArray) -> int | None:
 
 
 def _trials_at_large(residual: FloatArray, precision: FloatArray) -> tuple[float, float]:
-    """Mean and variance of the true means of all trials of which anything is known, by moments, without the worst."""
+    """Centre and variance of a prior for the true mean of a trial, from all of which anything is known."""
     weight = precision.sum(axis=1)
     seen = weight > 0
     if seen.sum() < 2:
         return float(residual[seen].sum()), 1.0
     means = (precision * residual).sum(axis=1)[seen] / weight[seen]
-    middle = np.median(means)
-    # What failed altogether lies far below; it says nothing about how the others differ.
-    usual = means >= middle - 3 * (means.max() - middle)
-    variance = float(means[usual].var()) - float(np.median(1 / weight[seen][usual]))
-    return float(means[usual].mean()), max(variance, 0.25 * float(means[usual].var()), 1e-12)
+    # Good trials crowd near the best that is possible, and what failed lies far below: the prior is centred among the
+    # good ones, and as wide as all but the failed lie around them.
+    center = float(np.quantile(means, 0.75))
+    usual = means >= center - 4 * (means.max() - center)
+    variance = float(((means[usual] - center) ** 2).mean())
+    return center, max(variance - float(np.median(1 / weight[seen][usual])), 0.5 * variance, 1e-12)
