@@ -164,6 +164,7 @@ class _Study:
                 self.num_idle -= 1
                 self._begin_epoch(trial, fold)
             else:
+                assert choice.action is Action.END or self.events, "the policy waits, and nothing is running"
                 return
 
     def _begin_epoch(self, trial: int, fold: int) -> None:

@@ -116,6 +116,26 @@ def test_an_end_leaves_trials_unfinished():
     assert result.test_regret == pytest.approx(0.75 - 0.55)
 
 
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (Choice(action=Action.WAIT), "waits, and nothing is running"),
+        (Choice(action=Action.RUN, trial=0, fold=0), "runs a trial that it has stopped|what is not to be run"),
+        (Choice(action=Action.START), "starts a trial that the study does not have"),
+    ],
+)
+def test_a_policy_that_asks_for_what_there_is_not_is_caught(choice: Choice, words: str):
+    """Waiting for nothing, running what has ended, and more trials than there are."""
+
+    class Wrong(Scripted):
+        def next_fold_run(self, matrix: Matrix, *, trials_left: int) -> Choice:
+            return choice if len(matrix.numbers) == 3 else super().next_fold_run(matrix, trials_left=trials_left)
+
+    policy = Wrong(rule=lambda matrix, trial, fold: STOP)
+    with pytest.raises(AssertionError, match=words):
+        replay(recorded(THREE, name="hand"), policy=policy, order=Listed())
+
+
 def test_speed_up_is_the_time_to_the_best_against_no_race():
     """Stopping the first trial after one epoch brings the best trial's end from 8 to 5."""
     of = recorded(THREE, name="hand")
