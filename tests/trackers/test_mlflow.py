@@ -11,10 +11,11 @@ from mlflow.entities import Run
 
 from storage.ledger import Ledger
 from storage.publishing import TrackerUnavailable, publish_pending
-from storage.records import EpochRecord, TrialState
+from storage.records import EpochRecord, FoldRunState, TrialState
 from storage.trackers.mlflow import MlflowTracker
+from storage.trackers.mlflow_runs import study_writes, trial_writes
 from tests.trackers.looks import MlflowLook
-from tests.trackers.scripted import curve_of, fail_trial, new_ledger, run_trial, stop_trial
+from tests.trackers.scripted import curve_of, fail_trial, new_ledger, run_trial, start_trial, stop_trial
 
 
 @pytest.fixture
@@ -48,6 +49,24 @@ def test_a_run_s_status_says_how_the_trial_ended(mlflow_uri: str, client: Mlflow
     assert [run.info.status for run in found] == ["FINISHED", "KILLED", "FAILED"]
     assert found[1].data.metrics["cv/macro_f1_estimate"] == 0.25
     assert found[1].data.tags["search.fold_1"] == "stopped: worse than trial 0"
+
+
+def test_what_the_race_stated_and_saved_is_in_the_tags(ledger: Ledger):
+    """A trial's pause, audit and chance; at the study's end what came of all of them."""
+    start_trial(ledger, 0)
+    claim = ledger.claim("tester/0", lease_seconds=60)
+    ledger.audit_trial(claim, reason="behind", chance=0.125)
+    ledger.finish_fold(claim, FoldRunState.PAUSED, reason="behind", chance=0.5)
+    tags = trial_writes("macro_f1", ledger.events()).tags
+    assert (tags["search.audited"], tags["search.chance"], tags["search.fold_0"]) == ("yes", "0.125", "paused: behind")
+    ledger.finish_trial(0, TrialState.STOPPED)
+    ledger.finish_study("enough", race={"work_saved": 0.5, "stops": 1, "stated_chance": None})
+    assert trial_writes("macro_f1", ledger.events()).tags["search.chance"] == "0.125"
+    tags = study_writes("macro_f1", ledger.events()).tags
+    assert {name: value for name, value in tags.items() if "race" in name} == {
+        "search.race.work_saved": "0.5",
+        "search.race.stops": "1",
+    }
 
 
 def test_the_study_s_run_shows_the_best_so_far(mlflow_uri: str, client: MlflowClient, ledger: Ledger):
