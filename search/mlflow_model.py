@@ -138,16 +138,15 @@ def _requirements(description: Description) -> list[str]:
 
 
 def _add_encoder(model: Any, folder: Path, description: Description) -> None:
-    """Let the flavour `transformers` load the only member's encoder, where it is one that transformers knows."""
-    if description.data.kind == "text" and description.params.model.architecture == "columns":
+    """Let the flavour `transformers` load the only member's encoder, where that is one, of text."""
+    if description.data.kind == "image" or description.params.model.architecture == "columns":
         return
     import transformers
     from mlflow.transformers.flavor_config import build_flavor_config
 
     [member] = description.members
-    task: Any = "image-feature-extraction" if description.data.kind == "image" else "feature-extraction"
     with quietly():
-        pipeline = transformers.pipeline(task, model=str(folder / member.folder))
+        pipeline = transformers.pipeline("feature-extraction", model=str(folder / member.folder))
     settings = build_flavor_config(pipeline)
     for name in settings["components"]:
         getattr(pipeline, name).save_pretrained(folder / "components" / name)
