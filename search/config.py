@@ -109,7 +109,7 @@ class RaceConfig(_Section):
     """The policy that chooses what is trained next, and stops trials."""
 
     rule: Literal["paired", "forgiving", "none"] = Field(
-        "forgiving",
+        "paired",
         description="paired: run what promises the most chance of a new best for its cost, compared on the same folds, "
         "pause the rest, stop what is out of the question; forgiving: stop a trial whose mean over its finished folds "
         "is not better than the best trial's worst of those folds; none: train everything.",
@@ -133,8 +133,13 @@ class RaceConfig(_Section):
         description="Share of the trials that are trained to the end even if the rule would stop them, so that its "
         "stated chances can be checked; paired only.",
     )
-    min_trials: int = Field(3, ge=1, description="Complete trials before anything is stopped.")
-    min_epochs: int = Field(2, ge=1, description="Epochs before a fold run is stopped or paused within a fold.")
+    min_trials: int = Field(
+        8,
+        ge=1,
+        description="What must be known before anything is stopped: so many first folds to their last epoch (paired), "
+        "or so many complete trials (forgiving).",
+    )
+    min_epochs: int = Field(1, ge=1, description="Epochs before a fold run is stopped or paused within a fold.")
 
 
 class BudgetConfig(_Section):

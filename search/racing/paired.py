@@ -11,13 +11,12 @@ from search.racing.matrix import FloatArray, Matrix, RunState
 from search.racing.verdicts import Action, Choice, Decision, Verdict
 
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
-FIRST_CURVES = 8  # trials whose first fold is trained to its end before anything is paused or stopped
-PATIENCE = 1.5  # how much more than this fold run another one must promise before this one is paused
+PATIENCE = 2.0  # how much more than this fold run another one must promise before this one is paused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """The rule's settings: see RaceConfig."""
+    """The rule's settings: see RaceConfig; `margin` in standard errors of a mean over the folds."""
 
     risk: float
     audit: float
@@ -33,7 +32,7 @@ class Paired:
         epoch = int((~np.isnan(matrix.scores[row, fold])).sum())
         if not finished and (epoch < self.min_epochs or epoch not in RUNGS):
             return Verdict(decision=Decision.CONTINUE)
-        if matrix.complete[row] or matrix.done[:, 0].sum() < FIRST_CURVES or not matrix.complete.any():
+        if matrix.complete[row] or matrix.done[:, 0].sum() < self.min_trials or not matrix.complete.any():
             return Verdict(decision=Decision.CONTINUE)
         beliefs = believe(matrix, margin=self.margin)
         chance = float(beliefs.chance[row])

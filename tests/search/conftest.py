@@ -33,7 +33,7 @@ class ScriptedStudy:
                 "space": {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}},
                 "folds": {"k": 3},
                 "training": {"epochs": 3},
-                "race": {"min_trials": 1},
+                "race": {"rule": "forgiving", "min_trials": 1, "min_epochs": 2},
                 "budget": {"trials": 4},
                 **sections,
             }

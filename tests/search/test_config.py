@@ -86,7 +86,7 @@ def test_a_data_path_from_the_command_line_starts_at_the_working_directory(load,
 
 def test_a_section_whose_lines_are_all_commented_out_has_its_defaults(load):
     """`race:` with nothing below is YAML's null, and means the defaults."""
-    assert load("race:\n  # rule: none\n").race.rule == "forgiving"
+    assert load("race:\n  # rule: none\n").race.rule == "paired"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_record_that_this_version_does_not_understand_is_named(load):
     record = to_record(load())
     record["race"]["rule"] = "risk_ledger"
     with pytest.raises(
-        ConfigError, match=r"^the study's record: race\.rule: found \"risk_ledger\", expected 'forgiving'"
+        ConfigError, match=r"^the study's record: race\.rule: found \"risk_ledger\", expected 'paired'"
     ):
         config_from_record(record)
 
