@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from search.racing.gains import finished_curves
-from search.racing.matrix import FloatArray, Matrix
+from search.racing.matrix import FloatArray, Matrix, last_scores
 from search.racing.noise import Noise, fit_noise
 
 
@@ -16,14 +16,14 @@ class Beliefs:
     """For every trial of the matrix, each (trials,), larger is better.
 
     `mean` and `deviation` are of its mean over all folds, exact for complete trials; `chance` is that of being better
-    than the best complete trial (0 for complete ones, 1 while none is complete); `remaining` is the share of its epochs
-    that are not trained. `best` is the row of the best complete trial.
+    than the best complete trial (0 for complete ones, 1 while none is complete); `trained` is the share of its epochs
+    that are trained. `best` is the row of the best complete trial.
     """
 
     mean: FloatArray
     deviation: FloatArray
     chance: FloatArray
-    remaining: FloatArray
+    trained: FloatArray
     best: int | None
     noise: Noise
 
@@ -36,7 +36,8 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
     mean(effects) + (sum of what is known + (1 - known share) x posterior level) / K. A trial must be better than the
     best by `margin` standard errors of a mean over the folds.
     """
-    standing = matrix.standing
+    num_epochs = matrix.num_epochs
+    standing = last_scores(matrix.scores, num_epochs)
     done = matrix.done
     noise = fit_noise(standing, done)
     num_folds = standing.shape[1]
@@ -83,7 +84,7 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
         mean=mean,
         deviation=deviation,
         chance=chance,
-        remaining=1 - matrix.num_epochs.sum(axis=1) / np.maximum(matrix.lengths * num_folds, 1),
+        trained=num_epochs.sum(axis=1) / np.maximum(matrix.lengths * num_folds, 1),
         best=best,
         noise=noise,
     )

@@ -62,8 +62,7 @@ class Matrix:
     @property
     def num_epochs(self) -> NDArray[np.int64]:
         """How many epochs of each fold run were trained, (trials, folds)."""
-        counts: NDArray[np.int64] = (~np.isnan(self.scores)).sum(axis=-1)
-        return counts
+        return count_epochs(self.scores)
 
     @property
     def standing(self) -> FloatArray:
@@ -77,11 +76,17 @@ class Matrix:
         return replace(self, states=states)
 
 
-def last_scores(scores: FloatArray) -> FloatArray:
-    """The last score that is there along the last axis; NaN where none is."""
+def count_epochs(scores: FloatArray) -> NDArray[np.int64]:
+    """How many scores are there along the last axis; as a product, which is several times as fast as a sum."""
+    there = (~np.isnan(scores)).astype(np.float32)
+    return np.asarray((there @ np.ones(scores.shape[-1], np.float32)).astype(np.int64))
+
+
+def last_scores(scores: FloatArray, num_epochs: NDArray[np.int64] | None = None) -> FloatArray:
+    """The last score that is there along the last axis; NaN where none is. `num_epochs`: if counted."""
     if not scores.shape[-1]:
         return np.full(scores.shape[:-1], np.nan)
-    last = np.maximum((~np.isnan(scores)).sum(axis=-1) - 1, 0)
+    last = np.maximum((count_epochs(scores) if num_epochs is None else num_epochs) - 1, 0)
     found: FloatArray = np.take_along_axis(scores, last[..., None], axis=-1)[..., 0]
     return found
 

@@ -4,10 +4,9 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search.racing.beliefs import Beliefs, believe
-from search.racing.matrix import FloatArray, Matrix, RunState
+from search.racing.matrix import BoolArray, FloatArray, Matrix, RunState
 from search.racing.verdicts import Action, Choice, Decision, Verdict
 
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
@@ -45,7 +44,7 @@ class Paired:
         promise = _promise(matrix, beliefs)
         others = np.where(_may_run(matrix).any(axis=1), promise, 0.0)
         others[row] = 0.0
-        best = max(float(others.max()), _promise_of_a_new_one(matrix) if trials_left else 0.0)
+        best = max(float(others.max()), _promise_of_a_new_one(beliefs) if trials_left else 0.0)
         if best > PATIENCE * float(promise[row]):
             return Verdict(decision=Decision.PAUSE, reason="others promise more for their cost", chance=chance)
         return Verdict(decision=Decision.CONTINUE, chance=chance)
@@ -53,12 +52,12 @@ class Paired:
     def next_fold_run(self, matrix: Matrix, *, trials_left: int) -> Choice:
         """Choose the fold run, or the new trial, with the most chance of a new best for its cost."""
         may_run = _may_run(matrix)
-        begun = np.isfinite(matrix.scores[:, :, 0]).any(axis=1) if matrix.scores.size else np.zeros(len(may_run), bool)
         candidates = may_run.any(axis=1)
-        fresh = np.flatnonzero(candidates & ~begun & ~(matrix.states == RunState.RUNNING).any(axis=1))
         beliefs = believe(matrix, margin=self.margin)
+        begun = beliefs.trained > 0
+        fresh = np.flatnonzero(candidates & ~begun & ~(matrix.states == RunState.RUNNING).any(axis=1))
         promise = np.where(candidates & begun, _promise(matrix, beliefs), -1.0)
-        new = _promise_of_a_new_one(matrix) if fresh.size or trials_left else -1.0
+        new = _promise_of_a_new_one(beliefs) if fresh.size or trials_left else -1.0
         if self.breadth and new >= 0:
             promise[:] = -1.0
         row = int(promise.argmax()) if promise.size else -1
@@ -94,7 +93,7 @@ def is_audited(trial: int, share: float) -> bool:
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
-def _may_run(matrix: Matrix) -> NDArray[np.bool_]:
+def _may_run(matrix: Matrix) -> BoolArray:
     waiting = (matrix.states == RunState.WAITING) | (matrix.states == RunState.PAUSED)
     return np.asarray(waiting & matrix.open[:, None])
 
@@ -102,22 +101,20 @@ def _may_run(matrix: Matrix) -> NDArray[np.bool_]:
 def _promise(matrix: Matrix, beliefs: Beliefs) -> FloatArray:
     """The chance of a new best for the share of a trial's work that it takes, (trials,)."""
     smallest = 0.5 / matrix.states.shape[1] / max(int(matrix.lengths.max(initial=1)), 1)
-    promise: FloatArray = beliefs.chance / np.maximum(beliefs.remaining, smallest)
+    promise: FloatArray = beliefs.chance / np.maximum(1 - beliefs.trained, smallest)
     return promise
 
 
-def _promise_of_a_new_one(matrix: Matrix) -> float:
+def _promise_of_a_new_one(beliefs: Beliefs) -> float:
     """The next of n + 1 exchangeable trials is the best with 1 / (n + 1), and costs what they cost on average."""
-    begun = matrix.num_epochs.sum(axis=1) > 0
+    begun = beliefs.trained > 0
     num_begun = int(begun.sum())
     if not num_begun:
         return 1.0
-    full = matrix.lengths[begun] * matrix.states.shape[1]
-    cost = float((matrix.num_epochs[begun].sum(axis=1) / full).mean())
-    return 1 / (num_begun + 1) / max(cost, 1e-3)
+    return 1 / (num_begun + 1) / max(float(beliefs.trained[begun].mean()), 1e-3)
 
 
-def _run(matrix: Matrix, may_run: NDArray[np.bool_], row: int) -> Choice:
+def _run(matrix: Matrix, may_run: BoolArray, row: int) -> Choice:
     """A paused fold first, then the first that waits."""
     paused = np.flatnonzero(may_run[row] & (matrix.states[row] == RunState.PAUSED))
     fold = int(paused[0]) if paused.size else int(may_run[row].argmax())
