@@ -57,7 +57,7 @@ class FinishedCurves:
     def _predict(self, row: int, fold: int, curve: FloatArray) -> Prediction:
         epoch, now = len(curve), float(curve[-1])
         at = self._known_at(epoch)
-        if at is None or not np.isfinite(now):
+        if at is None or not np.isfinite(curve).all():
             return now, np.inf
         offset = (_features(self._distance_to_top(curve - self.effects[fold]), epoch) - at.center) / at.scale
         difference = at.features - offset
@@ -127,6 +127,8 @@ def finished_curves(matrix: Matrix, standing: FloatArray, effects: FloatArray) -
     """Collect the finished fold runs with finite scores; what was worked out from the same ones is remembered."""
     rows, folds = np.nonzero(matrix.done & np.isfinite(standing))
     rows, folds = rows[-MOST_CURVES:], folds[-MOST_CURVES:]
+    finite = ~np.isneginf(matrix.scores[rows, folds]).any(axis=1)
+    rows, folds = rows[finite], folds[finite]
     curves = matrix.scores[rows, folds]
     return _remembered(rows.tobytes(), folds.tobytes(), curves.tobytes(), effects.tobytes(), curves.shape)
 

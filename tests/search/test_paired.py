@@ -1,0 +1,191 @@
+"""The paired race: what it believes, whether its chances are true, and what it does with them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import beta
+
+from search.config import RaceConfig
+from search.race import next_fold_run, verdict
+from search.racing.beliefs import believe
+from search.racing.matrix import Matrix, RunState
+from search.racing.paired import is_audited
+from search.racing.verdicts import Action, Decision
+
+PAIRED = RaceConfig(rule="paired", audit=0.0)
+NUM_EPOCHS = 6
+
+
+def study(means: np.ndarray, *, folds: int = 5, noise: float = 0.02, seed: int = 0) -> Matrix:
+    """Every trial in full: its mean, an effect of each fold, noise, and curves that rise to their ends."""
+    random = np.random.default_rng(seed)
+    ends = means[:, None] + 0.05 * random.standard_normal(folds) + noise * random.standard_normal((len(means), folds))
+    rising = ends[:, :, None] - 0.4 * np.exp(-np.arange(1, NUM_EPOCHS + 1)) + 0.004 * random.standard_normal(NUM_EPOCHS)
+    return Matrix(
+        numbers=np.arange(len(means)),
+        scores=np.maximum.accumulate(rising, axis=2),
+        states=np.full((len(means), folds), RunState.DONE, np.int8),
+        lengths=np.full(len(means), NUM_EPOCHS),
+    )
+
+
+def trained_only(full: Matrix, row: int, *epochs: int) -> Matrix:
+    """The same study with only so many epochs of this trial's folds; those that are begun are paused."""
+    scores, states = full.scores.copy(), full.states.copy()
+    for fold in range(states.shape[1]):
+        count = epochs[fold] if fold < len(epochs) else 0
+        scores[row, fold, count:] = np.nan
+        if count < NUM_EPOCHS:
+            states[row, fold] = RunState.PAUSED if count else RunState.WAITING
+    return Matrix(numbers=full.numbers, scores=scores, states=states, lengths=full.lengths, sign=full.sign)
+
+
+def usual(seed: int = 0, num: int = 20) -> np.ndarray:
+    """Means of trials as a search finds them: few are good."""
+    return 0.7 - 0.05 * np.random.default_rng(seed).exponential(size=num)
+
+
+def test_a_complete_trial_is_known_exactly():
+    """Its mean is that of its folds, without doubt, and it has no chance to overtake itself."""
+    full = study(usual())
+    beliefs = believe(full)
+    np.testing.assert_allclose(beliefs.mean, full.scores[:, :, -1].mean(axis=1))
+    assert beliefs.deviation.max() == 0
+    assert beliefs.chance.max() == 0
+    assert beliefs.best == int(full.scores[:, :, -1].mean(axis=1).argmax())
+
+
+def test_an_easy_fold_is_no_merit():
+    """A trial that equals the best on one fold is expected near the best, however easy that fold is."""
+    full = study(usual(), noise=0.0)
+    best = int(full.scores[:, :, -1].mean(axis=1).argmax())
+    for fold in (0, 3):
+        scores = full.scores.copy()
+        scores[:, fold] += 0.2
+        easy = Matrix(numbers=full.numbers, scores=scores, states=full.states, lengths=full.lengths)
+        mean = believe(easy).mean[best]
+        row = (best + 1) % 20
+        scores[row] = scores[best]
+        partly = believe(trained_only(easy, row, *([0] * fold), NUM_EPOCHS))
+        assert partly.mean[row] == pytest.approx(mean, abs=0.02)
+
+
+def test_doubt_shrinks_with_every_fold_and_epoch():
+    """From nothing known to everything."""
+    full = study(usual())
+    deviations = [
+        believe(trained_only(full, 3, *epochs)).deviation[3]
+        for epochs in ((), (1,), (3,), (6,), (6, 6), (6, 6, 6), (6, 6, 6, 6), (6, 6, 6, 6, 6))
+    ]
+    assert all(np.diff(deviations) < 0)
+    assert deviations[-1] == 0
+
+
+@pytest.mark.parametrize(("num_folds", "epochs"), [(5, (6,)), (5, (6, 6)), (5, (2,)), (10, (6, 6, 6)), (3, (6, 4))])
+def test_the_chances_are_true(num_folds: int, epochs: tuple[int, ...]):
+    """Over many studies no more trials overtake the best than was stated, and not many fewer: at most by half."""
+    stated, overtook = [], []
+    for seed in range(300):
+        full = study(usual(seed, 16), folds=num_folds, seed=seed)
+        row = int(np.random.default_rng(seed).integers(16))
+        finals = full.scores[:, :, -1].mean(axis=1)
+        stated.append(believe(trained_only(full, row, *epochs)).chance[row])
+        overtook.append(finals[row] > np.delete(finals, row).max())
+    hits, total = sum(overtook), len(overtook)
+    low, high = beta.ppf(0.005, hits, total - hits + 1), beta.ppf(0.995, hits + 1, total - hits)
+    assert low <= np.mean(stated) <= 1.5 * high
+
+
+def test_a_hopeless_trial_is_stopped_with_its_chance_and_a_promising_one_is_not():
+    """One far below the best after a fold, one above it."""
+    full = study(np.concatenate([usual(), [0.2, 0.75]]))
+    bad, good = (trained_only(full, row, NUM_EPOCHS) for row in (20, 21))
+    stopped = verdict(bad, trial=20, fold=0, settings=PAIRED, trials_left=10)
+    assert stopped.decision is Decision.STOP
+    assert stopped.chance is not None
+    assert stopped.chance < 0.05 / 60
+    assert "a chance of" in stopped.reason
+    assert verdict(good, trial=21, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
+
+
+def test_an_audited_trial_is_kept():
+    """With a share of 1 every trial that would be stopped is marked and kept."""
+    full = study(np.concatenate([usual(), [0.2]]))
+    kept = verdict(trained_only(full, 20, NUM_EPOCHS), trial=20, fold=0, settings=RaceConfig(audit=1.0), trials_left=10)
+    assert (kept.decision, kept.audited) == (Decision.PAUSE, True)
+
+
+def test_the_audited_share_is_the_share():
+    """By number, the same for all processes."""
+    assert sum(is_audited(trial, 0.05) for trial in range(10_000)) == pytest.approx(500, abs=70)
+
+
+def test_nothing_is_stopped_before_enough_is_known():
+    """Seven first folds are too few for eight."""
+    full = study(np.concatenate([usual(num=7), [0.1]]))
+    matrix = trained_only(full, 7, 3)
+    assert verdict(matrix, trial=7, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
+
+
+def test_a_weak_fold_run_is_paused_for_a_new_trial_and_goes_on_when_there_is_none():
+    """A trial below the best, but not out of the question, waits while there are new ones."""
+    full = study(np.concatenate([usual(num=12), [0.63]]), noise=0.03)
+    matrix = trained_only(full, 12, 3)
+    running = matrix.with_state(12, 0, RunState.RUNNING)
+    chance = believe(matrix).chance[12]
+    assert 0.0005 < chance < 0.2
+    assert verdict(running, trial=12, fold=0, settings=PAIRED, trials_left=50).decision is Decision.PAUSE
+    assert next_fold_run(matrix, settings=PAIRED, trials_left=50).action is Action.START
+    careful = RaceConfig(risk=float(chance) / 2)
+    last = next_fold_run(matrix, settings=careful, trials_left=0)
+    assert (last.action, last.trial, last.fold) == (Action.RUN, 12, 0)
+    bold = RaceConfig(risk=min(0.99, float(chance) * 2), audit=0.0)
+    assert next_fold_run(matrix, settings=bold, trials_left=0).action is Action.END
+
+
+def test_breadth_first_begins_new_trials_before_any_second_fold():
+    """Even beside a trial that looks like the new best."""
+    matrix = trained_only(study(np.concatenate([usual(), [0.8]])), 20, NUM_EPOCHS)
+    assert next_fold_run(matrix, settings=PAIRED, trials_left=5).action is Action.RUN
+    assert next_fold_run(matrix, settings=RaceConfig(order="breadth"), trials_left=5).action is Action.START
+
+
+def test_a_smaller_metric_is_the_mirror_image():
+    """The matrix holds the metric times its sign; the words show the metric's own numbers."""
+    full = study(np.concatenate([usual(), [0.2]]))
+    matrix = trained_only(full, 20, NUM_EPOCHS)
+    mirrored = Matrix(numbers=full.numbers, scores=matrix.scores, states=matrix.states, lengths=full.lengths, sign=-1.0)
+    judged = verdict(mirrored, trial=20, fold=0, settings=PAIRED, trials_left=10)
+    assert judged.decision is Decision.STOP
+    assert "-0.6" in judged.reason or "-0.7" in judged.reason
+
+
+SCORES = st.one_of(st.floats(0, 1), st.sampled_from([-np.inf, np.nan]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_the_matrix_holds_the_answer_can_be_done(data: st.DataObject):
+    """Holes, ended folds, infinite scores: the choice is a fold run that may run, and the same again."""
+    trials, folds = data.draw(st.integers(0, 12)), data.draw(st.integers(2, 4))
+    shape = (trials, folds, 3)
+    flat = data.draw(st.lists(SCORES, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
+    scores = np.array(flat, float).reshape(shape)
+    # An epoch is trained after the one before it.
+    scores[np.isnan(scores).cumsum(axis=2) > 0] = np.nan
+    states = np.array(
+        data.draw(st.lists(st.integers(0, 4), min_size=trials * folds, max_size=trials * folds)), np.int8
+    ).reshape(trials, folds)
+    states[(states == RunState.DONE) & np.isnan(scores[:, :, 0])] = RunState.WAITING
+    matrix = Matrix(numbers=np.arange(trials), scores=scores, states=states, lengths=np.full(trials, 3))
+    left = data.draw(st.integers(0, 3))
+    choice = next_fold_run(matrix, settings=RaceConfig(min_trials=1), trials_left=left)
+    assert choice == next_fold_run(matrix, settings=RaceConfig(min_trials=1), trials_left=left)
+    if choice.action is Action.RUN:
+        assert states[choice.trial, choice.fold] in (RunState.WAITING, RunState.PAUSED)
+        assert matrix.open[choice.trial]
+    assert choice.action is not Action.START or left
+    for trial in range(trials):
+        judged = verdict(matrix, trial=trial, fold=0, settings=RaceConfig(min_trials=1), trials_left=left)
+        assert judged.chance is None or 0 <= judged.chance <= 1
