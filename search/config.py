@@ -149,6 +149,11 @@ class BudgetConfig(_Section):
     time: Annotated[str | float | None, PlainValidator(_check_time)] = Field(
         None, description="Time of one `search run`: 2h, 90m, 1h30m or seconds; null for no limit."
     )
+    until: Literal["used", "no-expected-gain"] = Field(
+        "used",
+        description="no-expected-gain: no new trials, either, once ten more are expected to improve the best by less "
+        "than the fold noise in its score (20 trials at the least).",
+    )
 
     @property
     def seconds(self) -> float | None:

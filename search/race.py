@@ -3,6 +3,7 @@
 import numpy as np
 
 from search.config import RaceConfig
+from search.racing.beliefs import believe, expected_gain
 from search.racing.forgiving import forgiving
 from search.racing.matrix import Matrix, RunState
 from search.racing.paired import Paired
@@ -37,6 +38,18 @@ def next_fold_run(matrix: Matrix, *, settings: RaceConfig, trials_left: int) -> 
     if trials_left > 0:
         return Choice(action=Action.START)
     return Choice(action=Action.WAIT if (matrix.states == RunState.RUNNING).any() else Action.END)
+
+
+def gain_is_within_noise(matrix: Matrix) -> bool:
+    """Whether ten more trials are expected to improve the best by less than the standard error of its mean over folds.
+
+    Never before 20 trials are begun and one is complete.
+    """
+    beliefs = believe(matrix)
+    if beliefs.best is None or (beliefs.trained > 0).sum() < 20:
+        return False
+    standard_error = float(np.sqrt(beliefs.noise.variance / matrix.states.shape[1]))
+    return expected_gain(beliefs, num_new=10) < standard_error
 
 
 def _paired(settings: RaceConfig) -> Paired:

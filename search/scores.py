@@ -140,6 +140,7 @@ class LiveRace:
     scores: Scores
     settings: RaceConfig
     num_trials: int
+    until_no_gain: bool = False
     policy: Policy = race
 
     def verdict(self, *, trial: int, fold: int, done: bool) -> Verdict:
@@ -168,7 +169,9 @@ class LiveRace:
         return self.policy.next_fold_run(matrix, settings=self.settings, trials_left=self.trials_left(matrix))
 
     def trials_left(self, matrix: Matrix) -> int:
-        """How many new trials the budget still has."""
+        """How many new trials the budget still has; none once they are expected to gain nothing, if it ends there."""
+        if self.until_no_gain and race.gain_is_within_noise(matrix):
+            return 0
         return max(0, self.num_trials - len(matrix.numbers))
 
     def is_audited(self, trial: int) -> bool:
@@ -178,4 +181,9 @@ class LiveRace:
 
 def live_race(ledger: LedgerView, config: StudyConfig) -> LiveRace:
     """The race of a study by its study file."""
-    return LiveRace(scores=Scores(ledger), settings=config.race, num_trials=most_trials(config))
+    return LiveRace(
+        scores=Scores(ledger),
+        settings=config.race,
+        num_trials=most_trials(config),
+        until_no_gain=config.budget.until == "no-expected-gain",
+    )

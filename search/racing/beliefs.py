@@ -90,6 +90,20 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
     )
 
 
+def expected_gain(beliefs: Beliefs, *, num_new: int) -> float:
+    """How much `num_new` more trials like those so far are expected to improve on the best, in the metric's unit.
+
+    The best of n + m exchangeable trials with an exponential tail is on average (1 / (n + 1) + ... + 1 / (n + m)) times
+    the tail's mean excess above the best of n; the excess is that of the best fifth of the trials over the next one.
+    """
+    means = np.sort(beliefs.mean[(beliefs.trained > 0) & np.isfinite(beliefs.mean)])[::-1]
+    if len(means) < 4:
+        return float(np.inf)
+    top = max(3, len(means) // 5)
+    excess = float(means[:top].mean() - means[top])
+    return excess * float((1 / np.arange(len(means) + 1, len(means) + num_new + 1)).sum())
+
+
 def _best(complete: NDArray[np.bool_], mean: FloatArray) -> int | None:
     rows = np.flatnonzero(complete & np.isfinite(mean))
     return int(rows[mean[rows].argmax()]) if rows.size else None

@@ -37,7 +37,9 @@ class Paired:
         chance = float(beliefs.chance[row])
         if chance <= self.risk / (2 * (len(matrix.numbers) + trials_left)):
             if is_audited(trial, self.audit):
-                return Verdict(decision=Decision.PAUSE, reason="would be stopped; kept", chance=chance, audited=True)
+                # It is trained on when nothing else is left to do.
+                decision = Decision.PAUSE if trials_left else Decision.CONTINUE
+                return Verdict(decision=decision, reason="would be stopped; kept", chance=chance, audited=True)
             return Verdict(decision=Decision.STOP, reason=self._reason(matrix, beliefs, row), chance=chance)
         if finished:
             return Verdict(decision=Decision.CONTINUE, chance=chance)

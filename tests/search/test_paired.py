@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from search.config import RaceConfig
-from search.race import next_fold_run, verdict
-from search.racing.beliefs import believe
+from search.race import gain_is_within_noise, next_fold_run, verdict
+from search.racing.beliefs import believe, expected_gain
 from search.racing.matrix import Matrix, RunState
 from search.racing.paired import is_audited
 from search.racing.verdicts import Action, Decision
@@ -159,6 +159,25 @@ def test_a_smaller_metric_is_the_mirror_image():
     judged = verdict(mirrored, trial=20, fold=0, settings=PAIRED, trials_left=10)
     assert judged.decision is Decision.STOP
     assert "-0.6" in judged.reason or "-0.7" in judged.reason
+
+
+def test_ten_more_trials_are_expected_to_gain_what_they_gain():
+    """Against the mean gain of ten more draws of an exponential tail, and less with every trial."""
+    random = np.random.default_rng(0)
+    stated, gained = [], []
+    for _ in range(200):
+        draws = 0.05 * random.exponential(size=(2, 30))
+        first, more = draws[0], draws[1, :10]
+        stated.append(expected_gain(believe(study(first, noise=0.0)), num_new=10))
+        gained.append(max(0.0, more.max() - first.max()))
+    assert np.mean(stated) == pytest.approx(np.mean(gained), rel=0.35)
+
+
+def test_a_search_that_gains_nothing_ends_early():
+    """Twenty equal trials leave nothing to gain beyond the noise; widely spread ones do; nineteen are too few."""
+    assert gain_is_within_noise(study(np.full(20, 0.7), noise=0.05))
+    assert not gain_is_within_noise(study(np.linspace(0.1, 0.9, 20), noise=0.005))
+    assert not gain_is_within_noise(study(np.full(19, 0.7), noise=0.05))
 
 
 SCORES = st.one_of(st.floats(0, 1), st.sampled_from([-np.inf, np.nan]))
