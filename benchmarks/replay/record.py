@@ -7,6 +7,7 @@ run` without a race, then `search export-curves`. --data is the folder of the da
 import argparse
 import csv
 import gzip
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def study_sections(declared: dict[str, Any], chosen: dict[str, Any], *, data: Pa
 def prepare(chosen: dict[str, Any], *, data: Path | None, work: Path) -> None:
     """Write train.csv and test.csv, each with the share of every class that its file has."""
     if "image" in chosen:
-        (work / "vit.json").write_text(yaml.safe_dump(TINY_VIT), encoding="utf-8")
+        (work / "vit.json").write_text(json.dumps(TINY_VIT), encoding="utf-8")
     if (work / "test.csv").exists():
         return
     if chosen["data"] == "docstrings":
