@@ -10,6 +10,8 @@ from search.racing.gains import finished_curves
 from search.racing.matrix import FloatArray, Matrix, last_scores
 from search.racing.noise import Noise, fit_noise
 
+MOST_ENDED = 500  # of the stopped and failed trials, how many of the latest count
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beliefs:
@@ -36,6 +38,9 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
     mean(effects) + (sum of what is known + (1 - known share) x posterior level) / K. A trial must be better than the
     best by `margin` standard errors of a mean over the folds.
     """
+    rows = _rows_that_count(matrix)
+    if len(rows) < len(matrix.numbers):
+        return _spread(believe(matrix.take(rows), margin=margin), rows, len(matrix.numbers))
     num_epochs = matrix.num_epochs
     standing = last_scores(matrix.scores, num_epochs)
     done = matrix.done
@@ -107,6 +112,22 @@ def expected_gain(beliefs: Beliefs, *, num_new: int) -> float:
 def _best(complete: NDArray[np.bool_], mean: FloatArray) -> int | None:
     rows = np.flatnonzero(complete & np.isfinite(mean))
     return int(rows[mean[rows].argmax()]) if rows.size else None
+
+
+def _rows_that_count(matrix: Matrix) -> NDArray[np.int64]:
+    """All trials but those that ended long ago, which only make decisions slow."""
+    ended = np.flatnonzero(~(matrix.open | matrix.complete))[:-MOST_ENDED]
+    return np.delete(np.arange(len(matrix.numbers)), ended)
+
+
+def _spread(beliefs: Beliefs, rows: NDArray[np.int64], num_trials: int) -> Beliefs:
+    """The beliefs of some rows among all: of the others nothing is expected, and they have no chance."""
+    usual = float(beliefs.trained.mean())
+    mean, deviation, chance, trained = (np.full(num_trials, value) for value in (-np.inf, 0.0, 0.0, usual))
+    mean[rows], deviation[rows] = beliefs.mean, beliefs.deviation
+    chance[rows], trained[rows] = beliefs.chance, beliefs.trained
+    best = None if beliefs.best is None else int(rows[beliefs.best])
+    return Beliefs(mean=mean, deviation=deviation, chance=chance, trained=trained, best=best, noise=beliefs.noise)
 
 
 def _trials_at_large(residual: FloatArray, precision: FloatArray) -> tuple[float, float]:

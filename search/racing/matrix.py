@@ -69,6 +69,16 @@ class Matrix:
         """The score of the chosen epoch so far, (trials, folds); NaN where nothing was trained."""
         return last_scores(self.scores)
 
+    def take(self, rows: NDArray[np.int64]) -> "Matrix":
+        """Return the matrix of these rows alone."""
+        return replace(
+            self,
+            numbers=self.numbers[rows],
+            scores=self.scores[rows],
+            states=self.states[rows],
+            lengths=self.lengths[rows],
+        )
+
     def with_state(self, trial: int, fold: int, state: RunState) -> "Matrix":
         """Return the same matrix with another state of one fold run."""
         states = self.states.copy()

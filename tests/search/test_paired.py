@@ -180,6 +180,22 @@ def test_a_search_that_gains_nothing_ends_early():
     assert not gain_is_within_noise(study(np.full(19, 0.7), noise=0.05))
 
 
+def test_trials_that_ended_long_ago_do_not_count():
+    """Of 520 stopped trials the first 20 have no say; what is believed of the others is as without them."""
+    full = study(usual(num=540))
+    states = full.states.copy()
+    states[:520, 1:] = RunState.ENDED
+    scores = full.scores.copy()
+    scores[:520, 1:] = np.nan
+    late = Matrix(numbers=full.numbers, scores=scores, states=states, lengths=full.lengths)
+    matrix = trained_only(late, 539, 3)
+    beliefs, without = believe(matrix), believe(matrix.take(np.arange(20, 540)))
+    np.testing.assert_array_equal(beliefs.chance[20:], without.chance)
+    np.testing.assert_array_equal(beliefs.mean[20:], without.mean)
+    assert beliefs.chance[:20].max() == 0
+    assert beliefs.best == int(without.best or 0) + 20
+
+
 SCORES = st.one_of(st.floats(0, 1), st.sampled_from([-np.inf, np.nan]))
 
 
