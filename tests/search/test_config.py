@@ -249,9 +249,7 @@ def test_a_record_that_this_version_does_not_understand_is_named(load):
     """A newer version may have written it."""
     record = to_record(load())
     record["race"]["rule"] = "risk_ledger"
-    with pytest.raises(
-        ConfigError, match=r"^the study's record: race\.rule: found \"risk_ledger\", expected 'paired'"
-    ):
+    with pytest.raises(ConfigError, match=r"^the study's record: race\.rule: found \"risk_ledger\", expected 'paired'"):
         config_from_record(record)
 
 
