@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from search.racing.gains import finished_curves
+from search.racing.gains import FinishedCurves, finished_curves
 from search.racing.matrix import FloatArray, Matrix, last_scores
 from search.racing.noise import Noise, fit_noise
 
@@ -30,31 +30,22 @@ class Beliefs:
     noise: Noise
 
 
-def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
+def believe(matrix: Matrix) -> Beliefs:
     """Work out the beliefs.
 
     With y = level + effect + noise (see `fit_noise`), k finished folds and partly trained ones that count as far as
     they can be predicted, the mean over all folds of a trial is normal around
-    mean(effects) + (sum of what is known + (1 - known share) x posterior level) / K. A trial must be better than the
-    best by `margin` standard errors of a mean over the folds.
+    mean(effects) + (sum of what is known + (1 - known share) x posterior level) / K.
     """
     rows = _rows_that_count(matrix)
     if len(rows) < len(matrix.numbers):
-        return _spread(believe(matrix.take(rows), margin=margin), rows, len(matrix.numbers))
+        return _spread(believe(matrix.take(rows)), rows, len(matrix.numbers))
     num_epochs = matrix.num_epochs
     standing = last_scores(matrix.scores, num_epochs)
-    done = matrix.done
-    noise = fit_noise(standing, done)
+    noise = fit_noise(standing, matrix.done)
     num_folds = standing.shape[1]
-    # Of every fold: what it is expected to end with, and how uncertain that is; infinitely, where nothing is known.
-    values = np.where(done, standing, 0.0)
-    uncertainty = np.where(done, 0.0, np.inf)
-    partial = np.isfinite(standing) & ~done & matrix.open[:, None]
-    rows, folds = np.nonzero(partial)
     known_curves = finished_curves(matrix, standing, noise.effects)
-    for row, fold in zip(rows.tolist(), folds.tolist(), strict=True):
-        curve = matrix.scores[row, fold]
-        values[row, fold], uncertainty[row, fold] = known_curves.predict(row, fold, curve[~np.isnan(curve)])
+    values, uncertainty = _predict_folds(matrix, standing, known_curves)
     precision = np.where(np.isfinite(uncertainty), 1 / (noise.variance + uncertainty), 0.0)
     known = noise.variance * precision  # 1 for a finished fold, 0 for one of which nothing is known
     residual = np.where(known > 0, values - noise.effects, 0.0)
@@ -76,7 +67,7 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
     best = _best(complete, mean)
     chance = np.ones(len(mean))
     if best is not None:
-        ahead = mean[best] + margin * np.sqrt(noise.variance / num_folds) - mean
+        ahead = mean[best] - mean
         # Welch and Satterthwaite: the noise is known from few residuals, the rest from the finished curves.
         fold_noise = noise.variance * unknown / num_folds**2
         other = np.maximum(variance - fold_noise, 0.0)
@@ -93,6 +84,17 @@ def believe(matrix: Matrix, *, margin: float = 0.0) -> Beliefs:
         best=best,
         noise=noise,
     )
+
+
+def _predict_folds(matrix: Matrix, standing: FloatArray, known: FinishedCurves) -> tuple[FloatArray, FloatArray]:
+    """What every fold run is expected to end with and the variance of that, infinite where nothing is known."""
+    values = np.where(matrix.done, standing, 0.0)
+    uncertainty = np.where(matrix.done, 0.0, np.inf)
+    rows, folds = np.nonzero(np.isfinite(standing) & ~matrix.done & matrix.open[:, None])
+    for row, fold in zip(rows.tolist(), folds.tolist(), strict=True):
+        curve = matrix.scores[row, fold]
+        values[row, fold], uncertainty[row, fold] = known.predict(row, fold, curve[~np.isnan(curve)])
+    return values, uncertainty
 
 
 def expected_gain(beliefs: Beliefs, *, num_new: int) -> float:

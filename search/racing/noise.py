@@ -16,12 +16,10 @@ FIRST_GUESS = 0.7  # of the noise's standard deviation, as a share of the trials
 class Noise:
     """The two-way model of the better half of the trials.
 
-    `level` and `spread` (a variance) are those of the trials' true means, `effects` (folds,) what a fold adds, with
-    mean 0, `variance` that of what is left, the trial x fold interaction, and `degrees` how many residuals it rests on.
+    `effects` (folds,) is what a fold adds, with mean 0, and `counts` (folds,) on how many trials that rests; `variance`
+    is that of what is left, the trial x fold interaction, and `degrees` how many residuals that rests on.
     """
 
-    level: float
-    spread: float
     effects: FloatArray
     variance: float
     degrees: float
@@ -45,9 +43,7 @@ def _fit(scores_or_nan: bytes, shape: tuple[int, ...]) -> Noise:
     seen = ~np.isnan(values)
     rows = np.flatnonzero(seen.any(axis=1))
     if not rows.size:
-        return Noise(
-            level=0.0, spread=1.0, effects=np.zeros(shape[1]), variance=1.0, degrees=0.0, counts=np.zeros(shape[1])
-        )
+        return Noise(effects=np.zeros(shape[1]), variance=1.0, degrees=0.0, counts=np.zeros(shape[1]))
     first = np.where(seen[rows], values[rows], 0.0).sum(axis=1) / seen[rows].sum(axis=1)
     rows = rows[first >= np.median(first)]
     seen = seen[rows]
@@ -74,8 +70,6 @@ def _fit(scores_or_nan: bytes, shape: tuple[int, ...]) -> Noise:
         squares = float((((scores - effects - own[:, None]) * seen) ** 2).sum())
         variance = max((squares + PRIOR_DEGREES * guess) / (residuals_left + PRIOR_DEGREES), 1e-12)
     return Noise(
-        level=level,
-        spread=spread,
         effects=effects,
         variance=variance,
         degrees=residuals_left + PRIOR_DEGREES,

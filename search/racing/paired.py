@@ -15,13 +15,12 @@ PATIENCE = 2.0  # how much more than this fold run another one must promise befo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """The rule's settings: see RaceConfig; `margin` in standard errors of a mean over the folds."""
+    """The rule's settings: see RaceConfig."""
 
     risk: float
     audit: float
     min_trials: int
     min_epochs: int
-    margin: float = 0.0
     breadth: bool = False
 
     def verdict(self, matrix: Matrix, *, trial: int, fold: int, trials_left: int) -> Verdict:
@@ -33,7 +32,7 @@ class Paired:
             return Verdict(decision=Decision.CONTINUE)
         if matrix.complete[row] or matrix.done[:, 0].sum() < self.min_trials or not matrix.complete.any():
             return Verdict(decision=Decision.CONTINUE)
-        beliefs = believe(matrix, margin=self.margin)
+        beliefs = believe(matrix)
         chance = float(beliefs.chance[row])
         if chance <= self.risk / (2 * (len(matrix.numbers) + trials_left)):
             if is_audited(trial, self.audit):
@@ -55,7 +54,7 @@ class Paired:
         """Choose the fold run, or the new trial, with the most chance of a new best for its cost."""
         may_run = _may_run(matrix)
         candidates = may_run.any(axis=1)
-        beliefs = believe(matrix, margin=self.margin)
+        beliefs = believe(matrix)
         begun = beliefs.trained > 0
         fresh = np.flatnonzero(candidates & ~begun & ~(matrix.states == RunState.RUNNING).any(axis=1))
         promise = np.where(candidates & begun, _promise(matrix, beliefs), -1.0)
