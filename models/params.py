@@ -35,7 +35,7 @@ class EncoderParams(_Section):
     encoder: str = Field(
         description="A model hub name, a pretrained model's folder, or `package:NAME/FOLDER` in an installed package; "
         "for images also `timm:NAME` (the extra `timm`), and `config:FOLDER`, `config:FILE` or `config:timm:NAME`: "
-        "that architecture, trained from random weights."
+        "that architecture, trained from random weights. A relative folder starts at the study file's."
     )
     max_length: int = searchable(128, "Tokens of a text that are kept, special tokens included.", ge=4, le=8192)
     long_text: Literal["head", "tail", "head_tail", "windows"] = searchable(

@@ -64,9 +64,11 @@ def read_relations(content: Content, *, form: Form, known_types: Collection[str]
     for index, relation in enumerate(relations):
         for marker in markers:
             if marker in relation.sentence:
+                # A model that is trained already has its form.
+                advice = ", or another entity_form" if isinstance(content, Dataset) else ""
                 raise DataError(
                     f"{_Where(content, index)}: the sentence has {marker!r} in it, which model.entity_form {form} adds "
-                    "as a token; expected a sentence without it, or another entity_form"
+                    f"as a token; expected a sentence without it{advice}"
                 )
     return relations
 

@@ -270,8 +270,8 @@ class StudyConfig(_Section):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read the study file, then lay `section.field=value` overrides over it.
 
-    A relative `data.path` starts at the study file's folder, in an override at the working directory. An override of a
-    searched parameter fixes it, as `space.NAME=null` does. Raises ConfigError, one line.
+    A relative path, of data or of an encoder, starts at the study file's folder, in an override at the working
+    directory. An override of a searched parameter fixes it, as `space.NAME=null` does. Raises ConfigError, one line.
     """
     sections = read_study_file(path)
     _anchor(sections, path.parent)
@@ -322,12 +322,31 @@ def _written_leaves(config: StudyConfig) -> dict[str, str]:
 
 
 def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
-    data = sections.get("data")
-    if not isinstance(data, dict):
-        return
+    data, model, space = (sections.get(name) for name in ("data", "model", "space"))
     for key in ("path", "extra", "images"):
-        if isinstance(data.get(key), str):
+        if isinstance(data, dict) and isinstance(data.get(key), str):
             data[key] = os.path.abspath(folder / os.path.expanduser(data[key]))
+    if isinstance(model, dict) and isinstance(model.get("encoder"), str):
+        model["encoder"] = _anchored_encoder(model["encoder"], folder)
+    encoders = space.get("encoder") if isinstance(space, dict) else None
+    encoders = encoders.get("choices") if isinstance(encoders, dict) else encoders
+    if isinstance(encoders, list):
+        encoders[:] = [_anchored_encoder(name, folder) if isinstance(name, str) else name for name in encoders]
+
+
+def _anchored_encoder(name: str, folder: Path) -> str:
+    """A folder as it is called in the working directory, so that the record fits other machines; other names stay."""
+    if not name or name.startswith(("package:", "timm:", "config:timm:")):
+        return name
+    prefix = "config:" if name.startswith("config:") else ""
+    given = os.path.expanduser(name.removeprefix(prefix))
+    path = os.path.abspath(folder / given)
+    # What has at most one slash, as klue/roberta-base, may be a name on the model hub.
+    is_path = prefix or given.startswith(".") or given.count("/") > 1 or os.path.isdir(path)
+    if os.path.isabs(given) or not is_path:
+        return prefix + given
+    relative = os.path.relpath(path)
+    return prefix + (path if relative.startswith("..") else relative)
 
 
 def _fix_what_was_searched(sections: Mapping[str, Any], setting: Override) -> None:

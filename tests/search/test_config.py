@@ -84,6 +84,35 @@ def test_a_data_path_from_the_command_line_starts_at_the_working_directory(load,
     assert load("", "data.path=other.csv").data.path == elsewhere / "other.csv"
 
 
+@pytest.mark.parametrize(
+    ("encoder", "expected"),
+    [
+        ("config:tiny.json", "config:{0}/tiny.json"),
+        ("models/here", "{0}/models/here"),
+        ("./models/other", "{0}/models/other"),
+        ("/models/other", "/models/other"),
+        ("klue/roberta-base", "klue/roberta-base"),
+        ("timm:resnet18", "timm:resnet18"),
+        ("config:timm:resnet18", "config:timm:resnet18"),
+        ("package:models/a/b/c", "package:models/a/b/c"),
+    ],
+)
+def test_an_encoders_folder_starts_where_the_data_path_does(tmp_path, monkeypatch, encoder, expected):
+    """At the study file, from the command line at the working directory; in its own words for other machines."""
+    study, elsewhere = tmp_path / "project" / "study", tmp_path / "elsewhere"
+    (study / "models" / "here").mkdir(parents=True)
+    elsewhere.mkdir()
+    text = MINIMAL.replace("tiny", encoder) + f"space: {{encoder: [{encoder}, b]}}\n"
+    (study / "study.yaml").write_text(text)
+    monkeypatch.chdir(study.parent)
+    config = load_config(study / "study.yaml")
+    assert config.model.encoder == expected.format("study")
+    assert config.space["encoder"].values() == [expected.format("study"), "b"]
+    assert load_config(study / "study.yaml", [f"model.encoder={config.model.encoder}"]).model == config.model
+    monkeypatch.chdir(elsewhere)
+    assert load_config(study / "study.yaml").model.encoder == expected.format(study)
+
+
 def test_a_section_whose_lines_are_all_commented_out_has_its_defaults(load):
     """`race:` with nothing below is YAML's null, and means the defaults."""
     assert load("race:\n  # rule: none\n").race.rule == "paired"

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, EfficientNetConfig, ViTConfig
 
 from objectives.data import content_of, read_table
+from objectives.errors import DataError
 from objectives.exported import DESCRIPTION, ExportedModel, read_description
 from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_images import (
@@ -151,6 +154,24 @@ def test_images_come_in_folders_zips_and_tables(model: Path, photos: Path, tmp_p
     assert found["zip"] == found["table"] == found["archive"]
     assert [row[1] for row in found["zip"]] == list(files)
     assert [[row, f"red/{name}", *rest] for row, name, *rest in found["flat"]] == found["zip"]
+
+
+def test_an_mlflow_model_predicts_what_search_predict_does(
+    train: Callable[..., TrainedStudy], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of paths that start at the working directory; an image that is missing is refused with its row."""
+    study, folder, out = train("{}/vit", {"trainable_layers": 0}, {}), tmp_path / "model", tmp_path / "predictions.csv"
+    assert study.export(folder, "--mlflow").exit_code == 0
+    rows = study.config.data.path
+    assert search("predict", "--model", folder, rows, "--images", photos, "--out", out).exit_code == 0
+    monkeypatch.chdir(photos)
+    model, table = mlflow.pyfunc.load_model(str(folder)), pd.read_csv(rows)
+    found, written = model.predict(table), pd.read_csv(out)
+    assert list(found["label"]) == list(written["label"])
+    probabilities = [f"p_{label}" for label in COUNTS]
+    np.testing.assert_allclose(found[probabilities], written[probabilities], atol=1e-6)
+    with pytest.raises(DataError, match=r"data row 2: the image 'none.png'.* is missing"):
+        model.predict(pd.DataFrame({"path": [table["path"][0], "none.png"]}))
 
 
 def test_a_folder_for_each_class_is_evaluated(model: Path, photos: Path, tmp_path: Path):

@@ -5,11 +5,13 @@ import json
 from itertools import product
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 
 from objectives.data import content_of, read_table
+from objectives.errors import DataError
 from objectives.exported import ExportedModel, read_description
 from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_encoder import build_tiny_encoder
@@ -93,6 +95,21 @@ def test_rows_are_predicted_the_same_whatever_they_are_predicted_with(
     assert search("predict", "--model", model, study.config.data.path, "--out", parts).exit_code == 0
     numbers = [pd.read_csv(path)[["p_bites", "p_greets"]] for path in (whole, parts)]
     np.testing.assert_allclose(*numbers, atol=1e-5)
+
+
+def test_an_mlflow_model_predicts_what_search_predict_does(study: TrainedStudy, tmp_path: Path):
+    """The table's spans are whole numbers; a sentence with a marker in it is refused with its row."""
+    folder, out = tmp_path / "model", tmp_path / "predictions.csv"
+    trial = TRIALS.index({"entity_form": "typed_markers", "entity_states": "pooled"})
+    assert study.export(folder, "--trial", str(trial), "--mlflow").exit_code == 0
+    assert search("predict", "--model", folder, study.config.data.path, "--out", out).exit_code == 0
+    model, table = mlflow.pyfunc.load_model(str(folder)), pd.read_csv(study.config.data.path)
+    found, written = model.predict(table), pd.read_csv(out)
+    assert list(found["label"]) == list(written["label"])
+    np.testing.assert_allclose(found[["p_bites", "p_greets"]], written[["p_bites", "p_greets"]], atol=1e-6)
+    table.loc[3, "sentence"] += " [O:PET]"
+    with pytest.raises(DataError, match=r"data row 4: the sentence has '\[O:PET\]' in it.* sentence without it$"):
+        model.predict(table)
 
 
 def test_a_type_may_have_a_role_that_it_never_had(model: Path, tmp_path: Path):
