@@ -1,6 +1,7 @@
 """From a study's record to the training of one claimed fold run: the place where the rooms meet in a worker."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,3 +82,8 @@ def choose_device(index: int) -> str:
     """The device of the index-th worker of this machine: GPUs in turn, else the CPU."""
     num_devices = torch.cuda.device_count()
     return f"cuda:{index % num_devices}" if num_devices else "cpu"
+
+
+def share_cores(num_workers: int) -> None:
+    """Let this process compute on its share of the machine's cores."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers))

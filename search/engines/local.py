@@ -158,9 +158,7 @@ def _watch(stop: Event, leave: threading.Event, parent: int) -> None:
 
 def run_worker(job: WorkerJob, stop: threading.Event) -> None:
     """Train fold runs in this process until the study is finished or `stop` is set."""
-    import torch
-
-    from search.objective import Objective, choose_device
+    from search.objective import Objective, choose_device, share_cores
     from search.rows import StudyRows
     from search.scores import live_race
     from search.worker import Worker
@@ -170,7 +168,7 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
     from storage.errors import StorageError
     from storage.ledger import Ledger
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.num_workers))
+    share_cores(job.num_workers)
     engine = connect(job.url, patience_seconds=PATIENCE_SECONDS)
     record = find_study(engine, job.study)
     if record is None:
