@@ -376,6 +376,36 @@ def evaluate_command(
         _console().print(render_evaluation(evaluation, model.description))
 
 
+@app.command("serve")
+@click.option("--study", "name", metavar="NAME", help="Check that this study is there, and take its MLflow.")
+@storage_option
+@click.option("--mlflow", metavar="URI", help=f"MLflow's database.  [default: the study's, else {DEFAULT_MLFLOW}]")
+@host_option
+@click.option("--port", default=8080, show_default=True)
+@click.option("--certificate", type=click.Path(path_type=Path), help="PEM file: serve by HTTPS.")
+@click.option("--key", type=click.Path(path_type=Path), help="PEM file of the certificate's key.")
+@command
+def serve_command(
+    name: str | None,
+    storage: str | None,
+    mlflow: str | None,
+    host: str,
+    port: int,
+    certificate: Path | None,
+    key: Path | None,
+) -> None:
+    """Serve the Optuna dashboard and MLflow's UI at one address; for others to reach, with a password."""
+    from search.environment import Secrets
+    from search.serve import Address, mlflow_app, optuna_app, serve
+
+    password = Secrets.read().serve_password
+    address = Address(host=host, port=port, password=password, certificate=certificate, key=key)
+    url = _find(name, storage).url if name else _url(storage)
+    apps = {"": optuna_app(url), "/mlflow": mlflow_app(mlflow or _mlflow_uri(name, storage))}
+    click.echo(f"Optuna dashboard: {address.url}/\nMLflow UI: {address.url}/mlflow/ (Ctrl-C ends both)")
+    serve(apps, address)
+
+
 @app.command("dashboard")
 @click.option("--study", "name", metavar="NAME", help="Check that this study is there.")
 @storage_option
@@ -383,12 +413,14 @@ def evaluate_command(
 @click.option("--port", default=8080, show_default=True)
 @command
 def dashboard(name: str | None, storage: str | None, host: str, port: int) -> None:
-    """Serve the Optuna dashboard."""
-    from search.serve import serve_dashboard
+    """Serve the Optuna dashboard alone."""
+    from search.environment import Secrets
+    from search.serve import Address, optuna_app, serve
 
-    url = _find(name, storage).url if name else _url(storage)
-    click.echo(f"Optuna dashboard: http://{host}:{port}/ (Ctrl-C ends it)")
-    serve_dashboard(url, host=host, port=port)
+    address = Address(host=host, port=port, password=Secrets.read().serve_password)
+    app = optuna_app(_find(name, storage).url if name else _url(storage))
+    click.echo(f"Optuna dashboard: {address.url}/ (Ctrl-C ends it)")
+    serve({"": app}, address)
 
 
 @app.command("ui")
@@ -397,14 +429,15 @@ def dashboard(name: str | None, storage: str | None, host: str, port: int) -> No
 @host_option
 @click.option("--port", default=5000, show_default=True)
 @command
-def ui(name: str | None, storage: str | None, host: str, port: int) -> int:
-    """Serve the MLflow UI."""
-    from search.config import config_from_record
-    from search.serve import serve_mlflow
+def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
+    """Serve MLflow's UI alone."""
+    from search.environment import Secrets
+    from search.serve import Address, mlflow_app, serve
 
-    uri = config_from_record(_find(name, storage).record.config).trackers.mlflow.uri if name else DEFAULT_MLFLOW
-    click.echo(f"MLflow UI: http://{host}:{port}/ (Ctrl-C ends it)")
-    return serve_mlflow(uri, host=host, port=port)
+    address = Address(host=host, port=port, password=Secrets.read().serve_password)
+    app = mlflow_app(_mlflow_uri(name, storage))
+    click.echo(f"MLflow UI: {address.url}/ (Ctrl-C ends it)")
+    serve({"": app}, address)
 
 
 @app.command("publish")
@@ -483,6 +516,12 @@ def _find(name: str, storage: str | None) -> "OpenStudy":
     from search.study import find
 
     return find(name, url=url)
+
+
+def _mlflow_uri(name: str | None, storage: str | None) -> str:
+    from search.config import config_from_record
+
+    return config_from_record(_find(name, storage).record.config).trackers.mlflow.uri if name else DEFAULT_MLFLOW
 
 
 def _run(study: "OpenStudy", config: "StudyConfig", *, workers: int | None, secrets: "Secrets") -> int:

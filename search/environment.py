@@ -9,8 +9,6 @@ from typing import Self
 from search.config import StudyConfig
 from search.errors import ConfigError
 
-_PASSWORD = "SEARCH_STORAGE_PASSWORD"  # noqa: S105 - a variable's name
-_PASSWORD_FILE = "SEARCH_STORAGE_PASSWORD_FILE"  # noqa: S105
 _EXAMPLE = "sqlite:///studies/search.db or postgresql+psycopg://user@host/database"
 
 
@@ -19,17 +17,21 @@ class Secrets:
     """What only the environment may supply; its repr shows nothing."""
 
     storage_password: str | None = field(default=None, repr=False)
+    serve_password: str | None = field(default=None, repr=False)
+    mlflow_token: str | None = field(default=None, repr=False)
     neptune_api_token: str | None = field(default=None, repr=False)
     neptune_project: str | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Read SEARCH_STORAGE_PASSWORD or SEARCH_STORAGE_PASSWORD_FILE, NEPTUNE_API_TOKEN and NEPTUNE_PROJECT.
+        """Read the variables below; in place of NAME, but for Neptune's, NAME_FILE may name a file that holds it.
 
-        Raises ConfigError if both passwords are set or the file cannot be read.
+        Raises ConfigError if both are set, or the file is empty or cannot be read.
         """
         return cls(
-            storage_password=_storage_password(environment),
+            storage_password=_secret("SEARCH_STORAGE_PASSWORD", environment),
+            serve_password=_secret("SEARCH_SERVE_PASSWORD", environment),
+            mlflow_token=_secret("MLFLOW_TRACKING_TOKEN", environment),
             neptune_api_token=environment.get("NEPTUNE_API_TOKEN") or None,
             neptune_project=environment.get("NEPTUNE_PROJECT") or None,
         )
@@ -57,13 +59,16 @@ def with_password(url: str, secrets: Secrets) -> str:
     return parsed.render_as_string(hide_password=False)
 
 
-def _storage_password(environment: Mapping[str, str]) -> str | None:
-    password, file = environment.get(_PASSWORD), environment.get(_PASSWORD_FILE)
-    if password and file:
-        raise ConfigError(f"{_PASSWORD} and {_PASSWORD_FILE} are both set, expected one of them")
+def _secret(name: str, environment: Mapping[str, str]) -> str | None:
+    value, file = environment.get(name), environment.get(f"{name}_FILE")
+    if value and file:
+        raise ConfigError(f"{name} and {name}_FILE are both set, expected one of them")
     if not file:
-        return password or None
+        return value or None
     try:
-        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        content = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{_PASSWORD_FILE}: {file} cannot be read, expected a file with the password") from None
+        raise ConfigError(f"{name}_FILE: {file} cannot be read, expected a file with the secret") from None
+    if not content:
+        raise ConfigError(f"{name}_FILE: {file} is empty, expected the secret")
+    return content
