@@ -30,6 +30,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from werkzeug.datastructures import Authorization
 
 from search.errors import ConfigError
+from storage.database import connect
+from storage.errors import reason_of
 from storage.studies import optuna_storage
 from storage.trackers.mlflow import import_quietly
 
@@ -72,8 +74,7 @@ class Address:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
             except OSError as error:
-                reason = error.strerror or type(error).__name__
-                raise ConfigError(f"--certificate: {self.certificate} cannot be used: {reason}") from None
+                raise ConfigError(f"--certificate: {self.certificate} cannot be used: {reason_of(error)}") from None
 
     @property
     def url(self) -> str:
@@ -126,9 +127,10 @@ class Guard:
 
 
 def optuna_app(url: str) -> ASGIApp:
-    """The Optuna dashboard on this database; it must be at the root. Raises StorageError."""
+    """The Optuna dashboard on this database, which must be there; it must be at the root. Raises StorageError."""
     import optuna_dashboard
 
+    connect(url, create=False).dispose()
     return _asgi(optuna_dashboard.wsgi(optuna_storage(url)))
 
 
@@ -144,7 +146,10 @@ def mlflow_app(uri: str) -> ASGIApp:
     if parsed.drivername in ("http", "https"):
         raise ConfigError(f"trackers.mlflow.uri: {parsed} is a server already; open it in a browser")
     folder = Path(parsed.database or "").parent if parsed.get_backend_name() == "sqlite" else Path()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"trackers.mlflow.uri: {folder} cannot be made: {reason_of(error)}") from None
     os.environ |= {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # It lets the pages of every program on this machine in, and its own through no proxy; the guard does neither.
