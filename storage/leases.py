@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, RowMapping, Select, select, update
 
 from storage.changes import Change
 from storage.errors import LeaseLost
-from storage.records import Claim, EventKind, FoldRun, FoldRunState, TrialState
+from storage.records import Claim, EventKind, Failure, FoldRun, FoldRunState, TrialState
 from storage.tables import FoldRunRow, TrialRow
 
 COLUMNS = [column for column in FoldRunRow.__table__.columns if column.name != "study_id"]
@@ -55,7 +55,8 @@ def lease(change: Change, found: RowMapping, *, owner: str, lease_seconds: float
     payload = {"owner": owner, "attempt": run.attempt, "num_epochs": run.num_epochs}
     token = change.event(EventKind.FOLD_STARTED, payload, trial=run.trial, fold=run.fold)
     expires_at = change.now + lease_seconds
-    set_values(change, run, state=FoldRunState.LEASED, owner=owner, token=token, expires_at=expires_at, reason=None)
+    leased = {"state": FoldRunState.LEASED, "owner": owner, "token": token, "expires_at": expires_at}
+    set_values(change, run, **leased, reason=None, failure=None)
     return Claim(
         fold_run=run.id,
         trial=run.trial,
@@ -90,50 +91,76 @@ def set_values(change: Change, run: FoldRun, **values: Any) -> None:
     change.connection.execute(update(FoldRunRow).where(FoldRunRow.id == run.id).values(**values))
 
 
-def end(change: Change, run: FoldRun, state: FoldRunState, *, reason: str | None, **result: Any) -> None:
+def end(
+    change: Change,
+    run: FoldRun,
+    state: FoldRunState,
+    *,
+    reason: str | None,
+    failure: Failure | None = None,
+    **result: Any,
+) -> None:
     """Bring a fold run into a state it never leaves; the only place that writes fold_finished."""
-    set_values(change, run, state=state, expires_at=None, reason=reason, **result)
+    set_values(change, run, state=state, expires_at=None, reason=reason, failure=failure, **result)
     payload = {
         "state": state,
         "score": result.get("score"),
         "best_epoch": result.get("best_epoch"),
         "reason": reason,
+        "failure": failure,
         "seconds": run.seconds,
     }
     change.event(EventKind.FOLD_FINISHED, payload, trial=run.trial, fold=run.fold)
 
 
-def give_back(change: Change, run: FoldRun, state: FoldRunState, *, reason: str | None, attempt: int) -> None:
+def give_back(
+    change: Change,
+    run: FoldRun,
+    state: FoldRunState,
+    *,
+    reason: str | None,
+    attempt: int,
+    failure: Failure | None = None,
+) -> None:
     """Take a lease away and leave the fold run WAITING or PAUSED; STOPPED if its trial has ended meanwhile."""
     if trial_state(change, run.trial) is not TrialState.RUNNING:
-        end(change, run, FoldRunState.STOPPED, reason=reason)
+        end(change, run, FoldRunState.STOPPED, reason=reason, failure=failure)
         return
-    set_values(change, run, state=state, owner=None, expires_at=None, reason=reason, attempt=attempt)
-    payload = {"state": state, "reason": reason, "owner": run.owner}
+    free = {"state": state, "owner": None, "expires_at": None}
+    set_values(change, run, **free, reason=reason, failure=failure, attempt=attempt)
+    payload = {"state": state, "reason": reason, "failure": failure, "owner": run.owner}
     change.event(EventKind.FOLD_RELEASED, payload, trial=run.trial, fold=run.fold)
 
 
 def give_back_lost(change: Change, runs: Iterable[FoldRun], *, reason: str, max_attempts: int) -> None:
     """Count an attempt for each of the runs; those that had their last one fail, and their trials with them."""
+    failure = Failure.LOST_WORKER
+    reason = f"{failure.words}: {reason}"
     for run in runs:
         if run.attempt < max_attempts:
-            give_back(change, run, FoldRunState.WAITING, reason=reason, attempt=run.attempt + 1)
+            waiting, attempt = FoldRunState.WAITING, run.attempt + 1
+            give_back(change, run, waiting, reason=reason, attempt=attempt, failure=failure)
         else:
-            end_with_trial(change, run, FoldRunState.FAILED, reason=f"{reason}, {run.attempt} times")
+            often = f"{reason}, {run.attempt} times"
+            end_with_trial(change, run, FoldRunState.FAILED, reason=often, failure=failure)
 
 
-def end_with_trial(change: Change, run: FoldRun, state: FoldRunState, *, reason: str | None) -> None:
+def end_with_trial(
+    change: Change, run: FoldRun, state: FoldRunState, *, reason: str | None, failure: Failure | None = None
+) -> None:
     """End a fold run as STOPPED or FAILED, and its trial with it."""
-    end(change, run, state, reason=reason)
-    end_trial(change, run.trial, TrialState(state), reason=reason)
+    end(change, run, state, reason=reason, failure=failure)
+    end_trial(change, run.trial, TrialState(state), reason=reason, failure=failure)
 
 
-def end_trial(change: Change, number: int, state: TrialState, *, reason: str | None) -> None:
+def end_trial(
+    change: Change, number: int, state: TrialState, *, reason: str | None, failure: Failure | None = None
+) -> None:
     """Decide a trial's end, unless it is decided already, and stop what of it is waiting or paused."""
     trial = update(TrialRow).where(
         TrialRow.study_id == change.study_id, TrialRow.number == number, TrialRow.state == TrialState.RUNNING
     )
-    change.connection.execute(trial.values(state=state, reason=reason))
+    change.connection.execute(trial.values(state=state, reason=reason, failure=failure))
     end_open(change, number, {FoldRunState.WAITING, FoldRunState.PAUSED}, reason=reason)
 
 

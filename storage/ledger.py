@@ -15,12 +15,13 @@ from storage.records import (
     OPEN_STATES,
     Claim,
     EventKind,
+    Failure,
     FoldRunState,
     ScoredEpoch,
     StudyState,
     TrialState,
 )
-from storage.tables import CursorRow, EpochRow, FoldRunRow, RoleRow, StudyRow, TrialRow
+from storage.tables import CursorRow, EpochRow, FoldRunRow, MemoryRow, RoleRow, StudyRow, TrialRow
 from storage.view import LedgerView
 
 __all__ = ["Ledger", "create_study", "find_study", "list_studies"]
@@ -115,10 +116,11 @@ class Ledger(LedgerView):
         best_epoch: int | None = None,
         predictions: str | None = None,
         reason: str | None = None,
+        failure: Failure | None = None,
         stop_reason: str | None = None,
         chance: float | None = None,
     ) -> None:
-        """End the lease with the fold run DONE (score, best epoch, predictions), PAUSED or FAILED.
+        """End the lease with the fold run DONE (score, best epoch, predictions), PAUSED or FAILED (`failure`).
 
         FAILED ends the trial, and with it what of it is waiting or paused; so does DONE with a `stop_reason`. `chance`
         is what the race states of the trial.
@@ -135,16 +137,18 @@ class Ledger(LedgerView):
                 case FoldRunState.PAUSED:
                     leases.give_back(change, run, state, reason=reason, attempt=run.attempt)
                 case FoldRunState.FAILED:
-                    leases.end_with_trial(change, run, state, reason=reason)
+                    leases.end_with_trial(change, run, state, reason=reason, failure=failure)
                 case _:
                     raise ValueError(f"found {state}, expected done, paused or failed")
 
-    def stop_trial(self, claim: Claim, *, reason: str, chance: float | None = None) -> None:
+    def stop_trial(
+        self, claim: Claim, *, reason: str, failure: Failure | None = None, chance: float | None = None
+    ) -> None:
         """Stop this fold run, its trial, and what of that is waiting or paused; `chance` is what the race states."""
         with self._changing() as change:
             run = leases.held(change, claim)
             leases.state_chance(change, run.trial, chance)
-            leases.end_with_trial(change, run, FoldRunState.STOPPED, reason=reason)
+            leases.end_with_trial(change, run, FoldRunState.STOPPED, reason=reason, failure=failure)
 
     def audit_trial(self, claim: Claim, *, reason: str, chance: float | None) -> None:
         """Note that the race would have stopped the trial and lets it run on; without effect if it is noted already."""
@@ -155,11 +159,26 @@ class Ledger(LedgerView):
                 payload = {"reason": reason, "chance": chance}
                 change.event(EventKind.TRIAL_AUDITED, payload, trial=run.trial, fold=run.fold)
 
-    def release(self, claim: Claim, *, reason: str) -> None:
+    def note_rows(self, claim: Claim, *, shape: str, rows: int) -> None:
+        """Note that no more than `rows` of this shape fit into memory at once, so that the next trial begins there."""
+        known = (MemoryRow.study_id == self.study_id, MemoryRow.shape == shape)
+        with self._changing() as change:
+            run = leases.held(change, claim)
+            found = change.connection.scalar(select(MemoryRow.rows).where(*known))
+            if found is None:
+                row = {"study_id": self.study_id, "shape": shape, "rows": rows}
+                change.connection.execute(insert(MemoryRow), row)
+            elif rows < found:
+                change.connection.execute(update(MemoryRow).where(*known).values(rows=rows))
+            payload = {"shape": shape, "rows": rows}
+            change.event(EventKind.OUT_OF_MEMORY, payload, trial=run.trial, fold=run.fold)
+
+    def release(self, claim: Claim, *, reason: str, failure: Failure | None = None) -> None:
         """Give a fold run back to be continued by anybody from its checkpoint; it does not count as an attempt."""
         with self._changing() as change:
             run = leases.held(change, claim)
-            leases.give_back(change, run, FoldRunState.WAITING, reason=reason, attempt=run.attempt)
+            waiting, attempt = FoldRunState.WAITING, run.attempt
+            leases.give_back(change, run, waiting, reason=reason, attempt=attempt, failure=failure)
 
     def release_owner(self, owner_prefix: str, *, reason: str, max_attempts: int | None = None) -> int:
         """Take the leases of all owners whose names begin so; returns how many.
@@ -196,11 +215,9 @@ class Ledger(LedgerView):
     ) -> None:
         """End a trial with its result and stop what of it is still open; without effect if that was done before."""
         with self._changing() as change:
-            found = change.connection.execute(
-                select(TrialRow.params, TrialRow.reason, TrialRow.chance, TrialRow.audited, TrialRow.finished_at).where(
-                    *self._trial(number)
-                )
-            ).one_or_none()
+            columns = (TrialRow.params, TrialRow.reason, TrialRow.failure, TrialRow.chance, TrialRow.audited)
+            trial = select(*columns, TrialRow.finished_at).where(*self._trial(number))
+            found = change.connection.execute(trial).one_or_none()
             if found is None:
                 raise StorageError(f"the study has no trial {number}")
             if found.finished_at is not None:
@@ -215,6 +232,7 @@ class Ledger(LedgerView):
             payload = result | {
                 "chance": found.chance,
                 "audited": found.audited,
+                "failure": found.failure,
                 "params": found.params,
                 "fold_scores": [run.score for run in runs],
                 "best": _best(change),
@@ -259,16 +277,21 @@ class Ledger(LedgerView):
         with writing(self.engine) as connection:
             connection.execute(update(StudyRow).where(StudyRow.id == self.study_id).values(config=config))
 
-    def finish_study(self, reason: str, *, race: dict[str, Any] | None = None) -> None:
+    def finish_study(
+        self, reason: str, *, state: StudyState = StudyState.FINISHED, race: dict[str, Any] | None = None
+    ) -> None:
         """End the study; without effect if it has ended before. `race` is what it saved and risked, for trackers."""
-        self._set_study(StudyState.FINISHED, EventKind.STUDY_FINISHED, {"reason": reason, "race": race or {}})
+        payload = {"state": state, "reason": reason, "race": race or {}}
+        self._set_study(state, EventKind.STUDY_FINISHED, payload)
 
     def reopen_study(self) -> None:
         """Let an ended study go on; without effect if it has not ended."""
         self._set_study(StudyState.RUNNING, EventKind.STUDY_REOPENED, {})
 
     def _set_study(self, state: StudyState, kind: EventKind, payload: dict[str, Any]) -> None:
-        changed = update(StudyRow).where(StudyRow.id == self.study_id, StudyRow.state != state)
+        running = StudyRow.state == StudyState.RUNNING
+        expected = ~running if state is StudyState.RUNNING else running
+        changed = update(StudyRow).where(StudyRow.id == self.study_id, expected)
         with self._changing() as change:
             if change.connection.execute(changed.values(state=state)).rowcount:
                 change.event(kind, payload)

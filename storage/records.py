@@ -9,10 +9,11 @@ Direction = Literal["maximize", "minimize"]
 
 
 class StudyState(StrEnum):
-    """Whether a study still wants trials."""
+    """Whether a study still wants trials; FAILED: too many of them failed one after the other."""
 
     RUNNING = auto()
     FINISHED = auto()
+    FAILED = auto()
 
 
 class TrialState(StrEnum):
@@ -35,6 +36,28 @@ class FoldRunState(StrEnum):
     FAILED = auto()
 
 
+class Failure(StrEnum):
+    """What kind of thing went wrong with a fold run; `words` are for people.
+
+    DIVERGED: loss, gradients or score are not finite. OUT_OF_MEMORY: not even one row at a time fits. LOST_WORKER: its
+    process died or hung. CONFIGURATION: the params cannot be trained on this data. CODE_ERROR: any other exception.
+    """
+
+    DIVERGED = auto()
+    OUT_OF_MEMORY = auto()
+    LOST_WORKER = auto()
+    CONFIGURATION = auto()
+    DATA_ERROR = auto()
+    MODEL_ERROR = auto()
+    STORAGE_ERROR = auto()
+    CODE_ERROR = auto()
+
+    @property
+    def words(self) -> str:
+        """The kind in plain words."""
+        return self.value.replace("_", " ")
+
+
 OPEN_STATES = frozenset({FoldRunState.WAITING, FoldRunState.LEASED, FoldRunState.PAUSED})
 
 
@@ -46,6 +69,7 @@ class EventKind(StrEnum):
     TRIAL_AUDITED = auto()
     FOLD_STARTED = auto()
     FOLD_SAMPLED = auto()
+    OUT_OF_MEMORY = auto()
     EPOCH = auto()
     FOLD_FINISHED = auto()
     FOLD_RELEASED = auto()
@@ -76,7 +100,8 @@ class TrialRecord:
 
     `score` is their mean, `pooled` the same metric of the out-of-fold predictions of all rows together. `chance` is the
     one of being the best after all folds that the race stated when it last paused or stopped the trial; an `audited`
-    trial would have been stopped at that chance, and runs on so that it can be checked.
+    trial would have been stopped at that chance, and runs on so that it can be checked. `failure` is that of the fold
+    run that ended the trial, if one did.
     """
 
     number: int
@@ -89,6 +114,7 @@ class TrialRecord:
     reason: str | None
     chance: float | None
     audited: bool
+    failure: Failure | None
     told: bool
     fold_scores: tuple[float | None, ...]
 
@@ -99,6 +125,7 @@ class FoldRun:
 
     `attempt` counts from 1 and rises when a lease was lost, not when it was given back; `num_epochs` are the epochs
     recorded so far and `seconds` the time they took. `sample` says what resampling made of the training rows.
+    `failure` is of the last time that the fold run ended or was given back, None if nothing went wrong.
     """
 
     id: int
@@ -117,6 +144,7 @@ class FoldRun:
     predictions: str | None
     sample: dict[str, Any] | None
     seconds: float
+    failure: Failure | None
 
 
 class ScoredEpoch(Protocol):

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from storage.records import EventKind, FoldRunState, StudyState, TrialState
+from storage.records import EventKind, Failure, FoldRunState, StudyState, TrialState
 
 
 class Json(TypeDecorator[Any]):
@@ -127,6 +127,7 @@ class TrialRow(Table):
     reason: Mapped[str | None]
     chance: Mapped[float | None]
     audited: Mapped[bool] = mapped_column(server_default=false())
+    failure: Mapped[Failure | None]
     told: Mapped[bool]
     finished_at: Mapped[float | None]
 
@@ -152,6 +153,7 @@ class FoldRunRow(Table):
     predictions: Mapped[str | None]
     sample: Mapped[dict[str, Any] | None]
     seconds: Mapped[float]
+    failure: Mapped[Failure | None]
     __table_args__ = (
         ForeignKeyConstraint(["study_id", "trial"], [TrialRow.study_id, TrialRow.number]),
         UniqueConstraint("study_id", "trial", "fold"),
@@ -188,6 +190,15 @@ class EventRow(Table):
     fold: Mapped[int | None]
     epoch: Mapped[int | None]
     payload: Mapped[dict[str, Any]]
+
+
+class MemoryRow(Table):
+    """How many rows of one shape fit into memory at once, where more did not."""
+
+    __tablename__ = "ledger_memory"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    shape: Mapped[str] = mapped_column(primary_key=True)
+    rows: Mapped[int]
 
 
 class CursorRow(Table):

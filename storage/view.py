@@ -14,7 +14,7 @@ from storage.database import clock, reading
 from storage.errors import StorageError
 from storage.leases import COLUMNS as FOLD_RUN_COLUMNS
 from storage.records import EpochRecord, Event, FoldRun, FoldRunState, StudyRecord, TrialRecord
-from storage.tables import CounterRow, CursorRow, EpochRow, EventRow, FoldRunRow, RoleRow, StudyRow, TrialRow
+from storage.tables import CounterRow, CursorRow, EpochRow, EventRow, FoldRunRow, MemoryRow, RoleRow, StudyRow, TrialRow
 
 TRIAL_COLUMNS = [c for c in TrialRow.__table__.columns if c.name not in ("study_id", "finished_at")]
 EPOCH_COLUMNS = [c for c in EpochRow.__table__.columns if c.name != "study_id"]
@@ -110,6 +110,12 @@ class LedgerView:
         trials = select(*columns).where(TrialRow.study_id == self.study_id).order_by(TrialRow.number)
         with reading(self.engine) as connection:
             return dict(connection.execute(trials).tuples().all())
+
+    def rows_that_fit(self) -> dict[str, int]:
+        """How many rows fit into memory at once, by the shapes of which more did not."""
+        known = select(MemoryRow.shape, MemoryRow.rows).where(MemoryRow.study_id == self.study_id)
+        with reading(self.engine) as connection:
+            return dict(connection.execute(known).tuples().all())
 
     def counts(self) -> dict[FoldRunState, int]:
         """How many fold runs are in each state, zeros included."""

@@ -53,10 +53,14 @@ def trial_writes(metric: str, events: Iterable[Event]) -> RunWrites:
                 writes.log({f"{fold}/{name}": value for name, value in scores.items()}, event, step=event.epoch or 0)
             case EventKind.FOLD_RELEASED:
                 writes.tag({f"search.{fold}": _joined(released(payload), payload["reason"])})
+                writes.tag({f"search.{fold}_failure": payload.get("failure")})
+            case EventKind.OUT_OF_MEMORY:
+                writes.tag({f"search.{fold}_rows_at_once": payload["rows"]})
             case EventKind.TRIAL_AUDITED:
                 writes.tag({"search.audited": "yes", "search.chance": payload["chance"]})
             case EventKind.FOLD_FINISHED:
                 writes.tag({f"search.{fold}": _joined(payload["state"], payload["reason"])})
+                writes.tag({f"search.{fold}_failure": payload.get("failure")})
                 writes.log({f"{fold}/best_score": payload["score"]}, event, step=payload["best_epoch"] or 0)
             case EventKind.TRIAL_FINISHED:
                 _end_trial(writes, metric, event)
@@ -67,7 +71,7 @@ def _end_trial(writes: RunWrites, metric: str, event: Event) -> None:
     payload = event.payload
     writes.set_params(payload["params"])
     writes.tag({"search.state": payload["state"], "search.reason": payload["reason"]})
-    writes.tag({"search.chance": payload.get("chance")})
+    writes.tag({"search.failure": payload.get("failure"), "search.chance": payload.get("chance")})
     values = {name: payload.get(name) for name in ("std", "pooled", "estimate")} | {"mean": payload["score"]}
     writes.log({f"cv/{metric}_{name}": value for name, value in values.items()}, event, step=0)
     writes.status, writes.ended_at = STATUSES[TrialState(payload["state"])], event.at
@@ -85,9 +89,10 @@ def study_writes(metric: str, events: Iterable[Event]) -> RunWrites:
                 writes.log(scores, event, step=event.trial or 0)
                 writes.tag({"search.best_trial": best["trial"]})
             case EventKind.STUDY_FINISHED:
-                writes.tag({"search.state": "finished", "search.reason": payload["reason"]})
+                state = payload.get("state", "finished")
+                writes.tag({"search.state": state, "search.reason": payload["reason"]})
                 writes.tag({f"search.race.{name}": value for name, value in payload.get("race", {}).items()})
-                writes.status, writes.ended_at = "FINISHED", event.at
+                writes.status, writes.ended_at = state.upper(), event.at
             case EventKind.STUDY_REOPENED:
                 writes.tag({"search.state": "running", "search.reason": "reopened"})
                 writes.status, writes.ended_at = "RUNNING", None

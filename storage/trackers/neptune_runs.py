@@ -62,7 +62,10 @@ def trial_writes(metric: str, events: Iterable[Event]) -> RunWrites:
                 for name, value in {"score": payload["score"], **payload["metrics"]}.items():
                     writes.append(f"{fold}/{_curve(name)}", value, event, step=event.epoch or 0)
             case EventKind.FOLD_RELEASED:
-                writes.set(fold, {"state": released(payload), "reason": payload["reason"]})
+                given_back = {"reason": payload["reason"], "failure": payload.get("failure")}
+                writes.set(fold, {"state": released(payload), **given_back})
+            case EventKind.OUT_OF_MEMORY:
+                writes.set(fold, {"rows_at_once": payload["rows"]})
             case EventKind.TRIAL_AUDITED:
                 writes.set("trial", {"audited": True, "chance": payload["chance"]})
             case EventKind.FOLD_FINISHED:
@@ -73,7 +76,7 @@ def trial_writes(metric: str, events: Iterable[Event]) -> RunWrites:
 
 
 def _end_trial(writes: RunWrites, metric: str, payload: Mapping[str, object]) -> None:
-    names = ("score", "estimate", "chance", "state", "reason")
+    names = ("score", "estimate", "chance", "state", "reason", "failure")
     writes.set("trial", {"parameters": payload["params"], **{name: payload.get(name) for name in names}})
     spread = {f"mean_{metric}": payload["score"], f"std_{metric}": payload["std"]}
     spread |= {f"pooled_{metric}": payload.get("pooled")}
@@ -107,7 +110,8 @@ def study_writes(events: Iterable[Event]) -> RunWrites:
                 writes.append("trials/values", payload["score"], event, step=event.trial or 0)
                 _note_best(writes, event)
             case EventKind.STUDY_FINISHED:
-                writes.set("study", {"state": "finished", "reason": payload["reason"], "race": payload.get("race", {})})
+                ending = {"state": payload.get("state", "finished"), "reason": payload["reason"]}
+                writes.set("study", {**ending, "race": payload.get("race", {})})
     return writes
 
 

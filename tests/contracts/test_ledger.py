@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event
 from storage.catalog import find_study, list_studies
 from storage.errors import LeaseLost, StorageError
 from storage.ledger import Ledger
-from storage.records import Claim, EventKind, FoldRunState, StudyState, TrialState
+from storage.records import Claim, EventKind, Failure, FoldRunState, StudyState, TrialState
 from tests.contracts.ledger_processes import (
     Crowd,
     Epoch,
@@ -96,6 +96,15 @@ class TestStudies:
         assert ledger.study().state is StudyState.RUNNING
         assert kinds(ledger)[1:] == [EventKind.STUDY_FINISHED, EventKind.STUDY_REOPENED]
 
+    def test_a_study_that_failed_is_reopened_too(self, ledger: Ledger) -> None:
+        """Its end says so; what comes after the first end changes nothing."""
+        ledger.finish_study("3 trials failed", state=StudyState.FAILED)
+        ledger.finish_study("budget")
+        assert ledger.study().state is StudyState.FAILED
+        assert ledger.events(after=1)[0].payload == {"state": "failed", "reason": "3 trials failed", "race": {}}
+        ledger.reopen_study()
+        assert ledger.study().state is StudyState.RUNNING
+
     def test_the_recorded_configuration_can_be_replaced(self, ledger: Ledger) -> None:
         """The study then has the new one."""
         ledger.update_config({"budget": {"trials": 9}})
@@ -159,7 +168,7 @@ class TestClaims:
         assert (again.num_epochs, again.checkpoint, again.attempt) == (1, "checkpoint-1", 1)
         assert ledger.record_epoch(again, epoch(2), checkpoint="checkpoint-2") is TrialState.RUNNING
         released = next(event for event in ledger.events() if event.kind is EventKind.FOLD_RELEASED)
-        assert released.payload == {"state": "paused", "reason": "behind", "owner": "worker"}
+        assert released.payload == {"state": "paused", "reason": "behind", "failure": None, "owner": "worker"}
 
     @pytest.mark.parametrize("taken", ["leased", "done", "ended", "unknown"])
     def test_what_is_not_free_is_not_claimed(self, ledger: Ledger, taken: str) -> None:
@@ -232,7 +241,9 @@ class TestClaims:
             ledger.expire_leases(max_attempts=2)
         assert states(ledger) == [FoldRunState.FAILED, FoldRunState.STOPPED, FoldRunState.STOPPED]
         assert ledger.trials()[0].state is TrialState.FAILED
-        assert ledger.fold_runs()[0].reason == "lease expired, 2 times"
+        run, trial = ledger.fold_runs()[0], ledger.trials()[0]
+        assert run.reason == trial.reason == "lost worker: lease expired, 2 times"
+        assert run.failure is trial.failure is Failure.LOST_WORKER
         assert ledger.claim("worker", lease_seconds=60) is None
 
     def test_giving_back_is_no_attempt(self, ledger: Ledger) -> None:
@@ -251,6 +262,7 @@ class TestClaims:
         other = claimed(ledger, "hostX1:1")
         assert ledger.release_owner("host_1:", reason="its worker died", max_attempts=3) == 2
         assert [run.attempt for run in ledger.fold_runs()] == [2, 2, 1]
+        assert [run.failure for run in ledger.fold_runs()] == [Failure.LOST_WORKER] * 2 + [None]
         ledger.renew(other, lease_seconds=60)
         assert ledger.release_owner("hostX", reason="the run ended") == 1
         assert {run.owner for run in ledger.fold_runs()} == {None}
@@ -460,6 +472,38 @@ class TestChances:
         ]
 
 
+class TestFailures:
+    def test_a_failure_s_kind_is_that_of_its_fold_run_and_of_the_trial(self, ledger: Ledger) -> None:
+        """The other folds did not fail; trackers get it with the end of both."""
+        ledger.add_trial(0, {})
+        ledger.finish_fold(claimed(ledger), FoldRunState.FAILED, reason="no", failure=Failure.CODE_ERROR)
+        ledger.finish_trial(0, TrialState.FAILED)
+        assert [run.failure for run in ledger.fold_runs()] == [Failure.CODE_ERROR, None, None]
+        assert ledger.trials()[0].failure is Failure.CODE_ERROR
+        ends = [event.payload["failure"] for event in ledger.events() if event.kind.endswith("_finished")]
+        assert ends == ["code_error", None, None, "code_error"]
+
+    def test_what_was_given_back_for_a_failure_is_forgiven_when_it_is_claimed(self, ledger: Ledger) -> None:
+        """What is wrong with the data may have been mended."""
+        ledger.add_trial(0, {})
+        ledger.release(claimed(ledger), reason="no label", failure=Failure.DATA_ERROR)
+        assert ledger.fold_runs()[0].failure is Failure.DATA_ERROR
+        claimed(ledger)
+        assert ledger.fold_runs()[0].failure is None
+
+    def test_the_fewest_rows_that_fit_are_remembered_by_their_shape(self, ledger: Ledger) -> None:
+        """Of two workers that met the same limit the smaller number counts; a lost lease notes nothing."""
+        ledger.add_trial(0, {})
+        first, second = claimed(ledger), claimed(ledger)
+        for claim, shape, rows in ((first, "long", 8), (first, "long", 4), (second, "long", 6), (second, "short", 16)):
+            ledger.note_rows(claim, shape=shape, rows=rows)
+        ledger.release(second, reason="leaving")
+        with pytest.raises(LeaseLost):
+            ledger.note_rows(second, shape="short", rows=1)
+        assert ledger.rows_that_fit() == {"long": 4, "short": 16}
+        assert kinds(ledger).count(EventKind.OUT_OF_MEMORY) == 4
+
+
 class TestEvents:
     def test_a_fold_run_tells_its_story(self, ledger: Ledger) -> None:
         """Kinds, places and payloads, in order."""
@@ -470,12 +514,13 @@ class TestEvents:
         claim = claimed(ledger, "you")
         ledger.finish_fold(claim, FoldRunState.DONE, score=0.5, best_epoch=1)
         found = [(e.kind, e.trial, e.fold, e.epoch, e.payload) for e in ledger.events(after=1, limit=100)]
-        finished = {"state": "done", "score": 0.5, "best_epoch": 1, "reason": None, "seconds": 1.5}
+        finished = {"state": "done", "score": 0.5, "best_epoch": 1, "reason": None, "failure": None, "seconds": 1.5}
+        released = {"state": "waiting", "reason": "leaving", "failure": None, "owner": "me"}
         assert found == [
             (EventKind.TRIAL_STARTED, 0, None, None, {"params": {"lr": 0.1}}),
             (EventKind.FOLD_STARTED, 0, 0, None, {"owner": "me", "attempt": 1, "num_epochs": 0}),
             (EventKind.EPOCH, 0, 0, 1, {"score": 0.5, "standing": 0.5, "metrics": {"loss": 2.0}, "seconds": 1.5}),
-            (EventKind.FOLD_RELEASED, 0, 0, None, {"state": "waiting", "reason": "leaving", "owner": "me"}),
+            (EventKind.FOLD_RELEASED, 0, 0, None, released),
             (EventKind.FOLD_STARTED, 0, 0, None, {"owner": "you", "attempt": 1, "num_epochs": 1}),
             (EventKind.FOLD_FINISHED, 0, 0, None, finished),
         ]

@@ -10,14 +10,14 @@ from storage.records import FoldRun, FoldRunState, TrialRecord, TrialState
 
 
 def trial(number: int, state: TrialState, **values: Any) -> TrialRecord:
-    missing = dict.fromkeys(("score", "std", "pooled", "estimate", "reason", "chance"))
+    missing = dict.fromkeys(("score", "std", "pooled", "estimate", "reason", "chance", "failure"))
     known = {"params": {}, "told": True, "audited": False, "fold_scores": ()}
     return TrialRecord(number=number, state=state, **{**missing, **known, **values})
 
 
 def run(number: int, state: FoldRunState, *, num_epochs: int = 1) -> FoldRun:
     missing = dict.fromkeys(
-        ("owner", "expires_at", "reason", "score", "best_epoch", "checkpoint", "predictions", "sample")
+        ("owner", "expires_at", "reason", "score", "best_epoch", "checkpoint", "predictions", "sample", "failure")
     )
     numbers = {"id": number, "trial": number, "fold": 0, "token": 0, "attempt": 1, "seconds": 0.0}
     return FoldRun(state=state, num_epochs=num_epochs, **missing, **numbers)
