@@ -24,7 +24,9 @@ Labels = NDArray[np.int64] | NDArray[np.float64]
 
 ENTITY_PARTS = ("", "_start", "_end", "_type")
 
+ROWS_PER_CHUNK = 8192
 NUM_NAMED = 5
+NUM_COLUMNS_NAMED = 30
 NUM_STRATA = 10
 MIN_STRATUM_ROWS = 20
 
@@ -170,8 +172,7 @@ def read_table(spec: DataSpec) -> pd.DataFrame:
 def join_text(table: pd.DataFrame, spec: DataSpec, *, first: int = 1) -> list[str]:
     """Return each row's columns joined, empty cells left out; raises DataError if a column is missing."""
     require_columns(table, spec.columns, spec=spec, first=first)
-    columns = [table[name].tolist() for name in spec.columns]
-    return [spec.separator.join(filter(None, cells)) for cells in zip(*columns, strict=True)]
+    return _joined(_cells(table, spec), spec)
 
 
 def read_content(spec: DataSpec) -> Content:
@@ -255,9 +256,16 @@ def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Lab
 
 
 def group_texts(texts: Iterable[str]) -> NDArray[np.int64]:
-    """Return a number for each text, the same for those that differ in case and white space only."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(" ".join(text.lower().split()), len(numbers)) for text in texts], np.int64)
+    """Return a number for each text, the same for those that differ in case and white space only; new ones rise."""
+    # Not the texts themselves: of millions these would be as large again.
+    digests = bytearray()
+    for text in texts:
+        same = " ".join(text.lower().split()).encode("utf-8", "surrogatepass")
+        digests += hashlib.blake2b(same, digest_size=16).digest()
+    _, first, group = np.unique(np.frombuffer(digests, "S16"), return_index=True, return_inverse=True)
+    numbers = np.empty(len(first), np.int64)
+    numbers[np.argsort(first)] = np.arange(len(first))
+    return numbers[group]
 
 
 def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec, first: int = 1) -> None:
@@ -269,7 +277,8 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec
     for name in names:
         if name not in columns:
             nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-            advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(map(repr, columns))}"
+            there = _name_some(map(repr, columns), most=NUM_COLUMNS_NAMED)
+            advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {there}"
             raise DataError(f"{spec.path}: there is no column {name!r}; {advice}")
         for row, cell in enumerate(table[name].tolist(), start=first):
             if not isinstance(cell, str):
@@ -319,15 +328,34 @@ def _spec_of_extra(spec: DataSpec, path: Path) -> DataSpec:
 
 
 def _read_part(spec: DataSpec) -> _Part:
-    table = read_table(spec)
     grouping = () if spec.group is None else (spec.group,)
-    require_columns(table, (spec.label, *spec.columns, *grouping), spec=spec)
+    columns = _read_columns(spec, (spec.label, *spec.columns, *grouping))
     for kind, name in zip(("label", "group"), (spec.label, *grouping), strict=False):
-        empty = [row for row, cell in enumerate(table[name].tolist(), start=1) if not cell.strip()]
+        empty = [row for row, cell in enumerate(columns[name], start=1) if not cell.strip()]
         if empty:
             raise DataError(f"{spec.path}: the {kind} column {name!r} is empty in data {_name_rows(empty)}")
-    groups = [cell for name in grouping for cell in table[name].tolist()]
-    return _Part(spec, join_text(table, spec), _cells(table, spec), table[spec.label].tolist(), groups)
+    cells = {name: columns[name] for name in spec.columns}
+    groups = [cell for name in grouping for cell in columns[name]]
+    return _Part(spec, _joined(cells, spec), cells, columns[spec.label], groups)
+
+
+def _read_columns(spec: DataSpec, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return these columns of the whole file, in little more memory than they take: equal labels are one object."""
+    columns: dict[str, list[str]] = {name: [] for name in names}
+    labels: dict[str, str] = {}
+    for chunk in _all_chunks(spec):
+        require_columns(chunk.table, columns, spec=spec, first=chunk.first)
+        for name, cells in columns.items():
+            of_chunk = chunk.table[name].tolist()
+            cells += [labels.setdefault(cell, cell) for cell in of_chunk] if name == spec.label else of_chunk
+    return columns
+
+
+def _all_chunks(spec: DataSpec) -> Iterator[Chunk]:
+    if _is_class_folders(spec) or _format(spec) != "jsonl":
+        return read_chunks(spec, rows=ROWS_PER_CHUNK)
+    # A key may come as late as in the last line.
+    return iter([Chunk(table=read_table(spec), first=1, share_read=1.0)])
 
 
 def _groups(parts: Sequence[_Part]) -> NDArray[np.int64]:
@@ -344,6 +372,12 @@ def _groups(parts: Sequence[_Part]) -> NDArray[np.int64]:
         return group_texts([text for part in parts for text in part.grouped_texts])
     _, numbers = np.unique(names, return_inverse=True)
     return numbers.astype(np.int64)
+
+
+def _joined(cells: Mapping[str, list[str]], spec: DataSpec) -> list[str]:
+    if len(spec.columns) == 1:
+        return cells[spec.columns[0]]
+    return [spec.separator.join(filter(None, row)) for row in zip(*map(cells.__getitem__, spec.columns), strict=True)]
 
 
 def _cells(table: pd.DataFrame, spec: DataSpec) -> dict[str, list[str]]:
@@ -406,10 +440,10 @@ def _name_rows(rows: Sequence[int] | NDArray[np.int64]) -> str:
     return f"{'rows' if len(rows) > 1 else 'row'} {_name_some(map(str, rows))}"
 
 
-def _name_some(names: Iterable[str]) -> str:
+def _name_some(names: Iterable[str], *, most: int = NUM_NAMED) -> str:
     listed = list(names)
-    more = f" and {len(listed) - NUM_NAMED} more" if len(listed) > NUM_NAMED else ""
-    return ", ".join(listed[:NUM_NAMED]) + more
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 def _fingerprint(parts: Sequence[_Part]) -> str:

@@ -91,9 +91,9 @@ def _text_chunks(path: Path, *, file_format: Format, rows: int) -> Iterator[tupl
                 else:
                     table = pd.DataFrame(part, columns=columns, dtype=object)
                 yield table, file.tell() / num_bytes
-        except UnicodeDecodeError as error:
-            wrong = error.object[error.start]
-            raise DataError(f"{path}: not UTF-8: byte 0x{wrong:02x}") from error
+        except UnicodeDecodeError:
+            _decode(path, _read_bytes(path))  # which knows the byte's place
+            raise
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{path}: damaged gzip file: {error}") from error
         except OSError as error:
