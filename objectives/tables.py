@@ -1,17 +1,22 @@
-"""Reads a table of text from CSV, TSV, JSONL or Parquet, strictly: a damaged file is an error, never fewer rows."""
+"""Reads a table of text from CSV, TSV, JSONL or Parquet, strictly: a damaged file is an error, never fewer rows.
+
+What a small file can make of itself is bounded: how much it unpacks to, how many columns and cells it has, and how long
+a cell of CSV is, which an open quote would make of the rest of the file.
+"""
 
 import contextlib
 import csv
 import gzip
 import io
 import json
-import sys
+import stat
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -19,9 +24,17 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from objectives.errors import DataError
+from objectives.image_root import first_line
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+MOST_COLUMNS = 10_000
+MOST_CHARACTERS = 10_000_000  # of a CSV cell
+MOST_TIMES = 100  # that a file's size is unpacked to; text seldom exceeds 20
+FREE_BYTES = 2**26  # that any file may unpack to
+CELLS_PER_BYTE = 8  # of a Parquet file
+FREE_CELLS = 10_000_000  # that any file may have
 
 
 def format_of(path: Path) -> Format | None:
@@ -35,14 +48,12 @@ def read_file(path: Path, *, file_format: Format) -> pd.DataFrame:
 
     Raises DataError with the row, line or byte if the file cannot be read as that format.
     """
-    content = _read_bytes(path)
-    if not content:
-        raise DataError(f"{path}: the file is empty")
     if file_format == "parquet":
-        return _read_parquet(path, content)
-    text = _decode(path, content)
+        with _parquet_errors(path):
+            return _parquet_table(_open_parquet(path).read())
+    text = _decode(path, _read_bytes(path))
     if file_format == "jsonl":
-        return _read_jsonl(path, text.split("\n"))
+        return _read_jsonl(path, text)
     return _read_csv(path, io.StringIO(text, newline=""), delimiter=DELIMITERS[file_format])
 
 
@@ -74,7 +85,7 @@ def read_chunks(path: Path, *, file_format: Format, rows: int) -> Iterator[Chunk
 def _text_chunks(path: Path, *, file_format: Format, rows: int) -> Iterator[tuple[pd.DataFrame, float]]:
     num_bytes = _size(path)
     with path.open("rb") as file:
-        unzipped = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        unzipped = io.BufferedReader(_Unzipped(path, file)) if path.suffix == ".gz" else file
         # As `read_file` splits them: JSONL at line feeds alone, CSV at whatever the csv module takes for an end.
         lines = io.TextIOWrapper(unzipped, "utf-8-sig", newline="\n" if file_format == "jsonl" else "")
         try:
@@ -86,8 +97,8 @@ def _text_chunks(path: Path, *, file_format: Format, rows: int) -> Iterator[tupl
                 columns = next(records)
             while part := list(islice(records, rows)):
                 if file_format == "jsonl":
+                    columns = _names(path, part, known=columns)
                     table = _records_table(part, columns=columns)
-                    columns = list(table.columns)
                 else:
                     table = pd.DataFrame(part, columns=columns, dtype=object)
                 yield table, file.tell() / num_bytes
@@ -101,44 +112,64 @@ def _text_chunks(path: Path, *, file_format: Format, rows: int) -> Iterator[tupl
 
 
 def _parquet_chunks(path: Path, *, rows: int) -> Iterator[tuple[pd.DataFrame, float]]:
-    _size(path)
-    try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(_read_bytes(path)) if path.suffix == ".gz" else path)
+    with _parquet_errors(path):
+        file = _open_parquet(path)
         read = 0
         for batch in file.iter_batches(batch_size=rows):
             read += batch.num_rows
             yield _parquet_table(pa.table(batch)), read / file.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
 
 
 def _size(path: Path) -> int:
     """Return the bytes of a file that has any."""
     try:
+        status = path.stat()
+        # A device or a pipe may never end, or begin.
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise DataError(f"{path}: is no plain file")
         with path.open("rb"):
-            num_bytes = path.stat().st_size
+            pass
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if not num_bytes:
+    if not status.st_size:
         raise DataError(f"{path}: the file is empty")
-    return num_bytes
+    return status.st_size
+
+
+class _Unzipped(io.RawIOBase):
+    """The bytes of a gzip file; raises DataError as soon as there are more than text could be packed to."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path = path
+        self._file = gzip.GzipFile(fileobj=file)
+        self._left = max(FREE_BYTES, MOST_TIMES * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        num_bytes = self._file.readinto(buffer)
+        self._left -= num_bytes
+        if self._left < 0:
+            raise DataError(f"{self._path}: unpacks to more than {MOST_TIMES} times its size, which no text does")
+        return num_bytes
 
 
 def _read_bytes(path: Path) -> bytes:
+    """Return the content of a file that has any, unzipped if it is zipped."""
+    _size(path)
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        with path.open("rb") as file:
+            content = io.BufferedReader(_Unzipped(path, file)).read() if path.suffix == ".gz" else file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged gzip file: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if path.suffix != ".gz" or not content:
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file: {error}") from error
+    if not content:
+        raise DataError(f"{path}: the file is empty")
+    return content
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -159,14 +190,11 @@ def _read_csv(path: Path, lines: Iterable[str], *, delimiter: str) -> pd.DataFra
 
 def _csv_records(path: Path, lines: Iterable[str], *, delimiter: str) -> Iterator[list[str]]:
     """Yield the header, then each data row, as long as it."""
-    # The module's limit of 131,072 characters a field is a guard for untrusted uploads, not for a user's own texts.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(MOST_CHARACTERS)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
-        repeated = sorted({name for name in header if header.count(name) > 1})
-        if repeated:
-            raise DataError(f"{path}: the header names column {repeated[0]!r} more than once")
+        _check_columns(path, header)
         yield header
         for row, cells in enumerate(filter(None, reader), start=1):
             if len(cells) != len(header):
@@ -178,56 +206,118 @@ def _csv_records(path: Path, lines: Iterable[str], *, delimiter: str) -> Iterato
         raise DataError(f"{path}: line {reader.line_num}: {error}") from error
 
 
-def _read_jsonl(path: Path, lines: Iterable[str]) -> pd.DataFrame:
-    return _records_table(list(_json_records(path, lines)), columns=())
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{path}: has {len(names):,} columns, expected at most {MOST_COLUMNS:,}")
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise DataError(f"{path}: the header names column {repeated[0]!r} more than once")
 
 
-def _records_table(records: Sequence[Mapping[str, Any]], *, columns: Iterable[str]) -> pd.DataFrame:
-    """Return `columns`, and whatever others the records have."""
-    names = list(dict.fromkeys((*columns, *(name for record in records for name in record))))
-    return pd.DataFrame([[record.get(name, "") for name in names] for record in records], columns=names, dtype=object)
+def _check_cells(path: Path, *, rows: int, columns: int, most: int) -> None:
+    """Refuse a file that would take far more memory than its size tells: most of the cells stand nowhere in it."""
+    if rows * columns > max(FREE_CELLS, most):
+        raise DataError(f"{path}: {rows:,} rows of {columns:,} columns in so small a file, expected fewer columns")
+
+
+def _read_jsonl(path: Path, text: str) -> pd.DataFrame:
+    records = list(_json_records(path, text.split("\n")))
+    columns = _names(path, records)
+    _check_cells(path, rows=len(records), columns=len(columns), most=len(text))
+    return _records_table(records, columns=columns)
+
+
+def _names(path: Path, records: Iterable[Mapping[str, Any]], *, known: Iterable[str] = ()) -> list[str]:
+    """Return the names that are known, and whatever others the records have."""
+    names = dict.fromkeys(known)
+    for record in records:
+        names.update(dict.fromkeys(record))
+        if len(names) > MOST_COLUMNS:
+            break
+    _check_columns(path, list(names))
+    return list(names)
+
+
+def _records_table(records: Sequence[Mapping[str, Any]], *, columns: Sequence[str]) -> pd.DataFrame:
+    cells = [[record.get(name, "") for name in columns] for record in records]
+    return pd.DataFrame(cells, columns=columns, dtype=object)
 
 
 def _json_records(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    decode = json.JSONDecoder(object_pairs_hook=_as_object, parse_int=str, parse_float=str, parse_constant=str).decode
     for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        where = f"{path}: line {line_number}"
         try:
-            record = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+            record = decode(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}: line {line_number} is not JSON: {error.msg} at character {error.pos}") from error
+            raise DataError(f"{where} is not JSON: {error.msg} at character {error.pos}") from error
+        except RecursionError:
+            raise DataError(f"{where} is nested too deeply") from None
+        except _RepeatedKey as error:
+            raise DataError(f"{where} has the key {error.args[0]!r} twice") from None
         if not isinstance(record, dict):
-            raise DataError(f"{path}: line {line_number} is not a JSON object")
-        yield {name: _json_cell(path, line_number, value) for name, value in record.items()}
+            raise DataError(f"{where} is not a JSON object")
+        yield {_text(name, where): _json_cell(value, where) for name, value in record.items()}
 
 
-def _json_cell(path: Path, line_number: int, value: Any) -> Any:
+class _RepeatedKey(Exception):
+    """A JSON object has a key twice, and JSON does not say which of the values counts."""
+
+
+def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKey(next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1))
+    return found
+
+
+def _json_cell(value: Any, where: str) -> Any:
     """Numbers arrive as they are written; true and false stay as JSON writes them."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and not value.isascii():
+    return _text(value, where) if isinstance(value, str) else value
+
+
+def _text(value: str, where: str) -> str:
+    if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise DataError(f"{path}: line {line_number} holds half of a surrogate pair") from None
+            raise DataError(f"{where} holds half of a surrogate pair") from None
     return value
 
 
-def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
+def _open_parquet(path: Path) -> Any:
+    """Return a Parquet file whose own figures say that it can be read in the memory that its size lets expect."""
+    source = io.BytesIO(_read_bytes(path)) if path.suffix == ".gz" else path
+    num_bytes = len(source.getbuffer()) if isinstance(source, io.BytesIO) else _size(source)
+    file = pyarrow.parquet.ParquetFile(source)
+    _check_columns(path, file.schema_arrow.names)
+    about = file.metadata
+    _check_cells(path, rows=about.num_rows, columns=len(file.schema_arrow), most=CELLS_PER_BYTE * num_bytes)
+    unpacked = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if unpacked > max(FREE_BYTES, MOST_TIMES * num_bytes):
+        raise DataError(f"{path}: unpacks to more than {MOST_TIMES} times its size, which no text does")
+    return file
+
+
+@contextlib.contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
     try:
-        return _parquet_table(pyarrow.parquet.read_table(io.BytesIO(content)))
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        yield
+    except DataError:
+        raise
+    # A time zone that is not known is a KeyError, bytes that are no text a ValueError.
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
 
 
 def _parquet_table(table: Any) -> pd.DataFrame:
     return pd.DataFrame({name: _parquet_cells(table[name]) for name in table.column_names}, dtype=object)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}")
 
 
 def _parquet_cells(column: Any) -> list[Any]:

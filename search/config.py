@@ -30,7 +30,7 @@ from search.parameters import Choices, Domain, Range, check_combinations, check_
 from search.study_file import Override, apply_override, parse_override, read_study_file
 from search.wording import describe, location, unmet, without_password
 
-_DURATION = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?")
+_DURATION = re.compile(r"(?:(?P<d>\d{1,9})d)?(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9})m)?(?:(?P<s>\d{1,9})s)?")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _MAY_CHANGE = {"budget", "artifacts", "storage", "trackers"}
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from objectives.exported import Description
 from objectives.tables import Chunk
 from search.errors import ConfigError, nearest
+from search.study_file import read_yaml
 from search.wording import describe
 
 RANKED = ("label", "probability")
@@ -92,12 +92,7 @@ def read_template(path: Path, description: Description) -> Layout:
     ConfigError that names the key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        template = _Template.model_validate(_as_text(content))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: not a YAML file") from None
+        template = _Template.model_validate(_as_text(read_yaml(path)))
     except ValidationError as error:
         # A misspelt key comes before the key that is missing because of it.
         problem = min(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")

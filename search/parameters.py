@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from itertools import combinations_with_replacement, product
 from typing import Annotated, Any, Self, get_args
@@ -72,7 +72,10 @@ class Range(BaseModel):
         return self
 
     def _ends_on_a_step(self, step: Decimal) -> bool:
-        return step > 0 and (Decimal(str(self.high)) - Decimal(str(self.low))) % step == 0
+        try:
+            return step > 0 and (Decimal(str(self.high)) - Decimal(str(self.low))) % step == 0
+        except InvalidOperation:  # more steps than there are digits for
+            return False
 
     def ends(self) -> list[Scalar]:
         """The smallest and the largest value."""

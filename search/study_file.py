@@ -1,5 +1,6 @@
 """Reads the study file: YAML without its surprises, and the `--set a.b=c` of the command line laid over it."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +10,20 @@ from typing import Any
 import yaml
 
 from search.errors import ConfigError
-from search.wording import printable
+from search.wording import printable, shown
 
 _MOST_BYTES = 100_000
+_MOST_LEVELS = 50
+_MOST_DIGITS = 100  # more take ever longer to read
+_TOO_LARGE = 2**63  # for the columns of a database
 _FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
+_UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")  # in no path and no database
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only: no repeated keys, no aliases, no dates; 1e-5 is a number."""
+    """Plain data only: no tags, aliases, dates or repeated keys, and nothing of a size to fear; 1e-5 is a number."""
+
+    _level = 0
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to declare them
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":timestamp"))]
@@ -27,7 +34,26 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="an alias (*name) is not supported", problem_mark=mark)
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.tag is not None:
+            raise yaml.MarkedYAMLError(problem="a tag (!name) is not supported", problem_mark=event.start_mark)
+        if self._level == _MOST_LEVELS:
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
+        self._level += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        is_long = node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS
+        value = math.inf if is_long else super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        if isinstance(value, int | float) and not abs(value) < _TOO_LARGE:
+            problem = f"found the number {shown(node.value)}, expected one below 2**63"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        if isinstance(value, str) and _UNWRITABLE.search(value):
+            problem = f"found {shown(value)}, expected no NUL and no half of a surrogate pair"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
@@ -64,9 +90,14 @@ def parse_override(text: str) -> Override:
     return Override(path=tuple(path.strip().split(".")), value=_parse(value, f"--set {path}"))
 
 
+def read_yaml(path: Path) -> Any:
+    """Return the plain data of a small YAML file; raises ConfigError."""
+    return _parse(_read_text(path), str(path))
+
+
 def read_study_file(path: Path) -> dict[str, Any]:
     """Return the sections of the file, those without content left out; raises ConfigError."""
-    sections = _parse(_read_text(path), str(path))
+    sections = read_yaml(path)
     if sections is None:
         raise ConfigError(f"{path}: the file is empty, expected at least the sections data and model")
     if not isinstance(sections, dict):
@@ -95,7 +126,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if len(content) > _MOST_BYTES:
-        raise ConfigError(f"{path}: larger than {_MOST_BYTES:,} bytes, expected a study file")
+        raise ConfigError(f"{path}: larger than {_MOST_BYTES:,} bytes, expected a study file or a template")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -113,8 +144,6 @@ def _parse(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: not valid YAML{line}: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply") from None
 
 
 def _kind(value: object) -> str:

@@ -205,6 +205,9 @@ def test_many_empty_labels_are_counted_not_listed(tmp_path):
         ("{'text': 'x'}", "line 2 is not JSON: Expecting property name enclosed in double quotes at character 1"),
         ("[1, 2]", "line 2 is not a JSON object"),
         ('{"text": "\\ud800"}', "line 2 holds half of a surrogate pair"),
+        ('{"\\ud800": "text"}', "line 2 holds half of a surrogate pair"),
+        ('{"text": ' + "[" * 100_000, "line 2 is nested too deeply"),
+        ('{"text": "x", "text": "y"}', "line 2 has the key 'text' twice"),
     ],
 )
 def test_damage_to_a_jsonl_file_is_named(tmp_path, line, message):
