@@ -8,7 +8,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
 STUDY ?= benchmarks/studies/$(notdir $(FOLDER)).yaml
-PASSWORD := deploy/secrets/postgres_password
+PASSWORDS := deploy/secrets/postgres_password deploy/secrets/serve_password
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -36,7 +36,7 @@ bench: $(DEV) ## Measure: FOLDER=... with train.csv.gz and test.csv.gz; results 
 	@test -n '$(FOLDER)' || { echo 'error: name the data: make bench FOLDER=.../kev_cwe' >&2; exit 2; }
 	$(BIN)/python -m benchmarks.real_data '$(FOLDER)' '$(STUDY)'
 
-secrets: $(PASSWORD) ## Make the database password that docker-compose.yml reads.
+secrets: $(PASSWORDS) ## Make the passwords that docker-compose.yml reads: the database's, the dashboards'.
 
 clean: ## Remove the environment, the caches and the demo data; studies stay.
 	rm -rf .venv build *.egg-info .*_cache .hypothesis examples/data
@@ -62,7 +62,7 @@ examples/data/demo.csv: requirements.lock search/demo.py | $(RUNTIME)
 	$(BIN)/search data demo --out $@
 
 # Not readable for others by its folder, but by the containers, which run as other users.
-$(PASSWORD):
+$(PASSWORDS):
 	install -d -m 700 $(@D)
 	umask 077 && $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))' > $@
 	chmod 644 $@

@@ -1,4 +1,4 @@
-"""Secrets: the one place that reads the environment, and where the database password is put into its URL."""
+"""Secrets: the one place that reads the environment, and from which they go to those who need them."""
 
 import os
 from collections.abc import Mapping
@@ -35,6 +35,12 @@ class Secrets:
             neptune_api_token=environment.get("NEPTUNE_API_TOKEN") or None,
             neptune_project=environment.get("NEPTUNE_PROJECT") or None,
         )
+
+
+def give_mlflow_its_token(secrets: Secrets) -> None:
+    """Put the token where MLflow's client looks for it, and nowhere else: into this process's environment."""
+    if secrets.mlflow_token:
+        os.environ["MLFLOW_TRACKING_TOKEN"] = secrets.mlflow_token
 
 
 def storage_url(config: StudyConfig, secrets: Secrets) -> str:

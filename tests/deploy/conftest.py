@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.deploy.postgres import PasswordPostgres
-from tests.deploy.stack import Stack, make_password
+from tests.deploy.stack import Stack, make_passwords
 from tests.tiny_encoder import build_tiny_encoder
 
 TINY_STUDY = """
@@ -24,15 +24,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     postgres = PasswordPostgres()
     stack = Stack(tmp_path_factory.mktemp("compose"), {"STUDY": "tiny"}, postgres_programs=postgres.programs)
     write_study_file(stack)
-    make_password(stack.password_file)
+    make_passwords(stack.secrets)
     try:
         postgres.start(stack.environment("postgres"), port=stack.ports["postgres"])
         stack.wait_healthy("postgres")
-        for name in ("mlflow", "dashboard", "demo-data"):
+        for name in ("serve", "demo-data"):
             stack.start(name)
         assert stack.wait("demo-data") == 0, stack.output("demo-data")
-        stack.wait_healthy("mlflow")
-        stack.wait_healthy("dashboard")
+        stack.wait_healthy("serve")
         stack.start("coordinator")
         stack.wait_healthy("coordinator")
         stack.start("worker")

@@ -19,8 +19,8 @@ import yaml
 REPOSITORY = Path(__file__).parent.parent.parent
 COMPOSE_FILE = REPOSITORY / "docker-compose.yml"
 START_SECONDS = 120
-PORTS = {"postgres": 5432, "mlflow": 5000, "dashboard": 8080}
-PASSWORD_FILE = "/run/secrets/postgres_password"
+PORTS = {"postgres": 5432, "serve": 8080}
+SECRETS = "/run/secrets"
 
 
 def read_compose(variables: Mapping[str, str]) -> dict[str, Any]:
@@ -40,9 +40,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make_password(file: Path) -> None:
+def make_passwords(folder: Path) -> None:
     """`make secrets`, into another place."""
-    command = ["make", "--silent", "-C", REPOSITORY, f"PASSWORD={file}", str(file)]
+    files = f"{folder}/postgres_password {folder}/serve_password"
+    command = ["make", "--silent", "-C", REPOSITORY, f"PASSWORDS={files}", "secrets"]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -53,7 +54,7 @@ class Stack:
         self.folder = folder
         self.services: dict[str, dict[str, Any]] = read_compose(variables)["services"]
         self.ports = {name: free_port() for name in PORTS}
-        self.password_file = folder / "secrets" / "postgres_password"
+        self.secrets = folder / "secrets"
         self._path = os.pathsep.join([str(Path(sys.executable).parent), str(postgres_programs), os.environ["PATH"]])
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         for name in ("study/data", "study/studies", "mlflow"):
@@ -118,10 +119,10 @@ class Stack:
     def map(self, text: str) -> str:
         """Turn what holds inside the containers into what holds here."""
         text = text.replace("@postgres/", f"@127.0.0.1:{self.ports['postgres']}/")
-        text = text.replace("//mlflow:", "//127.0.0.1:").replace("--host=0.0.0.0", "--host=127.0.0.1")
+        text = text.replace("//serve:", "//127.0.0.1:").replace("--host=0.0.0.0", "--host=127.0.0.1")
         for name, port in PORTS.items():
-            text = re.sub(rf"(?<=[:=]){port}\b", str(self.ports[name]), text)
-        text = text.replace(PASSWORD_FILE, str(self.password_file))
+            text = re.sub(rf"(?<=[:= ]){port}\b", str(self.ports[name]), text)
+        text = text.replace(SECRETS, str(self.secrets))
         return re.sub(r"(?<![\w/])/(?=(study|mlflow)\b)|(?<=:///)/(?=mlflow\b)", f"{self.folder}/", text)
 
     def _log(self, name: str) -> Path:

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.deploy.stack import COMPOSE_FILE, Stack, make_password, read_compose
+from tests.deploy.stack import COMPOSE_FILE, Stack, make_passwords, read_compose
 
 # On one of the processes that share the tests, so that the services are started once.
 ONE_STACK = pytest.mark.xdist_group("stack")
@@ -29,9 +29,9 @@ def test_the_file_fits_the_compose_specification():
 
 
 def test_ports_are_open_on_loopback_only():
-    """Nobody but this machine reaches the database, MLflow and the dashboard."""
+    """Nobody but this machine reaches the database and the dashboards."""
     ports = [port for service in read_compose({})["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert len(ports) == 2
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -44,25 +44,30 @@ def test_what_services_wait_for_has_a_health_check():
         for name, how in service.get("depends_on", {}).items()
         if how["condition"] == "service_healthy"
     }
-    assert awaited == {"postgres", "mlflow", "coordinator"}
+    assert awaited == {"postgres", "serve", "coordinator"}
     assert all("healthcheck" in services[name] for name in awaited)
 
 
-def test_only_those_who_need_the_password_get_it():
-    """It comes as a secret file and stands in no command and no environment."""
+def test_only_those_who_need_the_passwords_get_them():
+    """They come as secret files and stand in no command and no environment."""
     compose = read_compose({})
-    assert compose["secrets"] == {"postgres_password": {"file": "deploy/secrets/postgres_password"}}
+    names = ("postgres_password", "serve_password")
+    assert compose["secrets"] == {name: {"file": f"deploy/secrets/{name}"} for name in names}
     keyless = {name for name, service in compose["services"].items() if not service.get("secrets")}
-    assert keyless == {"mlflow", "demo-data"}
+    assert keyless == {"demo-data"}
+    assert compose["services"]["postgres"]["secrets"] == ["postgres_password"]
 
 
-def test_the_password_is_made_for_its_readers_alone(tmp_path: Path):
-    """The containers' users can read it; others on this machine do not get into its folder."""
-    file = tmp_path / "secrets" / "postgres_password"
-    make_password(file)
-    assert len(file.read_text(encoding="utf-8").strip()) >= 40
-    assert stat.S_IMODE(file.stat().st_mode) == 0o644
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+def test_the_passwords_are_made_for_their_readers_alone(tmp_path: Path):
+    """The containers' users can read them; others on this machine do not get into their folder."""
+    make_passwords(tmp_path / "secrets")
+    files = sorted((tmp_path / "secrets").iterdir())
+    assert [file.name for file in files] == ["postgres_password", "serve_password"]
+    passwords = {file.read_text(encoding="utf-8").strip() for file in files}
+    assert len(passwords) == 2
+    assert all(len(password) >= 40 for password in passwords)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o644}
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
 
 
 @pytest.mark.slow
@@ -70,29 +75,22 @@ def test_the_password_is_made_for_its_readers_alone(tmp_path: Path):
 def test_coordinator_and_workers_finish_the_study(stack: Stack):
     """Both leave with 0, and the ledger holds two complete trials."""
     assert [stack.wait("coordinator"), stack.wait("worker")] == [0, 0], stack.output("worker")
-    environment = {"SEARCH_STORAGE_PASSWORD_FILE": str(stack.password_file)}
+    environment = {"SEARCH_STORAGE_PASSWORD_FILE": str(stack.secrets / "postgres_password")}
     status = stack.run_search("status", "--study=tiny", "--json", environment=environment)
     assert json.loads(status.stdout)["trials"] == {"complete": 2}
 
 
 @pytest.mark.slow
 @ONE_STACK
-def test_mlflow_has_the_runs_and_answers_to_its_names_only(stack: Stack):
-    """The service's name is an allowed host, a stranger's is refused."""
+@pytest.mark.parametrize("path", ["/mlflow/api/2.0/mlflow/experiments/search?max_results=10", "/api/studies"])
+def test_the_dashboards_show_the_study_to_those_who_know_the_password(stack: Stack, path: str):
+    """The coordinator has published to MLflow with it; without it neither is shown."""
     stack.wait("coordinator")
-    url = f"http://127.0.0.1:{stack.ports['mlflow']}/api/2.0/mlflow/experiments/search?max_results=10"
-    assert '"tiny"' in get(url, Host=f"mlflow:{stack.ports['mlflow']}")
-    with pytest.raises(HTTPError, match="403"):
-        get(url, Host="elsewhere.example")
-
-
-@pytest.mark.slow
-@ONE_STACK
-def test_the_dashboard_shows_the_study(stack: Stack):
-    """The Optuna dashboard reads the same database."""
-    stack.wait("coordinator")
-    studies = json.loads(get(f"http://127.0.0.1:{stack.ports['dashboard']}/api/studies"))["study_summaries"]
-    assert [study["study_name"] for study in studies] == ["tiny"]
+    url = f"http://127.0.0.1:{stack.ports['serve']}{path}"
+    password = (stack.secrets / "serve_password").read_text(encoding="utf-8").strip()
+    assert '"tiny"' in get(url, Authorization=f"Bearer {password}")
+    with pytest.raises(HTTPError, match="401"):
+        get(url)
 
 
 @pytest.mark.slow
