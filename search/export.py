@@ -123,9 +123,9 @@ class _Source:
 
     def _kept(self, run: FoldRun, job: FoldJob) -> Mapping[str, Tensor] | None:
         """The weights that were stored when the fold was done, None if they are not there any more."""
-        name = weights_name(self.study.record.id, run)
+        name = weights_name(run.predictions or "")
         artifacts = Artifacts(self.config.storage.artifacts)
-        if not artifacts.exists(name):
+        if run.predictions is None or not artifacts.exists(name):
             self.say(f"trial {run.trial} fold {run.fold}: its weights were not kept; it is trained again")
             return None
         try:

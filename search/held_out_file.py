@@ -80,7 +80,7 @@ class _Unseen:
     def weights(self, jobs: Sequence[FoldJob], runs: Sequence[FoldRun]) -> list[dict[str, Tensor]]:
         """Return what each fold was scored with; StorageError or TrialError where that is not there."""
         artifacts = Artifacts(self.rows.config.storage.artifacts)
-        names = [weights_name(self.study.record.id, run) for run in runs]
+        names = [weights_name(run.predictions or "") for run in runs]
         return [read_weights(artifacts.get(name), job=job) for name, job in zip(names, jobs, strict=True)]
 
     def scores(

@@ -10,21 +10,25 @@ from storage.artifacts import Artifacts
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Claim, Direction, FoldRun, TrialRecord, TrialState
+from storage.view import LedgerView
 
 log = logging.getLogger(__name__)
 
+PREDICTIONS = "predictions-"
 WEIGHTS = "model-"
 CHECKPOINT = "checkpoint-"
 
 
-def fold_folder(study_id: int, run: Claim | FoldRun) -> str:
+def fold_folder(ledger: LedgerView, run: Claim | FoldRun) -> str:
     """The folder of a fold run's artifacts."""
-    return f"{_trial_folder(study_id, run.trial)}/fold-{run.fold}"
+    return f"{_trial_folder(ledger, run.trial)}/fold-{run.fold}"
 
 
-def weights_name(study_id: int, run: Claim | FoldRun) -> str:
-    """The name of the weights that a fold run ended with; the token keeps a late writer of an older lease away."""
-    return f"{fold_folder(study_id, run)}/{WEIGHTS}{run.token}.safetensors"
+def weights_name(predictions: str) -> str:
+    """The name of the weights that made a fold run's predictions, beside these."""
+    folder, _, file = predictions.rpartition("/")
+    token = file.removeprefix(PREDICTIONS).partition(".")[0]
+    return f"{folder}/{WEIGHTS}{token}.safetensors"
 
 
 def trials_kept(trials: Sequence[TrialRecord], settings: ArtifactsConfig, direction: Direction) -> set[int]:
@@ -72,10 +76,10 @@ class Keeping:
             self._without[number] = unwanted
 
     def _remove(self, trial: int, unwanted: tuple[str, ...]) -> None:
-        for name in self.artifacts.names(_trial_folder(self.ledger.study_id, trial)):
+        for name in self.artifacts.names(_trial_folder(self.ledger, trial)):
             if name.rpartition("/")[2].startswith(unwanted):
                 self.artifacts.delete(name)
 
 
-def _trial_folder(study_id: int, trial: int) -> str:
-    return f"study-{study_id}/trial-{trial}"
+def _trial_folder(ledger: LedgerView, trial: int) -> str:
+    return f"{ledger.folder}/trial-{trial}"

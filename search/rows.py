@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,9 +101,11 @@ def _read(artifacts: Artifacts, run: FoldRun, shape: tuple[int, int]) -> NDArray
         raise ConfigError(f"trial {run.trial}, fold {run.fold}: there are no stored predictions")
     content = artifacts.get(run.predictions)
     try:
-        stored = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError):
-        raise ConfigError(f"{where} are damaged, expected a .npy file") from None
+        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+        # Earlier versions wrote the array alone, which has no checksum.
+        stored = loaded if isinstance(loaded, np.ndarray) else loaded["predictions"]
+    except (ValueError, EOFError, KeyError, BadZipFile):
+        raise ConfigError(f"{where} are damaged, expected an .npz file") from None
     if stored.shape != shape:
         raise ConfigError(f"{where} have shape {stored.shape}, expected {shape}")
     return np.asarray(stored, np.float32)

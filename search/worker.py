@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from objectives.errors import Diverged, TrialError
 from objectives.jobs import EpochScore
 from objectives.leaks import LeakProof
+from search.checkpoints import Checkpoints
 from search.errors import USER_ERRORS
-from search.keeping import fold_folder, weights_name
+from search.keeping import PREDICTIONS, fold_folder, weights_name
 from search.presence import Presence
 from search.racing.verdicts import Action, Decision, Verdict
 from search.scores import LiveRace
@@ -128,44 +129,46 @@ class Worker:
     def _train(self, claim: Claim) -> None:
         training = self.objective(claim)
         self._record_sample(training.sample, claim)
-        checkpoint = self._restore(training, claim)
+        checkpoints = Checkpoints(ledger=self.ledger, artifacts=self.artifacts, claim=claim)
+        checkpoints.restore(training)
         for score in training.epochs():
             if score.epoch <= claim.num_epochs:
                 continue  # recorded before the checkpoint was lost; the same seed gave the same score
-            previous, checkpoint = checkpoint, self._save(training, claim, score.epoch)
+            checkpoint = checkpoints.save(training.save(), epoch=score.epoch)
             trial_state = self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
-            self._discard(previous)
+            checkpoints.keep(2)
             last = training.finished
             judged = self._judge(claim, done=False) if trial_state is TrialState.RUNNING else _ENDED
             if judged.decision is Decision.STOP and not last:
                 self.ledger.stop_trial(claim, reason=judged.reason, chance=judged.chance)
-                self._discard(checkpoint)
+                checkpoints.keep(0)
                 return
             if judged.decision is Decision.PAUSE and not last:
                 # The checkpoint stays: whoever continues the fold run begins there.
                 self.ledger.finish_fold(claim, FoldRunState.PAUSED, reason=judged.reason, chance=judged.chance)
+                checkpoints.keep(1)
                 return
             if self.stop.is_set() and not last:
                 self.ledger.release(claim, reason="the worker was asked to leave")
                 return
         self._finish(training, claim)
-        self._discard(checkpoint)
+        checkpoints.keep(0)
 
     def _record_sample(self, sample: LeakProof, claim: Claim) -> None:
         """Keep which rows go in and out; equal ones are kept once a study."""
         proof = sample.to_bytes()
-        name = f"study-{self.ledger.study_id}/samples/{hashlib.sha256(proof).hexdigest()[:32]}.npz"
+        name = f"{self.ledger.folder}/samples/{hashlib.sha256(proof).hexdigest()[:32]}.npz"
         if not self.artifacts.exists(name):
             self.artifacts.put(name, proof)
         self.ledger.record_sample(claim, {**sample.summary(), "proof": name})
 
     def _finish(self, training: Training, claim: Claim) -> None:
         """Record the fold as done and, in the same transaction, the race's verdict on its trial."""
-        predictions = f"{self._folder(claim)}/predictions-{claim.token}.npy"
+        predictions = f"{fold_folder(self.ledger, claim)}/{PREDICTIONS}{claim.token}.npz"
         buffer = io.BytesIO()
-        np.save(buffer, training.best_predictions, allow_pickle=False)
+        np.savez(buffer, predictions=training.best_predictions)  # a zip file: it has checksums
         self.artifacts.put(predictions, buffer.getvalue())
-        weights = weights_name(self.ledger.study_id, claim)
+        weights = weights_name(predictions)
         if self.keeps_weights:
             self.artifacts.put(weights, training.best_weights)
         judged = self._judge(claim, done=True)
@@ -201,29 +204,6 @@ class Worker:
             self.ledger.finish_fold(claim, FoldRunState.FAILED, reason=reason)
         except LeaseLost as error:
             log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
-
-    def _save(self, training: Training, claim: Claim, epoch: int) -> str:
-        # The token in the name keeps a late writer of an older lease away from this checkpoint.
-        name = f"{self._folder(claim)}/checkpoint-{claim.token}-{epoch}.safetensors"
-        self.artifacts.put(name, training.save())
-        return name
-
-    def _restore(self, training: Training, claim: Claim) -> str | None:
-        if claim.checkpoint is None:
-            return None
-        try:
-            training.restore(self.artifacts.get(claim.checkpoint))
-        except (StorageError, TrialError) as error:
-            log.warning("trial %d fold %d starts afresh: %s", claim.trial, claim.fold, error)
-            return None
-        return claim.checkpoint
-
-    def _folder(self, claim: Claim) -> str:
-        return fold_folder(self.ledger.study_id, claim)
-
-    def _discard(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            self.artifacts.delete(checkpoint)
 
 
 _ENDED = Verdict(decision=Decision.STOP, reason="the trial has ended")

@@ -1,5 +1,6 @@
 """The studies of a database: created, found, listed."""
 
+import hashlib
 import zlib
 from contextlib import suppress
 from typing import Any
@@ -67,6 +68,11 @@ def find_study(engine: Engine, name: str) -> StudyRecord | None:
 
 def _named(name: str) -> Select[Any]:
     return select(*STUDY_COLUMNS).where(StudyRow.name == name)
+
+
+def study_key(study: StudyRecord) -> str:
+    """What the study is called outside its database: 16 hex digits that no other study has, also not of that name."""
+    return hashlib.sha256(f"{study.name}\n{study.created_at!r}".encode()).hexdigest()[:16]
 
 
 def list_studies(engine: Engine) -> list[StudyRecord]:

@@ -1,6 +1,5 @@
 """Keep the trackers up with the ledger: read the events after a tracker's cursor, publish them, move the cursor."""
 
-import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,11 +70,6 @@ def num_unpublished(ledger: Ledger, tracker_name: str) -> int:
     while events := ledger.events(after=after, limit=page):
         total, after = total + len(events), events[-1].sequence
     return total
-
-
-def study_key(study: StudyRecord) -> str:
-    """What the study is called in every tracker: 16 hex digits that another study of the same name does not share."""
-    return hashlib.sha256(f"{study.name}\n{study.created_at!r}".encode()).hexdigest()[:16]
 
 
 def without_secrets(text: str) -> str:

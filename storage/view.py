@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Collection
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select
 
-from storage.catalog import STUDY_COLUMNS
+from storage.catalog import STUDY_COLUMNS, study_key
 from storage.database import clock, reading
 from storage.errors import StorageError
 from storage.leases import COLUMNS as FOLD_RUN_COLUMNS
@@ -36,6 +37,11 @@ class LedgerView:
         if row is None:
             raise StorageError(f"the database has no study with id {self.study_id}")
         return StudyRecord(**row)
+
+    @cached_property
+    def folder(self) -> str:
+        """The study's folder among the artifacts; no other study has it, whatever database that is in."""
+        return f"study-{study_key(self.study())}"
 
     def assignments(self) -> NDArray[np.int16]:
         """The fold manifest: the fold of every row of the data; shape (rows,)."""

@@ -18,7 +18,8 @@ from uuid import uuid4
 import yaml
 from sqlalchemy import make_url
 
-from storage.publishing import TrackerUnavailable, by_trial, one_line, study_key, without_secrets
+from storage.catalog import study_key
+from storage.publishing import TrackerUnavailable, by_trial, one_line, without_secrets
 from storage.records import Event, EventKind, StudyRecord
 from storage.trackers.mlflow_runs import RunWrites, milliseconds, study_writes, trial_writes
 

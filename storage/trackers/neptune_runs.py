@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from storage.publishing import released, study_key, without_secrets
+from storage.catalog import study_key
+from storage.publishing import released, without_secrets
 from storage.records import Event, EventKind, StudyRecord, TrialState
 
 Scalar = bool | int | float | str | datetime

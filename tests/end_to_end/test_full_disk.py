@@ -114,7 +114,7 @@ def test_a_full_disk_at_a_checkpoint_loses_nothing(user: UserFolder, small_disk:
     with small_disk.full():
         output, _ = run.communicate(timeout=240)
     assert run.returncode == 2, output
-    check_refused(output, r"small/artifacts/study-1/trial-0/fold-\d/checkpoint-\d+-\d+\.safetensors")
+    check_refused(output, r"small/artifacts/study-\w+/trial-0/fold-\d/checkpoint-\d+-\d+\.safetensors")
     assert ledger.counts()[FoldRunState.LEASED] == 0
     assert not ledger.live_roles("")
     recorded = scores(ledger)

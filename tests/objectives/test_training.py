@@ -149,6 +149,7 @@ def test_training_loss_is_taken_of_as_many_original_rows_as_are_validated(train,
             "sampler": "smote",
             "sampler_ratio": 1.0,
         },
+        {"precision": "bf16", "accumulation_steps": 2, "ema_decay": 0.9},
         {"optimiser": "sgd", "schedule": "plateau", "plateau_patience": 0, "rdrop_alpha": 1.0, "ema_decay": 0.9},
         {"optimiser": "schedule_free_adamw", "sampler": "class_balanced_batches", "layer_decay": 0.8},
         {"token_deletion": 0.2, "token_swap": 0.2, "token_masking": 0.1, "minority_augmentation": 2.0},
@@ -236,7 +237,21 @@ def test_checkpoint_holds_only_what_is_trained(train):
     assert all(".layer.1." in name for name in names if name.startswith("encoder"))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"\0" * len(data)])
+def flip(data: bytes, place: int) -> bytes:
+    """Change one bit, as a disk does that forgets."""
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-100],
+        lambda data: b"",
+        lambda data: b"\0" * len(data),
+        lambda data: flip(data, -1000),
+        lambda data: flip(data, data.index(b"train_loss")),
+    ],
+)
 def test_damaged_checkpoint_is_refused_and_changes_nothing(train, damage):
     """The fold can then start afresh."""
     stopped, fresh = train(), train()

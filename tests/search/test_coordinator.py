@@ -197,7 +197,7 @@ def test_a_race_that_ends_a_study_stops_what_is_open(scripted_study: Studies):
     assert (second.state, second.chance) == (TrialState.STOPPED, 0.02)
     assert second.reason == "the race expects nothing of training on"
     assert {run.state for run in study.ledger.fold_runs(trials=[1])} == {FoldRunState.STOPPED}
-    assert not [name for name in study.artifacts.names(f"study-{study.ledger.study_id}") if "checkpoint" in name]
+    assert not [name for name in study.artifacts.names(study.ledger.folder) if "checkpoint" in name]
     told = optuna_study(study).get_trials()[1]
     assert (told.state, list(told.intermediate_values)) == (OptunaState.PRUNED, [1])
     assert told.intermediate_values[1] == second.estimate

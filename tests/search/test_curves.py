@@ -78,7 +78,7 @@ def test_test_scores_are_those_of_the_exported_folds(study: Trained, curves: Cur
 
 def test_a_trial_without_weights_has_no_test_score(study: Trained, test_file: Path, tmp_path: Path):
     """Weights that are not there are counted on one line."""
-    name = weights_name(study.ledger.study().id, study.runs(0)[1])
+    name = weights_name(study.runs(0)[1].predictions)
     kept = study.artifacts.get(name)
     study.artifacts.delete(name)
     result = export(study, tmp_path / "some.npz", "--test", test_file)

@@ -101,12 +101,12 @@ def _parts(study: Trained, description: Any) -> Iterable[tuple[Any, Any]]:
 def test_weights_that_were_not_kept_are_trained_again_to_the_same(study: Trained, model: Path, tmp_path: Path):
     """Up to the best epoch of each fold, as one is told; a damaged file counts as none."""
     first, second, third = study.runs(1)
-    kept = {run.fold: study.artifacts.get(weights_name(study.ledger.study_id, run)) for run in (first, second)}
-    study.artifacts.delete(weights_name(study.ledger.study_id, first))
-    study.artifacts.put(weights_name(study.ledger.study_id, second), kept[1][:-10])
+    kept = {run.fold: study.artifacts.get(weights_name(run.predictions)) for run in (first, second)}
+    study.artifacts.delete(weights_name(first.predictions))
+    study.artifacts.put(weights_name(second.predictions), kept[1][:-10])
     result = study.export(tmp_path / "again")
     for run in (first, second):
-        study.artifacts.put(weights_name(study.ledger.study_id, run), kept[run.fold])
+        study.artifacts.put(weights_name(run.predictions), kept[run.fold])
     assert "trial 1 fold 0: its weights were not kept; it is trained again" in result.output
     assert f"trial 1 fold 0: epoch {first.best_epoch} of {first.best_epoch}" in result.output
     assert "trial 1 fold 1: the checkpoint is damaged" in result.output
@@ -308,7 +308,7 @@ def test_a_template_names_columns_and_codes(study: Trained, model: Path, tmp_pat
         ("columns: {a: label}\nlabels: {fish: 1}", ["labels: found 'fish'"]),
         ("columns: {}", ["columns"]),
         ("column: {a: label}", ["column: unknown key; did you mean columns?"]),
-        ("columns: [", ["not a YAML file"]),
+        ("columns: [", ["not valid YAML"]),
         ("columns: {a: nothing}", ["there is no column 'nothing'"]),
     ],
 )

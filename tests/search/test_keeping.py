@@ -17,11 +17,16 @@ def scripted(trial: int, fold: int) -> list[float | Exception]:
     return [SCORES[trial] / 2, SCORES[trial]]
 
 
+def weights(study: ScriptedStudy) -> list[str]:
+    return [name for name in study.artifacts.names(study.ledger.folder) if "/model-" in name]
+
+
 def stored(study: ScriptedStudy) -> set[int]:
     """The trials that have weights; each has those of all three folds, under the names that the ledger tells."""
     runs = study.ledger.fold_runs()
-    found = {run.trial for run in runs if study.artifacts.exists(weights_name(study.ledger.study_id, run))}
-    names = [name for name in study.artifacts.names(f"study-{study.ledger.study_id}") if "/model-" in name]
+    done = [run for run in runs if run.predictions]
+    found = {run.trial for run in done if study.artifacts.exists(weights_name(run.predictions))}
+    names = weights(study)
     assert len(names) == 3 * len(found)
     return found
 
@@ -66,8 +71,10 @@ def test_what_an_open_trial_has_stored_stays(scripted_study: Studies):
     claim = study.ledger.claim("worker", lease_seconds=60)
     assert claim is not None
     study.worker(Script(lambda *_: [0.1])).train(claim)
+    before = weights(study)
     study.keeping().prune()
-    assert study.artifacts.exists(weights_name(study.ledger.study_id, claim))
+    assert weights(study) == before
+    assert [name for name in before if "/trial-1/fold-0/" in name]
 
 
 def test_two_prunings_at_once_keep_the_same(scripted_study: Studies, monkeypatch: pytest.MonkeyPatch):
@@ -93,12 +100,12 @@ def test_a_worker_that_lost_its_lease_leaves_no_weights(scripted_study: Studies,
     assert claim is not None
 
     def lost(*_: object, **__: object) -> None:
-        assert study.artifacts.exists(weights_name(study.ledger.study_id, claim))
+        assert weights(study)
         raise LeaseLost("another has it")
 
     monkeypatch.setattr(study.ledger, "finish_fold", lost)
     study.worker(Script(scripted)).train(claim)
-    assert not study.artifacts.exists(weights_name(study.ledger.study_id, claim))
+    assert not weights(study)
 
 
 def test_a_place_that_cannot_be_reached_is_a_warning(scripted_study: Studies, monkeypatch: pytest.MonkeyPatch, caplog):

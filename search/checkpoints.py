@@ -1,0 +1,81 @@
+"""The checkpoints of a fold run: two generations while it is trained, one while it is paused, none after its end."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from objectives.errors import TrialError
+from search.keeping import CHECKPOINT, fold_folder
+from storage.artifacts import Artifacts
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.records import Claim
+
+log = logging.getLogger(__name__)
+
+
+class Restorable(Protocol):
+    """A training that can go back to where it was saved."""
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Go back there; raises TrialError, and changes nothing, if the checkpoint is damaged or another training's."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoints:
+    """What one claim reads, writes and removes of its fold run's checkpoints; every method may raise StorageError."""
+
+    ledger: Ledger
+    artifacts: Artifacts
+    claim: Claim
+    _generations: list[str] = field(default_factory=list)  # the oldest first; the ledger knows the last
+
+    def restore(self, training: Restorable) -> None:
+        """Take the training back to the last recorded epoch that has a whole checkpoint, or leave it at its start.
+
+        What cannot be read is left where it is: it may be the way to it that is broken.
+        """
+        candidates = self._recorded()
+        while candidates:
+            try:
+                training.restore(self.artifacts.get(candidates[-1]))
+                break
+            except (StorageError, TrialError) as error:
+                found = f"trial {self.claim.trial} fold {self.claim.fold}: {error}"
+                candidates.pop()
+                log.warning("%s; %s", found, "the epoch before is used" if candidates else "it starts afresh")
+        self._generations = candidates
+
+    def save(self, checkpoint: bytes, *, epoch: int) -> str:
+        """Store the state after an epoch; returns its name, to be recorded with the epoch."""
+        # The token in the name keeps a late writer of an older lease away from this checkpoint.
+        name = f"{self._folder}/{CHECKPOINT}{self.claim.token}-{epoch}.safetensors"
+        self.artifacts.put(name, checkpoint)
+        self._generations.append(name)
+        return name
+
+    def keep(self, generations: int) -> None:
+        """Remove all but the last few; to be called when the last one is recorded."""
+        while len(self._generations) > generations:
+            self.artifacts.delete(self._generations[0])
+            del self._generations[0]
+
+    def _recorded(self) -> list[str]:
+        """The checkpoints of recorded epochs, the latest last; the one that the ledger names is the latest of all."""
+        if self.claim.checkpoint is None:
+            return []
+        found = [name for name in self.artifacts.names(self._folder) if _epoch(name) in range(1, self.claim.num_epochs)]
+        return [*sorted(found, key=_epoch), self.claim.checkpoint]
+
+    @property
+    def _folder(self) -> str:
+        return fold_folder(self.ledger, self.claim)
+
+
+def _epoch(name: str) -> int:
+    """The epoch after which a checkpoint was written; 0 for other names."""
+    file = name.rpartition("/")[2]
+    if not file.startswith(CHECKPOINT):
+        return 0
+    epoch = file.removesuffix(".safetensors").rpartition("-")[2]
+    return int(epoch) if epoch.isdecimal() else 0

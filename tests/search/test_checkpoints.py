@@ -1,0 +1,60 @@
+"""Checkpoints of a real ledger and real files: what is used when one is damaged, and what stays on the disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.records import Claim, FoldRunState
+from tests.search.conftest import ScriptedStudy
+from tests.search.scripted import Script
+
+Studies = Callable[..., ScriptedStudy]
+
+
+def claimed(study: ScriptedStudy) -> Claim:
+    claim = study.ledger.claim("worker", lease_seconds=60)
+    assert claim is not None
+    return claim
+
+
+def stored(folder: Path) -> list[Path]:
+    """The checkpoints by epoch."""
+    return sorted(folder.rglob("checkpoint-*"), key=lambda path: path.stem.rpartition("-")[2])
+
+
+@pytest.mark.parametrize(("num_damaged", "trained"), [(0, [1, 2, 3]), (1, [1, 2, 2, 3]), (2, [1, 2, 1, 2, 3])])
+def test_the_last_whole_checkpoint_is_continued_and_no_epoch_recorded_twice(
+    scripted_study: Studies, tmp_path: Path, num_damaged: int, trained: list[int]
+):
+    """A damaged one costs the epoch after the one before; without any, the fold run is trained from its start."""
+    study = scripted_study()
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    script.on_epoch = lambda trial, fold, epoch: study.stop.set() if epoch == 2 else None
+    study.worker(script).train(claimed(study))
+    assert len(stored(tmp_path)) == 2
+    for path in stored(tmp_path)[2 - num_damaged :]:
+        path.write_bytes(b"\x00half")
+    study.stop.clear()
+    script.on_epoch = lambda *_: None
+    study.worker(script).train(claimed(study))
+    assert study.ledger.fold_runs()[0].state is FoldRunState.DONE
+    assert [record.epoch for record in study.ledger.epochs()] == [1, 2, 3]
+    assert [epoch for *_, epoch in script.trained] == trained
+
+
+def test_a_checkpoint_of_an_epoch_that_was_never_recorded_is_not_continued(scripted_study: Studies, tmp_path: Path):
+    """Its writer died before the ledger knew: what it trained is trained again."""
+    study = scripted_study()
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    script.on_epoch = lambda trial, fold, epoch: study.stop.set() if epoch == 1 else None
+    study.worker(script).train(claimed(study))
+    [first] = stored(tmp_path)
+    first.with_name("checkpoint-1-2.safetensors").write_bytes(b"2")
+    first.write_bytes(b"")
+    study.stop.clear()
+    script.on_epoch = lambda *_: None
+    study.worker(script).train(claimed(study))
+    assert [epoch for *_, epoch in script.trained] == [1, 1, 2, 3]
