@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from storage.errors import StorageError
 from storage.catalog import study_key
+from storage.errors import StorageError
 from storage.publishing import TrackerUnavailable, by_trial, one_line
 from storage.records import Event, StudyRecord
 from storage.trackers.neptune_runs import (
