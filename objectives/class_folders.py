@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from objectives.errors import DataError
+from objectives.image_root import DAMAGES, first_line
 
 FILE, FOLDER = "file", "folder"  # the columns
 
@@ -29,8 +30,8 @@ def read_class_folders(path: Path) -> pd.DataFrame:
                 paths = [member.filename for member in archive.infolist() if not member.is_dir()]
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    except DAMAGES as error:
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from error
     parts = [PurePosixPath(name).parts for name in paths]
     rows = [
         (name, names[0] if len(names) > 1 else "")

@@ -1,6 +1,7 @@
 """Image files as pixels: all looked at before anything is trained, and decoded once a study."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,14 @@ Pixels = NDArray[np.uint8]
 
 ROWS_PER_CHUNK = 256
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+# Not EPS, for which Pillow runs Ghostscript, which runs what stands in the file.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 UNNAMED = "is not named: the cell is empty"
+
+
+# Pillow only warns of an image of more than 89 million pixels; not within a function, as several threads decode.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def check_images(content: Content) -> None:
@@ -48,9 +56,9 @@ def decode_images(content: Content, *, size: int) -> Iterator[Pixels]:
         if not content.texts[row].strip():
             raise DataError(f"{_place(content, row)} {UNNAMED}")
         try:
-            with files.open(content.texts[row]) as file, Image.open(file) as image:
+            with files.open(content.texts[row]) as file, Image.open(file, formats=FORMATS) as image:
                 return _as_square(image, size)
-        except (*DAMAGES, Image.DecompressionBombError) as error:
+        except (*DAMAGES, *BOMBS) as error:
             raise DataError(f"{_place(content, row)} {_reason(error)}") from error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -78,9 +86,9 @@ def _problem(files: ImageFiles, path: str) -> str:
     if not path.strip():
         return UNNAMED
     try:
-        with files.open(path) as file, Image.open(file):
+        with files.open(path) as file, Image.open(file, formats=FORMATS):
             return ""
-    except (*DAMAGES, Image.DecompressionBombError) as error:
+    except (*DAMAGES, *BOMBS) as error:
         return _reason(error)
 
 

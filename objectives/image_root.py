@@ -1,6 +1,7 @@
 """The files under a folder or in a zip file: where images are found by their paths, and which of them are the same."""
 
 import hashlib
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -10,7 +11,8 @@ from typing import IO
 
 from objectives.errors import DataError
 
-DAMAGES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+DAMAGES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+MOST_BYTES = 2**29  # of an image in a zip file; more than the most pixels that are read take
 
 
 class ImageFiles:
@@ -27,11 +29,18 @@ class ImageFiles:
         """Open one file; raises OSError, and ValueError that says what is wrong with its path."""
         _check_inside(path)
         if self._archive is None:
-            return (self._root / path).open("rb")
+            file = self._root / path
+            # A device or a pipe may never end, or begin.
+            if file.exists() and not file.is_file():
+                raise ValueError("it is no plain file")
+            return file.open("rb")
         try:
-            return self._archive.open(path)
+            num_bytes = self._archive.getinfo(path).file_size
         except KeyError:
             raise FileNotFoundError from None
+        if num_bytes > MOST_BYTES:
+            raise ValueError(f"it unpacks to {num_bytes:,} bytes, expected at most {MOST_BYTES:,}")
+        return self._archive.open(path)
 
     def stamp(self, path: str) -> str:
         """Return what changes when the file does: its size, and its checksum or the time of its last change."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -10,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import read_arrays
 from objectives.errors import DataError
 from objectives.sampling import Sample
 
@@ -50,11 +50,11 @@ class LeakProof:
     def from_bytes(cls, content: bytes) -> Self:
         """Return what `to_bytes` wrote; raises DataError if it is damaged."""
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                arrays = {field.name: file[field.name] for field in fields(cls)}
+            stored = read_arrays(content)
+            arrays: dict[str, Any] = {field.name: stored[field.name] for field in fields(cls)}
             numbers = {name: int(array) for name, array in arrays.items() if array.ndim == 0}
             return cls(**(arrays | numbers))
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"the leak proof is damaged ({len(content)} bytes: {error})") from error
 
 

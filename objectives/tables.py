@@ -240,7 +240,7 @@ def _names(path: Path, records: Iterable[Mapping[str, Any]], *, known: Iterable[
 
 def _records_table(records: Sequence[Mapping[str, Any]], *, columns: Sequence[str]) -> pd.DataFrame:
     cells = [[record.get(name, "") for name in columns] for record in records]
-    return pd.DataFrame(cells, columns=columns, dtype=object)
+    return pd.DataFrame(cells, columns=list(columns), dtype=object)
 
 
 def _json_records(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -4,8 +4,6 @@ import io
 import json
 import os
 import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import read_arrays
 from search.errors import ConfigError
 from search.study import OpenStudy, on_this_machine
 from storage.records import FoldRun, FoldRunState, TrialRecord
@@ -80,10 +79,8 @@ def load_curves(path: Path) -> Curves:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        # By way of the memory, as numpy leaves a damaged file open.
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError):
+        arrays = read_arrays(content)
+    except ValueError:
         raise ConfigError(f"{path}: is no curves file, expected one of `search export-curves`") from None
     if "format" not in arrays:
         raise ConfigError(f"{path}: is no curves file, expected one of `search export-curves`")
@@ -93,7 +90,7 @@ def load_curves(path: Path) -> Curves:
         words = {name: json.loads(str(arrays.pop(name))) for name in ("params", "about")}
         del arrays["format"]
         curves = Curves(**arrays, params=tuple(words["params"]), about=words["about"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is damaged: {error}") from None
     if problem := _misfit(curves):
         raise ConfigError(f"{path}: is damaged: {problem}")
@@ -102,6 +99,8 @@ def load_curves(path: Path) -> Curves:
 
 def _misfit(curves: Curves) -> str | None:
     """What does not fit, None if all does."""
+    if not isinstance(curves.about, dict) or not all(isinstance(params, dict) for params in curves.params):
+        return "params or about are no JSON objects"
     if curves.standing.ndim != 3 or not all(curves.standing.shape):
         return f"standing has shape {curves.standing.shape}, expected (trials, folds, epochs)"
     trials, folds, epochs = curves.standing.shape

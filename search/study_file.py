@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         is_long = node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS
-        value = math.inf if is_long else super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        value = math.inf if is_long else super().construct_object(node, deep)
         if isinstance(value, int | float) and not abs(value) < _TOO_LARGE:
             problem = f"found the number {shown(node.value)}, expected one below 2**63"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
