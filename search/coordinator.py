@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState as OptunaState
 
@@ -15,7 +14,7 @@ from models.params import Scalar
 from search.config import StudyConfig
 from search.presence import WORKER_ROLE
 from search.proposals import make_sampler
-from search.racing.estimates import estimate
+from search.racing.estimates import estimates
 from search.racing.matrix import Matrix, RunState
 from search.racing.verdicts import Action
 from search.report import summarise
@@ -99,13 +98,13 @@ class Coordinator:
         open_trials = self._open_trials()
         if not open_trials:
             return
-        matrix = self.race.scores.matrix()
+        expected = estimates(self.race.scores.matrix())
         ended = [(trial, runs) for trial, runs in open_trials if _has_ended(trial, runs)]
         for trial, runs in open_trials:
             if not _has_ended(trial, runs):
-                self._report_partial(trial.number, runs, matrix)
+                self._report_partial(trial.number, runs, expected.get(trial.number))
         for trial, runs in ended:
-            self._end(trial, runs, matrix)
+            self._end(trial, runs, expected.get(trial.number))
         if ended:
             self.prune()
 
@@ -117,15 +116,17 @@ class Coordinator:
             runs[run.trial].append(run)
         return [(trial, runs[trial.number]) for trial in trials]
 
-    def _report_partial(self, number: int, runs: Sequence[FoldRun], matrix: Matrix) -> None:
+    def _report_partial(self, number: int, runs: Sequence[FoldRun], expected: float | None) -> None:
         """Report where a trial stands when a fold of it is done or paused."""
         halted = [run for run in runs if run.state in (FoldRunState.DONE, FoldRunState.PAUSED)]
         progress = (len(halted), sum(run.num_epochs for run in halted))
         if halted and self._reported.get(number) != progress:
-            self._report(number, len(halted), estimate(matrix, trial=number))
+            self._report(number, len(halted), expected)
             self._reported[number] = progress
 
-    def _end(self, trial: TrialRecord, runs: Sequence[FoldRun], matrix: Matrix, *, reason: str | None = None) -> None:
+    def _end(
+        self, trial: TrialRecord, runs: Sequence[FoldRun], expected: float | None, *, reason: str | None = None
+    ) -> None:
         """Write a trial's end into the ledger, then tell Optuna: a crash in between is mended by the next step.
 
         With a `reason` the trial is stopped, whatever of it is open.
@@ -133,7 +134,6 @@ class Coordinator:
         scores = [run.score for run in runs if run.state is FoldRunState.DONE and run.score is not None]
         complete = len(scores) == len(runs) and trial.state is TrialState.RUNNING
         state = TrialState.COMPLETE if complete else TrialState.STOPPED if reason else trial.state
-        expected = estimate(matrix, trial=trial.number)
         self.ledger.finish_trial(
             trial.number,
             state,
@@ -200,8 +200,9 @@ class Coordinator:
         open_trials = self._open_trials()
         if any(_has_ended(*found) for found in open_trials) or (left and not self.asking):
             return False
+        expected = estimates(matrix)
         for trial, runs in open_trials:
-            self._end(trial, runs, matrix, reason=NOT_WORTH_IT)
+            self._end(trial, runs, expected.get(trial.number), reason=NOT_WORTH_IT)
         self.prune()
         reason = f"{self.race.num_trials - left} of {self.race.num_trials} trials"
         summary = summarise(self.ledger)
@@ -218,20 +219,11 @@ class Coordinator:
         study = self._optuna()
         number = max(self.race.scores.matrix().numbers.tolist(), default=-1) + 1
         # A sampler seeded by the trial's number proposes after a restart what it would have proposed without one.
-        study.sampler = make_sampler(self.config, number, estimates=self._estimates())
+        study.sampler = make_sampler(self.config, number, estimates=estimates(self.race.scores.matrix()))
         if self.config.study.sampler == "grid":
             study.enqueue_trial(grid(self.config)[number], skip_if_exists=True)
         trial = study.ask()
         return trial.number, suggest(trial, self.config)
-
-    def _estimates(self) -> dict[int, tuple[int, float]]:
-        """What the sampler should know of the trials that are paused: folds begun, and the estimate by now."""
-        matrix = self.race.scores.matrix()
-        begun = (matrix.num_epochs > 0).sum(axis=1)
-        halted = matrix.open & (begun > 0) & ~(matrix.states == RunState.RUNNING).any(axis=1)
-        known = {int(matrix.numbers[row]): int(begun[row]) for row in np.flatnonzero(halted)}
-        expected = {number: estimate(matrix, trial=number) for number in known}
-        return {number: (known[number], value) for number, value in expected.items() if value is not None}
 
     def _optuna(self) -> optuna.Study:
         """Open Optuna's study; trials that a dead coordinator asked for but never wrote down go back into its queue."""

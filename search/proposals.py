@@ -12,14 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.config import StudyConfig
 
-# By trial: how many folds it has begun, and the estimate of its final mean.
-Estimates = Mapping[int, tuple[int, float]]
+Estimates = Mapping[int, float]  # by trial: what the race expects its mean over all folds to be
 
 
 def make_sampler(config: StudyConfig, number: int, *, estimates: Estimates | None = None) -> BaseSampler:
     """The study's sampler for one trial, seeded from the study's seed and the trial's number.
 
-    `estimates` are of trials that have not ended and that nobody trains.
+    `estimates` may be of any trial; those of complete ones are not looked at.
     """
     digest = hashlib.sha256(f"{config.study.seed}/trial/{number}".encode()).digest()
     seed = int.from_bytes(digest[:4], "big")
@@ -29,10 +28,11 @@ def make_sampler(config: StudyConfig, number: int, *, estimates: Estimates | Non
 
 
 class LearningSampler(TPESampler):
-    """TPE that takes a paused trial for one that was stopped where it is, at its estimate.
+    """TPE that takes a trial that is not complete for a complete one with the mean that the race expects of it.
 
-    TPE itself counts every trial that has not ended among the bad ones, whatever is known of it, and draws at random
-    until ten have ended: in a race that pauses most of them it would hardly learn anything.
+    TPE itself counts every trial that has not ended among the bad ones, whatever is known of it, and every stopped one
+    behind all that are complete, also behind those that were completed to check the race; and it draws at random until
+    ten have ended. In a race that pauses most trials it would hardly learn anything.
     """
 
     def __init__(self, *, seed: int, estimates: Estimates) -> None:
@@ -60,7 +60,7 @@ class LearningSampler(TPESampler):
 
 
 class _View(optuna.Study):
-    """A study in which the trials that have an estimate look as if they had been pruned at it."""
+    """A study in which the trials that have an estimate look as if they were complete, with that as their value."""
 
     def __init__(self, study: optuna.Study, estimates: Estimates) -> None:
         self.__dict__.update(study.__dict__)
@@ -73,14 +73,10 @@ class _View(optuna.Study):
         return [trial for trial in trials if states is None or trial.state in states]
 
     def _seen(self, trial: FrozenTrial) -> FrozenTrial:
-        if trial.state is not TrialState.RUNNING or trial.number not in self._estimates:
+        if trial.state not in (TrialState.RUNNING, TrialState.PRUNED) or trial.number not in self._estimates:
             return trial
-        step, estimate = self._estimates[trial.number]
         seen = optuna.trial.create_trial(
-            state=TrialState.PRUNED,
-            params=trial.params,
-            distributions=trial.distributions,
-            intermediate_values={step: estimate},
+            value=self._estimates[trial.number], params=trial.params, distributions=trial.distributions
         )
         seen.number = trial.number
         return seen

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 
 from search.audits import RaceFigures, paused_trials, race_figures, race_line
 from search.config import StudyConfig, config_from_record
-from search.racing.estimates import estimate
+from search.racing.estimates import estimates
 from search.scores import Scores
 from search.space import most_trials
 from search.ties import Tie, tied_with
@@ -178,7 +178,7 @@ def summarise_all(url: str) -> list[Summary]:
 
 def render_studies(summaries: Sequence[Summary]) -> RenderableType:
     """Studies as a table, one line each."""
-    table = Table("study", "state", "trials", "best", "metric")
+    table = Table(Column("study", overflow="fold"), "state", "trials", "best", "metric")
     for summary in summaries:
         best = f"{summary.best.score:.4f} ± {summary.best.std:.4f}" if summary.best else NONE
         trials = f"{sum(summary.trials.values())}/{summary.budget}"
@@ -270,8 +270,8 @@ def trials_as_json(ledger: Ledger) -> list[dict[str, Any]]:
 
 def estimate_trials(ledger: Ledger, trials: Collection[int]) -> dict[int, float | None]:
     """What the final mean of each of these trials is expected to be."""
-    matrix = Scores(ledger).matrix() if trials else None
-    return {trial: estimate(matrix, trial=trial) for trial in trials} if matrix else {}
+    expected = estimates(Scores(ledger).matrix()) if trials else {}
+    return {trial: expected.get(trial) for trial in trials}
 
 
 def show(value: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.replay.orders import FloatArray, Order
 from benchmarks.replay.policies import Policy
 from benchmarks.replay.recorded import Recorded
-from search.racing.estimates import estimate
+from search.racing.estimates import estimates
 from search.racing.matrix import Matrix, RunState
 from search.racing.verdicts import Action, Decision
 
@@ -68,7 +68,6 @@ class _Study:
     stated: list[Stated] = field(default_factory=list)
     chances: dict[int, float | None] = field(default_factory=dict)
     audited: set[int] = field(default_factory=set)
-    told: dict[int, tuple[int, float]] = field(default_factory=dict)  # of a trial: after how many epochs, what
     matrix: Matrix = field(init=False)
     scores: FloatArray = field(init=False)
     states: np.ndarray = field(init=False)
@@ -202,25 +201,14 @@ class _Study:
         complete = np.flatnonzero(np.isfinite(self.completed[: len(self.drawn)]))
         if complete.size:
             return int(complete[self.recorded.final[self.drawn][complete].argmax()])
-        return max(range(len(self.drawn)), key=self._estimate)
+        expected = self._expected()
+        return max(expected, key=expected.__getitem__, default=0)
 
     def _ranking(self) -> list[int]:
-        """Best first, as the service's TPE ranks them, the drawn trials that are complete, stopped or paused.
+        """The drawn trials of which something is known, best first, as the service's TPE sees them."""
+        expected = self._expected()
+        return sorted(expected, key=lambda trial: -expected[trial])
 
-        Complete ones by their means, then the others by how many folds they have begun, then by their estimates.
-        """
-        ranks: list[tuple[int, float, int]] = []
-        for trial, progress in enumerate(self.progress[: len(self.drawn)]):
-            if np.isfinite(self.completed[trial]):
-                ranks.append((-len(progress) - 1, -self.recorded.final[self.drawn[trial]], trial))
-            elif any(progress) and (trial in self.ended or not (self.states[trial] == RUNNING).any()):
-                ranks.append((-sum(map(bool, progress)), -self._estimate(trial), trial))
-        return [trial for _, _, trial in sorted(ranks)]
-
-    def _estimate(self, trial: int) -> float:
-        """What the sampler is told of a trial, larger is better; worked out anew only after new epochs of it."""
-        trained = sum(self.progress[trial])
-        if trial not in self.told or self.told[trial][0] != trained:
-            found = estimate(self.matrix, trial=trial)
-            self.told[trial] = (trained, -np.inf if found is None else self.recorded.sign * found)
-        return self.told[trial][1]
+    def _expected(self) -> dict[int, float]:
+        """What the sampler is told of every trial, larger is better."""
+        return {trial: self.recorded.sign * mean for trial, mean in estimates(self.matrix).items()}

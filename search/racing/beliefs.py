@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
+from scipy.special import ndtr, stdtr
 
 from search.racing.gains import FinishedCurves, finished_curves
 from search.racing.matrix import FloatArray, Matrix, last_scores
@@ -18,8 +18,8 @@ class Beliefs:
     """For every trial of the matrix, each (trials,), larger is better.
 
     `mean` and `deviation` are of its mean over all folds, exact for complete trials; `chance` is that of being better
-    than the best complete trial (0 for complete ones, 1 while none is complete); `trained` is the share of its epochs
-    that are trained. `best` is the row of the best complete trial.
+    than the best complete trial (0 for complete ones), and while none is complete than the one that is expected to be;
+    `trained` is the share of its epochs that are trained. `best` is the row of the best complete trial.
     """
 
     mean: FloatArray
@@ -75,6 +75,8 @@ def believe(matrix: Matrix) -> Beliefs:
             fold_noise**2 / max(noise.degrees, 1.0) + other**2 / max(0.2 * len(known_curves.rows), 3.0), 1e-300
         )
         chance = 1 - stdtr(np.maximum(degrees, 1.0), ahead / np.maximum(deviation, 1e-12))
+    elif (known > 0).any(axis=1).sum() >= 2:
+        chance = _chance_to_lead(np.where((known > 0).any(axis=1), mean, -np.inf), variance)
     chance = np.where(complete, 0.0, chance)
     return Beliefs(
         mean=mean,
@@ -86,6 +88,15 @@ def believe(matrix: Matrix) -> Beliefs:
     )
 
 
+def _chance_to_lead(mean: FloatArray, variance: FloatArray) -> FloatArray:
+    """Each trial's chance to be better than the one that is expected to be the best, for that one than the next."""
+    first = int(mean.argmax())
+    rival = np.full(len(mean), mean[first])
+    rival[first] = np.partition(mean, -2)[-2]
+    chance: FloatArray = ndtr((mean - rival) / np.sqrt(variance + variance[first] + 1e-24))
+    return chance
+
+
 def _predict_folds(matrix: Matrix, standing: FloatArray, known: FinishedCurves) -> tuple[FloatArray, FloatArray]:
     """What every fold run is expected to end with and the variance of that, infinite where nothing is known."""
     values = np.where(matrix.done, standing, 0.0)
@@ -94,7 +105,12 @@ def _predict_folds(matrix: Matrix, standing: FloatArray, known: FinishedCurves) 
     for row, fold in zip(rows.tolist(), folds.tolist(), strict=True):
         curve = matrix.scores[row, fold]
         values[row, fold], uncertainty[row, fold] = known.predict(row, fold, curve[~np.isnan(curve)])
-    return values, uncertainty
+    # A trial that learns late does so on every fold: together its unfinished folds say no more than the one of them
+    # that says most.
+    information = np.where(uncertainty > 0, 1 / np.maximum(uncertainty, 1e-300), 0.0)
+    most = information.max(axis=1, keepdims=True)
+    shared = information.sum(axis=1, keepdims=True) / np.where(most > 0, most, 1.0)
+    return values, uncertainty * np.maximum(shared, 1.0)
 
 
 def expected_gain(beliefs: Beliefs, *, num_new: int) -> float:

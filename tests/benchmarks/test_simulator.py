@@ -165,14 +165,14 @@ def test_the_first_folds_are_taken():
 
 
 def test_an_order_that_learns_is_told_a_ranking():
-    """Complete trials by their means, then stopped ones, those with more folds begun first; running ones nowhere."""
+    """By their means, those of stopped trials as far as they are known; ones that have not begun nowhere."""
     order = Listed(learns=True)
     curves = curves_of([[[0.9, 0.9]] * 2, [[0.1, 0.5]] * 2, [[0.4, 0.8]] * 2, [[0.3, 0.3]] * 2, [[0.1, 0.2]] * 2])
     policy = Scripted(
         rule=lambda matrix, trial, fold: STOP if (trial, fold) in ((0, 0), (3, 1)) else CONTINUE,
     )
     replay(recorded(curves, name="hand"), policy=policy, order=order)
-    assert order.seen == [[], [0], [1, 0], [2, 1, 0], [2, 1, 3, 0]]
+    assert order.seen == [[], [0], [0, 1], [2, 0, 1], [2, 0, 1, 3]]
 
 
 def test_studies_differ_by_seed_and_repeat():

@@ -26,13 +26,14 @@ def config() -> StudyConfig:
 
 
 def study(state: TrialState, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-    """Twelve trials in that state, the smaller x the better, each reported at its first fold."""
+    """Twelve trials in that state, the smaller x the better, each reported at its first fold and told as that."""
     made = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(NUM_TRIALS):
         trial = made.ask()
-        trial.report(-propose(trial)["x"], step=1)
+        score = -propose(trial)["x"]
+        trial.report(score, step=1)
         if state is not TrialState.RUNNING:
-            made.tell(trial, state=state)
+            made.tell(trial, score if state is TrialState.COMPLETE else None, state=state)
         assert trial.number == number
     made.sampler = sampler
     return made
@@ -43,7 +44,7 @@ def propose(trial: optuna.Trial) -> dict[str, float]:
 
 
 def estimates(made: optuna.Study) -> Estimates:
-    return {trial.number: (1, trial.intermediate_values[1]) for trial in made.get_trials()}
+    return {trial.number: trial.intermediate_values[1] for trial in made.get_trials()}
 
 
 def plain(seed_of: int) -> optuna.samplers.TPESampler:
@@ -53,11 +54,12 @@ def plain(seed_of: int) -> optuna.samplers.TPESampler:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
-def test_a_paused_trial_teaches_as_much_as_one_that_was_stopped():
-    """The same proposal as TPE's own where the twelve trials were pruned at these estimates."""
-    paused = study(TrialState.RUNNING, plain(NUM_TRIALS))
-    paused.sampler = make_sampler(config(), NUM_TRIALS, estimates=estimates(paused))
-    assert propose(paused.ask()) == propose(study(TrialState.PRUNED, plain(NUM_TRIALS)).ask())
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.PRUNED])
+def test_a_trial_that_is_paused_or_stopped_teaches_as_much_as_a_complete_one(state: TrialState):
+    """The same proposal as TPE's own where the twelve trials were complete with these scores."""
+    begun = study(state, plain(NUM_TRIALS))
+    begun.sampler = make_sampler(config(), NUM_TRIALS, estimates=estimates(begun))
+    assert propose(begun.ask()) == propose(study(TrialState.COMPLETE, plain(NUM_TRIALS)).ask())
 
 
 def test_without_estimates_the_sampler_learns_nothing_of_open_trials():
@@ -87,7 +89,7 @@ def test_estimates_move_the_proposals():
         found = []
         for number in range(20):
             paused = study(TrialState.RUNNING, plain(number))
-            known = {trial: (1, sign * value) for trial, (_, value) in estimates(paused).items()}
+            known = {trial: sign * value for trial, value in estimates(paused).items()}
             paused.sampler = make_sampler(config(), chance.randrange(10_000), estimates=known)
             found.append(propose(paused.ask())["x"])
         means.append(sum(found) / len(found))
