@@ -29,11 +29,13 @@ from search.errors import ConfigError
 from search.goal import make_goal, study_metric
 from search.space import field_values
 from search.study import OpenStudy
+from search.terminal import visible
 from storage.catalog import create_study, find_study
 from storage.database import connect, exists, migrate
 from storage.ledger import Ledger
 from storage.records import StudyRecord
 
+LONGEST_NAME = 256  # MLflow's experiments are named after studies
 NEEDING_MASK = ("token_masking", "token_replacement")
 NOT_FOR_IMAGES: dict[str, Scalar] = {
     "architecture": "joined",
@@ -62,6 +64,7 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
 
     Raises DataError, ConfigError, EncoderError or StorageError before anything is written.
     """
+    _check_name(name)
     dataset = read_dataset(config.data)
     assignments = _assign(dataset, config)
     check_settings(config, dataset, assignments)
@@ -88,6 +91,14 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
     ledger = Ledger(engine, record.id)
     ledger.update_config(to_record(config))
     return OpenStudy(record=ledger.study(), ledger=ledger, url=url, notes=tuple(_notes(dataset, config)))
+
+
+def _check_name(name: str) -> None:
+    """Refuse what a database or a tracker cannot keep, or nobody could read."""
+    if not name.strip() or len(name) > LONGEST_NAME:
+        raise ConfigError(f"--study: found {len(name)} characters, expected a name of 1 to {LONGEST_NAME}")
+    if name != visible(name) or "\n" in name or "\t" in name:
+        raise ConfigError(f"--study: found {name!a}, expected a name of one line without control characters")
 
 
 def _is_begun(name: str, *, url: str) -> bool:

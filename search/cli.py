@@ -75,7 +75,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except USER_ERRORS as error:
             if debug:
                 raise
-            click.echo(f"error: {error}", err=True)
+            _say(f"error: {error}", err=True)
             code = 2
         sys.exit(code or 0)
 
@@ -276,9 +276,7 @@ def export_command(
     from search.export import export
 
     mlflow = mlflow or register is not None
-    description = export(
-        study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=click.echo
-    )
+    description = export(study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=_say)
     if register is not None:
         from search import mlflow_model
         from search.environment import Secrets, give_mlflow_its_token
@@ -304,7 +302,7 @@ def export_curves_command(
     """Write the scores of all epochs of all folds as one file, to replay the race on it."""
     from search.curves import export_curves
 
-    curves = export_curves(_find(name, storage), out, test=test, overrides=overrides, say=click.echo)
+    curves = export_curves(_find(name, storage), out, test=test, overrides=overrides, say=_say)
     trials, folds, epochs = curves.standing.shape
     click.echo(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
 
@@ -336,8 +334,6 @@ def predict_command(
     """Predict the rows of a file, or the images in a folder or zip file, with an exported model."""
     if template is not None and (keep or top_k or no_probabilities):
         raise click.UsageError("--template says all columns; expected no --keep, --top-k or --no-probabilities with it")
-    from rich.console import Console
-
     from search.layout import read_template, usual_layout
     from search.predict import is_image_folder, load_model, parse_columns, predict
 
@@ -348,7 +344,7 @@ def predict_command(
     else:
         keep = keep or (("file",) if is_image_folder(model.description, data) else ())
         layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
-    console = Console(stderr=True)
+    console = _console(stderr=True)
     num_rows = predict(model, data, out, layout=layout, columns=renamed, images=images, console=console)
     click.echo(f"wrote {out}: {num_rows:,} rows")
 
@@ -365,13 +361,11 @@ def evaluate_command(
     folder: Path, data: Path, columns: Sequence[str], images: Path | None, batch_size: int | None, as_json: bool
 ) -> None:
     """Score an exported model on a file with labels, beside what the study estimated."""
-    from rich.console import Console
-
     from search.predict import evaluate, evaluation_as_json, load_model, parse_columns, render_evaluation
 
     renamed = parse_columns(columns)
     model = load_model(folder, batch_size=batch_size)
-    evaluation = evaluate(model, data, columns=renamed, images=images, console=Console(stderr=True))
+    evaluation = evaluate(model, data, columns=renamed, images=images, console=_console(stderr=True))
     if as_json:
         _print_json(evaluation_as_json(evaluation, model.description))
     else:
@@ -452,7 +446,7 @@ def publish(name: str, storage: str | None, rebuild: bool) -> int:
     from search.environment import Secrets
     from search.publish import publish_now
 
-    return publish_now(_find(name, storage), secrets=Secrets.read(), rebuild=rebuild, say=click.echo)
+    return publish_now(_find(name, storage), secrets=Secrets.read(), rebuild=rebuild, say=_say)
 
 
 @app.group("neptune")
@@ -552,7 +546,13 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 
 
-def _console() -> "Console":
-    from rich.console import Console
+def _say(line: str, *, err: bool = False) -> None:
+    from search.terminal import visible
 
-    return Console()
+    click.echo(visible(line), err=err)
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    from search.terminal import make_console
+
+    return make_console(stderr=stderr)

@@ -1,9 +1,11 @@
 """The model card: README.md of an exported model, in words for people who did not train it."""
 
+import re
 import statistics
 from collections.abc import Iterator
 
 from objectives.exported import Description
+from search.terminal import visible
 
 _FORMS = {
     "ensemble": "The mean of {members} models, each trained on all but one fold of the data.",
@@ -44,7 +46,7 @@ def model_card(description: Description) -> str:
 def _parts(description: Description) -> Iterator[str]:
     what = f"{len(description.label_names)} classes" if description.label_names else "a number"
     members = description.members
-    yield f"# {description.study}: {description.data.kind}s into {what}\n"
+    yield f"# {_text(description.study)}: {description.data.kind}s into {what}\n"
     form = _FORMS[description.form].format(members=len(members), epochs=members[0].epochs)
     yield f"{form} Trial {description.trial} of the study; encoder `{description.params.model.encoder}`.\n"
     yield "## Scores\n"
@@ -63,16 +65,16 @@ def _parts(description: Description) -> Iterator[str]:
     if description.label_names:
         yield "## Classes\n\n| class | rows trained on, by model |\n| --- | --- |"
         for name, *counts in zip(description.label_names, *(member.class_counts for member in members), strict=True):
-            yield f"| {_cell(name)} | {', '.join(map(str, counts))} |"
+            yield f"| {_text(name)} | {', '.join(map(str, counts))} |"
         yield f"\nProbabilities are taken at temperature {description.temperature:.3f}.\n"
     yield "## Made with\n\n" + ", ".join(f"{name} {version}" for name, version in description.packages.items()) + "\n"
 
 
 def _columns(description: Description) -> str:
-    names = [f"`{name}`" for name in description.data.columns]
+    names = [f'"{_text(name)}"' for name in description.data.columns]
     return f"column{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def _cell(name: str) -> str:
-    """A label from a file, on one line of a table whatever it holds."""
-    return "".join(letter if letter.isprintable() else " " for letter in name).replace("|", "\\|")
+def _text(name: str) -> str:
+    """A name from a file or a user as Markdown that shows it, on one line and with no markup, whatever it holds."""
+    return re.sub(r"([\\`*_\[\]<>&|])", r"\\\1", " ".join(visible(name).split()))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from objectives.data import DataSpec, group_texts, join_text, read_table, require_columns
 from objectives.errors import DataError
@@ -98,9 +98,9 @@ def survey(spec: DataSpec) -> Survey:
 
 def render_table(found: Survey) -> Table:
     """Show what was found and, where it matters, what follows from it."""
-    table = Table("", "found", title=escape(str(found.spec.path)), title_justify="left", show_header=False)
+    table = Table("", "found", title=str(found.spec.path), title_justify="left", show_header=False)
     for name, value, *notes in _rows(found):
-        table.add_row(name, "\n".join([escape(value), *(f"[yellow]{note}[/]" for note in notes if note)]))
+        table.add_row(name, Text("\n").join([Text(value), *(Text(note, style="yellow") for note in notes if note)]))
     return table
 
 

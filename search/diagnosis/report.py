@@ -1,5 +1,6 @@
 """Where a diagnosis is shown: in the terminal, and in a folder with its pictures and its page."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from search.errors import ConfigError
 REPORTS = Path("studies/reports")
 MOST_ROWS = 20
 PAGE = "index.html"
+LONGEST_NAME = 80
 
 
 def render(diagnosis: Diagnosis) -> RenderableType:
@@ -28,8 +30,10 @@ def render(diagnosis: Diagnosis) -> RenderableType:
 
 
 def report_folder(diagnosis: Diagnosis) -> Path:
-    """The folder of this trial's report, whatever the study's name holds."""
-    name = re.sub(r"[^\w.-]", "_", diagnosis.study)
+    """The folder of this trial's report, whatever the study's name holds; no two studies share one."""
+    name = re.sub(r"[^a-zA-Z0-9_.-]", "_", diagnosis.study)[:LONGEST_NAME]
+    if name != diagnosis.study:
+        name += "-" + hashlib.sha256(diagnosis.study.encode()).hexdigest()[:8]
     return REPORTS / f"{name}-trial-{diagnosis.trial}"
 
 
