@@ -26,6 +26,7 @@ class PasswordPostgres:
         self._folder = Path(tempfile.mkdtemp(prefix="compose-"))
         self._server = get_server(self._folder / "data", start=False)
         self.programs: Path = self._server.bin_path
+        self.log: Path = self._server.log
 
     def start(self, environment: Mapping[str, str], *, port: int) -> None:
         """Return when the database is there and the server takes connections."""
