@@ -97,6 +97,45 @@ def test_the_chances_are_true(num_folds: int, epochs: tuple[int, ...]):
     assert low <= np.mean(stated) <= 1.5 * high
 
 
+def test_a_late_learner_keeps_its_chance_however_many_workers_train_it():
+    """One that learns late on every fold: five unfinished folds are as good a reason to stop it as one of them."""
+    full = study(usual(num=12), noise=0.01)
+    scores = full.scores.copy()
+    scores[5] = 0.3 + 0.02 * np.arange(NUM_EPOCHS)
+    late = Matrix(numbers=full.numbers, scores=scores, states=full.states, lengths=full.lengths)
+    alone, everywhere = (believe(trained_only(late, 5, *epochs)) for epochs in ((2,), (2, 2, 2, 2, 2)))
+    assert everywhere.deviation[5] > 0.9 * alone.deviation[5]
+    # What was trained furthest counts as it would alone.
+    further, alone = (believe(trained_only(late, 5, *epochs)) for epochs in ((5, 1, 1, 1, 1), (5,)))
+    assert further.deviation[5] == pytest.approx(alone.deviation[5], rel=0.2)
+
+
+def test_while_none_is_complete_the_likeliest_is_trained_through():
+    """Not the earliest: of three trials with one fold each the best goes on."""
+    full = study(np.array([0.3, 0.7, 0.4]), noise=0.0)
+    begun = trained_only(trained_only(trained_only(full, 0, NUM_EPOCHS), 1, NUM_EPOCHS), 2, NUM_EPOCHS)
+    assert next_fold_run(begun, settings=PAIRED, trials_left=0).trial == 1
+    chance = believe(begun).chance
+    assert chance.argmax() == 1
+    assert chance[1] > 0.5 > chance[2] > chance[0]
+
+
+def test_idle_workers_spread_over_the_trials_that_promise_about_as_much():
+    """Of two trials that are equally likely the one that nobody trains; a far likelier one is trained by several."""
+    full = study(usual(), noise=0.01)
+    best = int(full.scores[:, :, -1].mean(axis=1).argmax())
+    rows = [row for row in range(20) if row != best][:2]
+    for ahead, expected in ((0.0, rows[1]), (0.08, rows[0])):
+        scores = full.scores.copy()
+        scores[rows] = scores[best] - 0.01
+        scores[rows[0]] += ahead
+        twins = Matrix(numbers=full.numbers, scores=scores, states=full.states, lengths=full.lengths)
+        for row in rows:
+            twins = trained_only(twins, row, NUM_EPOCHS)
+        busy = twins.with_state(rows[0], 1, RunState.RUNNING)
+        assert next_fold_run(busy, settings=PAIRED, trials_left=0).trial == expected
+
+
 def test_a_hopeless_trial_is_stopped_with_its_chance_and_a_promising_one_is_not():
     """One far below the best after a fold, one above it."""
     full = study(np.concatenate([usual(), [0.2, 0.75]]))
