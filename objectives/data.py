@@ -268,6 +268,11 @@ def group_texts(texts: Iterable[str]) -> NDArray[np.int64]:
     return numbers[group]
 
 
+def group_images(paths: Sequence[str], *, spec: DataSpec) -> NDArray[np.int64]:
+    """Return a number for each image, the same for files that hold the same."""
+    return _number_names(ImageFiles(spec.image_root).contents(paths))
+
+
 def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec, first: int = 1) -> None:
     """Raise DataError if one of `names` is no column, naming the nearest, or holds anything but text.
 
@@ -367,9 +372,13 @@ def _groups(parts: Sequence[_Part]) -> NDArray[np.int64]:
     if spec.group is not None:
         names = [name for part in parts for name in part.groups]
     elif spec.kind == "image":
-        names = ImageFiles(spec.image_root).contents([path for part in parts for path in part.texts])
+        return group_images([path for part in parts for path in part.texts], spec=spec)
     else:
         return group_texts([text for part in parts for text in part.grouped_texts])
+    return _number_names(names)
+
+
+def _number_names(names: Sequence[str]) -> NDArray[np.int64]:
     _, numbers = np.unique(names, return_inverse=True)
     return numbers.astype(np.int64)
 

@@ -30,12 +30,18 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 def check_images(content: Content) -> None:
     """Look at the beginning of every row's image; raises DataError for what is missing or no image."""
-    files = ImageFiles(content.spec.image_root)
-    wrong = [(row, reason) for row, path in enumerate(content.texts) if (reason := _problem(files, path))]
+    wrong = [(row, found) for row, found in enumerate(look_at_images(content)) if isinstance(found, str)]
     if wrong:
         row, reason = wrong[0]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise DataError(f"{_place(content, row)} {reason}{more}")
+
+
+def look_at_images(content: Content) -> Iterator[tuple[int, int] | str]:
+    """Yield the width and the height of every row's image, or what is wrong with it as far as its beginning tells."""
+    files = ImageFiles(content.spec.image_root)
+    for path in content.texts:
+        yield _look_at(files, path)
 
 
 def stamps(content: Content) -> list[str]:
@@ -81,13 +87,12 @@ def _as_square(image: Image.Image, size: int) -> Pixels:
     return np.asarray(squeezed, np.uint8)
 
 
-def _problem(files: ImageFiles, path: str) -> str:
-    """Return what is wrong with an image as far as its beginning tells, "" if nothing."""
+def _look_at(files: ImageFiles, path: str) -> tuple[int, int] | str:
     if not path.strip():
         return UNNAMED
     try:
-        with files.open(path) as file, Image.open(file, formats=FORMATS):
-            return ""
+        with files.open(path) as file, Image.open(file, formats=FORMATS) as image:
+            return image.size
     except (*DAMAGES, *BOMBS) as error:
         return _reason(error)
 

@@ -84,8 +84,10 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
 
 @app.command("init")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--label", required=True, metavar="COLUMN", help="The column with the class of a row, or its number.")
-@click.option("--text", "text", required=True, multiple=True, metavar="COLUMN", help="A text column; repeat to join.")
+@click.option("--label", metavar="COLUMN", help="The column with the class of a row, or its number.")
+@click.option("--text", "text", multiple=True, metavar="COLUMN", help="A text column; repeat to join.")
+@click.option("--image", metavar="COLUMN", help="In place of text: the column with the path of an image.")
+@images_option
 @click.option(
     "--task", type=click.Choice(["classification", "regression"]), default="classification", show_default=True
 )
@@ -94,18 +96,28 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
 @command
 def init(
     data: Path,
-    label: str,
+    label: str | None,
     text: tuple[str, ...],
+    image: str | None,
+    images: Path | None,
     task: Literal["classification", "regression"],
     out: Path,
     force: bool,
 ) -> None:
-    """Look at a data file and write a study file for exactly that data."""
+    """Look at a data file and write a study file for exactly that data.
+
+    DATA may be a folder or a zip file with a folder of images for each class; nothing else need then be said.
+    """
+    from objectives.class_folders import FILE, FOLDER, is_class_folders
     from objectives.data import DataSpec
     from search.survey import render_table, survey
     from search.template import write_study_file
 
-    found = survey(DataSpec(path=data, label=label, text=text, task=task))
+    if not text and is_class_folders(data):
+        label, image = label or FOLDER, image or FILE
+    if label is None or bool(text) == bool(image):
+        raise click.UsageError("expected --label and either --text or --image, or a folder of images for each class")
+    found = survey(DataSpec(path=data, label=label, text=text, image=image, images=images, task=task))
     console = _console()
     console.print(render_table(found))
     write_study_file(found, out, overwrite=force)
@@ -142,7 +154,7 @@ def run(
     from search.study import reopen_if_budget_grew
 
     console = _console()
-    study = begin(config, name, secrets=secrets)
+    study = begin(config, name, secrets=secrets, num_workers=workers or 1)
     for note in study.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if not reopen_if_budget_grew(study, config):
@@ -447,6 +459,53 @@ def publish(name: str, storage: str | None, rebuild: bool) -> int:
     from search.publish import publish_now
 
     return publish_now(_find(name, storage), secrets=Secrets.read(), rebuild=rebuild, say=_say)
+
+
+@app.command("backup")
+@study_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The backup's file; a new one.")
+@storage_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="storage.artifacts of this machine.")
+@command
+def backup(name: str, out: Path, storage: str | None, overrides: Sequence[str]) -> None:
+    """Write a study and all that is stored of it to one file; workers may go on meanwhile."""
+    study = _find(name, storage)
+    from search.backup import back_up
+
+    click.echo(f"wrote {out}: {back_up(study, out, overrides=overrides)}")
+
+
+@app.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@storage_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine.")
+@command
+def restore_command(file: Path, storage: str | None, overrides: Sequence[str]) -> None:
+    """Bring a study back from a file of `search backup`, into a database of any kind."""
+    from search.backup import restore
+
+    restored = restore(file, url=_url(storage), overrides=overrides)
+    click.echo(f"restored {restored}; next: search run or search worker --study {restored.study}")
+
+
+@app.command("clean")
+@click.option("--study", "name", metavar="NAME", help="One study alone.  [default: all of the database]")
+@storage_option
+@click.option("--yes", is_flag=True, help="Remove it without asking.")
+@command
+def clean(name: str | None, storage: str | None, yes: bool) -> None:
+    """List what is stored and needed by no study any more, and remove it; what is being run is left alone."""
+    from search.cleaning import find_waste
+
+    found = list(find_waste(_url(storage), name=name, say=click.echo))
+    for waste in found:
+        click.echo(str(waste))
+    if not found:
+        click.echo("nothing to remove")
+    elif yes or click.confirm("remove them?"):
+        for waste in found:
+            waste.remove()
+        click.echo("removed")
 
 
 @app.group("neptune")

@@ -7,6 +7,7 @@ from typing import Any
 
 from models.params import ColumnsParams, ImageParams, RelationParams
 from objectives.params import REGRESSION_LOSSES
+from search.beginning import NOT_FOR_IMAGES
 from search.parameters import PARAMETERS, Choices, Parameter, Range
 from search.survey import Survey
 
@@ -15,6 +16,7 @@ TRIALS = 30
 _IMBALANCED = 3.0
 _MANY_ROWS = 50_000
 _MOST_TOKENS = 256
+_MOST_PIXELS = 224
 _MOST_GROWTH = 4.0
 _FEWEST_TO_CUT = 50
 _OF_KIND = {
@@ -53,7 +55,13 @@ class Plan:
     @property
     def max_length(self) -> int:
         """Tokens that hold 95% of the texts, as far as a CPU can read them in good time."""
-        return min(_MOST_TOKENS, 32 * math.ceil(self.found.tokens.most / 32))
+        return min(_MOST_TOKENS, 32 * math.ceil(self.found.lengths["tokens"].most / 32))
+
+    @property
+    def image_size(self) -> int:
+        """Pixels that hold 95% of the images, as far as most pretrained encoders read them."""
+        longer = max(self.found.lengths[side].most for side in ("width", "height"))
+        return min(_MOST_PIXELS, 32 * math.ceil(longer / 32))
 
     @property
     def most_epochs(self) -> int:
@@ -122,6 +130,8 @@ def concerns(parameter: Parameter, plan: Plan) -> bool:
     """Whether the parameter can have an effect on such data: its kind, its columns, classes or a numeric label."""
     spec, numeric = plan.found.spec, plan.found.spread is not None
     if any(parameter.name in names for kind, names in _OF_KIND.items() if kind != spec.kind):
+        return False
+    if spec.kind == "image" and parameter.name in (*NOT_FOR_IMAGES, "max_length", "lora_alpha", "lora_targets"):
         return False
     if parameter.name in ColumnsParams.model_fields and len(spec.text) < 2:
         return False

@@ -1,4 +1,4 @@
-"""What `search init` finds in a data file: classes or numbers, text lengths, duplicates, what is missing."""
+"""What `search init` finds in data: classes or numbers, lengths of texts, sizes of images, duplicates, gaps."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,8 +9,9 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from objectives.data import DataSpec, group_texts, join_text, read_table, require_columns
+from objectives.data import DataSpec, content_of, group_images, group_texts, read_table, require_columns
 from objectives.errors import DataError
+from objectives.image_files import look_at_images
 
 _FEW_ROWS = 5
 _MOST_NAMED = 6
@@ -19,7 +20,7 @@ _LONGEST_NAME = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """A text length at the median, at 95% of the rows, and the largest."""
+    """A length at the median, at 95% of the rows, and the largest."""
 
     median: int
     most: int
@@ -38,7 +39,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """One data file, as counts."""
+    """One data file, or one folder of images, as counts; of images a text is the content."""
 
     spec: DataSpec
     num_rows: int
@@ -46,12 +47,16 @@ class Survey:
     spread: Spread | None  # of a numeric label
     classes: dict[str, int]  # rows of each class, the largest class first; rows without a label are in none
     distinct: dict[str, int]  # rows of each class with equal texts counted once; none of a numeric label, as above
-    characters: Lengths
-    words: Lengths
-    tokens: Lengths  # estimated
+    lengths: dict[str, Lengths]  # of texts in characters, words and (estimated) tokens; of images width and height
     num_duplicates: int  # rows whose text stands in an earlier row
     num_conflicts: int  # texts that have several labels
-    missing: dict[str, int]  # empty cells of the label column and of each text column
+    missing: dict[str, int]  # empty cells of the label column and of each that is read
+    unreadable: dict[str, str]  # images by their paths, and what is wrong with them
+
+    @property
+    def noun(self) -> str:
+        """What the rows are, in words."""
+        return "images" if self.spec.kind == "image" else "texts"
 
     @property
     def imbalance(self) -> float:
@@ -67,19 +72,25 @@ class Survey:
 def survey(spec: DataSpec) -> Survey:
     """Read the file and count.
 
-    Raises DataError if it cannot be read, lacks a column, has fewer than two classes, or, where the label is to be a
-    number, holds none or one only.
+    Raises DataError if it cannot be read, lacks a column, has fewer than two classes or no image that can be read, or,
+    where the label is to be a number, holds none or one only.
     """
     table = read_table(spec)
     require_columns(table, (spec.label, *spec.columns), spec=spec)
-    texts, labels = join_text(table, spec), [str(label) for label in table[spec.label]]
-    groups = [int(group) for group in group_texts(texts)]
+    content, labels = content_of(table, spec), [str(label) for label in table[spec.label]]
+    texts, is_image = content.texts, spec.kind == "image"
+    groups = (group_images(texts, spec=spec) if is_image else group_texts(texts)).tolist()
+    looks = list(look_at_images(content)) if is_image else []
+    unreadable = {path: look for path, look in zip(texts, looks, strict=False) if isinstance(look, str)}
+    sizes = [look for look in looks if not isinstance(look, str)]
+    if is_image and not sizes:
+        path, reason = next(iter(unreadable.items()))
+        raise DataError(f"{spec.path}: no image can be read; the first, {path!r} under {spec.image_root}, {reason}")
     labelled = {(group, label) for group, label in zip(groups, labels, strict=True) if label.strip()}
     spread = _spread(labels, spec=spec) if spec.task == "regression" else None
     classes = Counter(label for label in labels if label.strip() and not spread)
     if len(classes) < 2 and not spread:
         raise DataError(f"{spec.path}: column {spec.label!r} has {len(classes)} classes, expected at least two")
-    words = [len(text.split()) for text in texts]
     return Survey(
         spec=spec,
         num_rows=len(texts),
@@ -87,12 +98,11 @@ def survey(spec: DataSpec) -> Survey:
         spread=spread,
         classes=dict(classes.most_common()),
         distinct={} if spread else dict(Counter(label for _, label in labelled).most_common()),
-        characters=_lengths([len(text) for text in texts]),
-        words=_lengths(words),
-        tokens=_lengths([_estimate_tokens(text, count) for text, count in zip(texts, words, strict=True)]),
+        lengths=_lengths_of_images(sizes) if is_image else _lengths_of_texts(texts),
         num_duplicates=len(texts) - len(set(groups)),
         num_conflicts=sum(count > 1 for count in Counter(group for group, _ in labelled).values()),
         missing={name: int((table[name].str.strip() == "").sum()) for name in (spec.label, *spec.columns)},
+        unreadable=unreadable,
     )
 
 
@@ -108,10 +118,13 @@ def _rows(found: Survey) -> Iterator[tuple[str, ...]]:
     cells = ", ".join(f"{readable(name)} {count:,}" for name, count in found.missing.items())
     yield "rows", f"{found.num_rows:,}"
     yield from _rows_of_spread(found.spread) if found.spread else _rows_of_classes(found)
-    for unit, lengths in (("characters", found.characters), ("words", found.words), ("tokens, about", found.tokens)):
-        yield unit, f"median {lengths.median:,}, 95% {lengths.most:,}, longest {lengths.largest:,}"
+    for unit, lengths in found.lengths.items():
+        yield unit, f"median {lengths.median:,}, 95% {lengths.most:,}, largest {lengths.largest:,}"
+    if found.spec.kind == "image":
+        wrong = [f"{path} {reason}" for path, reason in found.unreadable.items()]
+        yield "unreadable", name_some(wrong, longest=100) or "none", "search run refuses them" if wrong else ""
     yield "duplicates", count_rows(found.num_duplicates), "they stay in one fold" if found.num_duplicates else ""
-    yield "conflicts", f"{found.num_conflicts:,} texts", "with several labels" if found.num_conflicts else ""
+    yield "conflicts", f"{found.num_conflicts:,} {found.noun}", "with several labels" if found.num_conflicts else ""
     unlabelled = found.missing[found.spec.label]
     yield "empty cells", cells, "search run refuses rows without a label" if unlabelled else ""
 
@@ -123,7 +136,7 @@ def _rows_of_classes(found: Survey) -> Iterator[tuple[str, ...]]:
     yield "classes", f"{len(counts):,}, imbalance {found.imbalance:,.1f} : 1", note
     yield "largest", f"{_named(found.classes, counts[0])}: {count_rows(counts[0])}"
     yield "smallest", f"{_named(found.classes, counts[-1])}: {count_rows(counts[-1])}"
-    yield f"under {_FEW_ROWS} texts", name_some(few) or "none", "a fold may hold no row of them" if few else ""
+    yield f"under {_FEW_ROWS} {found.noun}", name_some(few) or "none", "a fold may hold no row of them" if few else ""
 
 
 def _rows_of_spread(spread: Spread) -> Iterator[tuple[str, ...]]:
@@ -134,15 +147,15 @@ def _rows_of_spread(spread: Spread) -> Iterator[tuple[str, ...]]:
     yield "mean", f"{spread.mean:,.4g}, standard deviation {spread.deviation:,.4g}"
 
 
-def readable(name: str) -> str:
+def readable(name: str, *, longest: int = _LONGEST_NAME) -> str:
     """A name from the data as people can read it: printable and not too long."""
     printable = "".join(sign if sign.isprintable() else "?" for sign in name)
-    return printable if len(printable) <= _LONGEST_NAME else f"{printable[: _LONGEST_NAME - 3]}..."
+    return printable if len(printable) <= longest else f"{printable[: longest - 3]}..."
 
 
-def name_some(names: Sequence[str]) -> str:
+def name_some(names: Sequence[str], *, longest: int = _LONGEST_NAME) -> str:
     """The first few names, and how many more."""
-    named = ", ".join(map(readable, names[:_MOST_NAMED]))
+    named = ", ".join(readable(name, longest=longest) for name in names[:_MOST_NAMED])
     return named if len(names) <= _MOST_NAMED else f"{named} and {len(names) - _MOST_NAMED} more"
 
 
@@ -182,6 +195,16 @@ def _spread(labels: Sequence[str], *, spec: DataSpec) -> Spread:
         deviation=float(np.std(numbers)),
         quantiles=(least, low, median, high, most),
     )
+
+
+def _lengths_of_texts(texts: Sequence[str]) -> dict[str, Lengths]:
+    words = [len(text.split()) for text in texts]
+    tokens = [_estimate_tokens(text, count) for text, count in zip(texts, words, strict=True)]
+    return {"characters": _lengths(list(map(len, texts))), "words": _lengths(words), "tokens": _lengths(tokens)}
+
+
+def _lengths_of_images(sizes: Sequence[tuple[int, int]]) -> dict[str, Lengths]:
+    return {name: _lengths([size[side] for size in sizes]) for side, name in enumerate(("width", "height"))}
 
 
 def _lengths(values: Sequence[int]) -> Lengths:

