@@ -22,6 +22,8 @@ from models.errors import EncoderError
 from models.timm_models import TIMM_PREFIX, is_timm_config, require_timm, timm_hub_name
 
 PACKAGE_PREFIX = "package:"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+MOST_LAYERS = 1000
 HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
 
 # The families do not agree on the names of their dropout probabilities.
@@ -52,7 +54,7 @@ def check_encoder(
     config = load_config(name)
     folder = _local_folder(name)
     if folder is not None and not any(folder.glob("*.safetensors")):
-        raise EncoderError(f"encoder {name!r}: there are no weights (*.safetensors) in {folder}")
+        raise EncoderError(f"encoder {name!r}: there are no weights (*.safetensors) in {folder}{_pickled(folder)}")
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
         raise EncoderError(f"encoder {name!r}: a {config.model_type} is no text encoder")
     for field, layers in (("trainable_layers", trainable_layers), ("reinit_layers", reinit_layers)):
@@ -89,6 +91,7 @@ def load_pretrained(name: str, loader: Any, config: Any) -> tuple[PreTrainedMode
     transformers invents the weights that are lacking, whose names are sorted. Raises EncoderError.
     """
     folder = resolve_encoder(name)
+    _check_index(name, folder / WEIGHTS_INDEX)
     with errors_of(name), quietly():
         model, report = loader.from_pretrained(
             folder,
@@ -112,6 +115,7 @@ def load_tokenizer(name: str) -> Any:
     folder = resolve_encoder(name)
     with errors_of(name), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer("a")  # some settings that make no sense are noticed only now
     # Where its files are missing, transformers makes up a tokenizer that knows the special tokens only.
     if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise EncoderError(f"encoder {name!r}: there is no fast tokenizer (tokenizer.json) in {folder}")
@@ -178,11 +182,52 @@ def load_config(name: str) -> Any:
 def read_config(name: str, file: Path) -> Any:
     """Return the configuration in a file; raises EncoderError."""
     with errors_of(name):
-        of_timm = is_timm_config(json.loads(file.read_bytes()))
+        content = json.loads(file.read_bytes())
+        of_timm = is_timm_config(content)
+    _refuse_code(name, content)
     if of_timm:
         require_timm(name)
     with errors_of(name), quietly():
         return AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
+
+
+def _refuse_code(name: str, content: dict[str, Any]) -> None:
+    """Raise EncoderError if a configuration asks for code that transformers would download or import, and run."""
+    if "auto_map" in content and content.get("model_type") not in transformers.CONFIG_MAPPING:
+        raise EncoderError(f"encoder {name!r}: needs code of its own (auto_map in config.json), which is never run")
+    if kernel := _hub_kernel(content):
+        raise EncoderError(f"encoder {name!r}: needs the code of {kernel} (attn_implementation), which is never run")
+    layers = content.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise EncoderError(f"encoder {name!r}: num_hidden_layers is {layers}, expected at most {MOST_LAYERS}")
+
+
+def _hub_kernel(content: Any) -> str | None:
+    """Return the first attention kernel of the model hub that the configuration, or one inside it, names."""
+    if isinstance(content, list):
+        return next(filter(None, map(_hub_kernel, content)), None)
+    if not isinstance(content, dict):
+        return None
+    named = (str(value) for key, value in content.items() if key.endswith("attn_implementation") and "/" in str(value))
+    return next(named, None) or _hub_kernel(list(content.values()))
+
+
+def _check_index(name: str, file: Path) -> None:
+    """Raise EncoderError if the index of weights in several files leads to others than safetensors in its folder."""
+    if not file.is_file():
+        return
+    with errors_of(name):
+        files = set(json.loads(file.read_bytes())["weight_map"].values())
+    for part in files:
+        if Path(part).name != part or not part.endswith(".safetensors"):
+            raise EncoderError(f"encoder {name!r}: {file.name} names {part!r}, expected *.safetensors beside it")
+
+
+def _pickled(folder: Path) -> str:
+    """Return what to do where the only weights are pickles."""
+    if not any(folder.glob("*.bin")):
+        return ""
+    return "; *.bin are pickles, which can run code and are never read: write it anew by save_pretrained"
 
 
 def _resolve(name: str, *, files: tuple[str, ...]) -> Path:

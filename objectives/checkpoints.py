@@ -33,7 +33,7 @@ def unpack(checkpoint: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = json.loads(header["__metadata__"][METADATA_KEY])
         _check(checkpoint, metadata.pop(CHECKSUM_KEY, None))
         return tensors, metadata
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrialError(f"the checkpoint is damaged ({len(checkpoint)} bytes: {error})") from error
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -41,17 +41,27 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+def _check_name(name: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError("leads out of the model's folder")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Member(_Section):
     """One of the models that vote."""
 
-    folder: str  # inside the exported folder
+    folder: Name  # inside the exported folder
     fold: int | None  # that it was not trained on; None if it was trained on all rows
     epochs: int
     score: float | None  # on its validation rows
     class_counts: tuple[int, ...]  # rows of each class that it was trained on, resampling included
-    mean: float = 0.0  # numbers are standardised by these
-    deviation: float = 1.0
-    checksums: dict[str, str]  # sha256 of each file
+    mean: Finite = 0.0  # numbers are standardised by these
+    deviation: Finite = 1.0
+    checksums: dict[Name, str]  # sha256 of each file
 
 
 class Description(_Section):
@@ -69,9 +79,9 @@ class Description(_Section):
     goal: Goal
     fold_scores: tuple[float, ...]  # the trial's, on the rows that each fold was not trained on
     pooled: dict[str, float]  # metrics of the out-of-fold predictions of all rows together
-    temperature: float  # fitted on them
+    temperature: Finite = Field(gt=0)  # fitted on them
     entity_types: tuple[str, ...] = ()  # of the rows it was trained on, where they are shown to it
-    members: tuple[Member, ...]
+    members: tuple[Member, ...] = Field(min_length=1)
     packages: dict[str, str]
     fingerprints: dict[str, str]
 
@@ -191,7 +201,7 @@ def read_description(folder: Path) -> Description:
         raise ModelError(f"{folder}: is no exported model: there is no {DESCRIPTION}") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ModelError(f"{path}: is damaged: not JSON") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
