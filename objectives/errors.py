@@ -1,5 +1,7 @@
 """What can go wrong in this room: the user's data, or the training itself."""
 
+import resource
+
 
 class DataError(ValueError):
     """The data file cannot be used; the message names the file, what was found and what was expected, on one line."""
@@ -15,3 +17,19 @@ class TrialError(RuntimeError):
 
 class Diverged(TrialError):
     """The loss or the gradients are no longer finite."""
+
+
+class OutOfMemory(TrialError):
+    """Not even one row at a time fits into the memory of the device or of the host."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says so: Python's, NumPy's, CUDA's, and PyTorch's and oneDNN's where the host has too little.
+
+    oneDNN does not say why it "could not create a primitive": in a process with a memory limit, that is why.
+    """
+    if isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    limited = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs[: None if limited else 1])

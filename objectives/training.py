@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from objectives.errors import Diverged, TrialError
 from objectives.jobs import EpochScore, FoldJob, Rows
 from objectives.leaks import prove
 from objectives.losses import build_loss
+from objectives.memory import RowsAtOnce, memory_of, memory_shape
 from objectives.metrics import EPOCH_METRICS, METRICS, score_all
 from objectives.networks import Network
 from objectives.optimisers import Optimiser
@@ -37,11 +40,23 @@ class FoldTraining:
     validation rows, `train_loss` over a fixed random sample of as many original training rows. `train_loss_running` is
     what a loop would have printed: the mean over the epoch's batches, with dropout and while the weights move.
 
+    Where memory runs out, fewer rows pass through at once: the same rows make the same step, but for dropout, which
+    draws other masks, and batch normalisation, which sees fewer rows. `rows_that_fit` are the numbers of rows that were
+    found earlier, by their shape, and `remember` is told of new ones.
+
     Raises EncoderError if the encoder cannot be had or has fewer layers or positions than asked, TrialError if the
-    sampler leaves no row of a class.
+    sampler leaves no row of a class, OutOfMemory.
     """
 
-    def __init__(self, job: FoldJob, *, inputs: Inputs, device: str) -> None:
+    def __init__(
+        self,
+        job: FoldJob,
+        *,
+        inputs: Inputs,
+        device: str,
+        rows_that_fit: Mapping[str, int] = MappingProxyType({}),
+        remember: Callable[[str, int], None] = lambda shape, rows: None,
+    ) -> None:
         if inputs.encoder != job.params.model.encoder:
             raise ValueError(f"tokens of {inputs.encoder!r} cannot train {job.params.model.encoder!r}")
         training = job.params.training
@@ -74,7 +89,6 @@ class FoldTraining:
         )
         self._targets, self._scale = _targets(job), label_scale(job)
         self._training_sample = _choose(job.training_rows, len(job.validation_rows), seed=job.seed)
-        self._max_rows = training.batch_size  # of one forward pass; fewer once memory ran out
         self._loss = build_loss(
             training,
             counts=job.counts(drawn.rows),
@@ -82,8 +96,14 @@ class FoldTraining:
             device=self._device,
             before=job.counts(job.training_rows),
         )
-        with seeded(job.seed, 0, self._device):
+        with seeded(job.seed, 0, self._device), memory_of(self._device):
             self._network = Network(job, inputs=inputs, device=self._device)
+        most = {"training": training.batch_size, "evaluation": rows_per_forward(self._device)}
+        self._rows_at_once = {}
+        for use, rows in most.items():
+            shape = f"{use}: {memory_shape(job)}"
+            fitting = min(rows, rows_that_fit.get(shape, rows))
+            self._rows_at_once[use] = RowsAtOnce(rows=fitting, device=self._device, halved=partial(remember, shape))
         self._trained, self._state = self._network.trained, self._network.state
         self._optimiser = Optimiser(self._trained, params=training, depths=self._network.depths)
 
@@ -115,12 +135,10 @@ class FoldTraining:
         )
 
     def epochs(self) -> Iterator[EpochScore]:
-        """Train the epochs that remain; raises TrialError, of which Diverged."""
+        """Train the epochs that remain; raises TrialError, of which Diverged and OutOfMemory."""
         while not self.finished:
-            try:
+            with memory_of(self._device):
                 score, predictions = self._run_epoch(len(self.scores) + 1)
-            except torch.OutOfMemoryError as error:
-                raise TrialError(f"out of memory on {self._device}: {error}") from error
             self.scores.append(score)
             if self.best is score:
                 self._best_predictions = predictions
@@ -134,11 +152,8 @@ class FoldTraining:
         `best_weights` are then the last epoch's. The schedule plateau, which falls by scores, never does.
         """
         for epoch in range(1, self.num_epochs + 1):
-            try:
-                with seeded(self._job.seed, epoch, self._device):
-                    self._train_epoch(epoch)
-            except torch.OutOfMemoryError as error:
-                raise TrialError(f"out of memory on {self._device}: {error}") from error
+            with memory_of(self._device), seeded(self._job.seed, epoch, self._device):
+                self._train_epoch(epoch)
             yield epoch
         self._best_weights = self._scored_weights()
 
@@ -257,23 +272,18 @@ class FoldTraining:
 
         Where memory runs out the step begins again with batches half as large: the gradients are the same sum.
         """
-        while True:
-            self._optimiser.zero_grad()
-            try:
-                return self._backward(batches, epoch=epoch, step=step)
-            except torch.OutOfMemoryError:
-                if self._max_rows == 1:
-                    raise
-                self._max_rows = math.ceil(self._max_rows / 2)
-            torch.cuda.empty_cache()
+        return self._rows_at_once["training"].attempt(
+            lambda max_rows: self._backward(batches, epoch=epoch, step=step, max_rows=max_rows)
+        )
 
-    def _backward(self, batches: Sequence[Sample], *, epoch: int, step: int) -> float:
+    def _backward(self, batches: Sequence[Sample], *, epoch: int, step: int, max_rows: int) -> float:
+        self._optimiser.zero_grad()
         num_rows = sum(map(len, batches))
         random = np.random.default_rng((self._job.seed, epoch, AUGMENTATION, step))
         total = torch.zeros((), device=self._device)
         for batch in batches:
-            for start in range(0, len(batch), self._max_rows):
-                part = batch.take(np.arange(start, min(start + self._max_rows, len(batch))))
+            for start in range(0, len(batch), max_rows):
+                part = batch.take(np.arange(start, min(start + max_rows, len(batch))))
                 loss = self._training_losses(part, epoch=epoch, random=random).sum() / num_rows
                 torch.autograd.backward(loss)
                 total += loss.detach()
@@ -304,15 +314,17 @@ class FoldTraining:
             nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return norm.item()
 
-    @torch.inference_mode()
     def _evaluate(self, rows: Rows) -> tuple[Predictions, float]:
         """Return the predictions of `rows`, in their order, and their mean loss, as the epoch in hand has it."""
+        return self._rows_at_once["evaluation"].attempt(lambda size: self._evaluate_parts(rows, size=size))
+
+    @torch.inference_mode()
+    def _evaluate_parts(self, rows: Rows, *, size: int) -> tuple[Predictions, float]:
         self._network.module.eval()
         predictions = np.empty((len(rows), self._job.num_outputs), np.float32)
         loss = 0.0
         epoch = max(1, len(self.scores) + 1)
         order = np.argsort(self._network.lengths(rows), kind="stable")
-        size = rows_per_forward(self._device)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             outputs = self._network.outputs(self._network.inputs(as_sample(rows[chosen])))

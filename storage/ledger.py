@@ -4,7 +4,7 @@ import math
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 
 from storage import leases
 from storage.catalog import create_study, find_study, list_studies
@@ -130,7 +130,7 @@ class Ledger(LedgerView):
             leases.state_chance(change, run.trial, chance)
             match state:
                 case FoldRunState.DONE:
-                    result = {"score": score, "best_epoch": best_epoch, "predictions": predictions}
+                    result: dict[str, Any] = {"score": score, "best_epoch": best_epoch, "predictions": predictions}
                     leases.end(change, run, state, reason=reason, **result)
                     if stop_reason is not None:
                         leases.end_trial(change, run.trial, TrialState.STOPPED, reason=stop_reason)
@@ -159,19 +159,37 @@ class Ledger(LedgerView):
                 payload = {"reason": reason, "chance": chance}
                 change.event(EventKind.TRIAL_AUDITED, payload, trial=run.trial, fold=run.fold)
 
-    def note_rows(self, claim: Claim, *, shape: str, rows: int) -> None:
-        """Note that no more than `rows` of this shape fit into memory at once, so that the next trial begins there."""
-        known = (MemoryRow.study_id == self.study_id, MemoryRow.shape == shape)
+    def note_rows(self, claim: Claim, *, device: str, shape: str, rows: int) -> None:
+        """Note that more than `rows` of a shape do not fit into the device's memory: the next trial begins there."""
+        where = {"study_id": self.study_id, "device": device, "shape": shape}
+        known = [getattr(MemoryRow, name) == value for name, value in where.items()]
         with self._changing() as change:
             run = leases.held(change, claim)
             found = change.connection.scalar(select(MemoryRow.rows).where(*known))
             if found is None:
-                row = {"study_id": self.study_id, "shape": shape, "rows": rows}
-                change.connection.execute(insert(MemoryRow), row)
+                change.connection.execute(insert(MemoryRow), where | {"rows": rows})
             elif rows < found:
                 change.connection.execute(update(MemoryRow).where(*known).values(rows=rows))
-            payload = {"shape": shape, "rows": rows}
+            payload = {"device": device, "shape": shape, "rows": rows}
             change.event(EventKind.OUT_OF_MEMORY, payload, trial=run.trial, fold=run.fold)
+
+    def forget_checkpoints(self, *, keep: int) -> list[str]:
+        """Keep the checkpoints of so many paused fold runs, those that took longest; returns the names of the others.
+
+        A fold run without its checkpoint trains its recorded epochs again when it is continued.
+        """
+        holding = (FoldRunRow.state == FoldRunState.PAUSED, FoldRunRow.checkpoint.is_not(None))
+        # Nearly always there are fewer, and looking keeps nobody waiting.
+        with reading(self.engine) as connection:
+            count = select(func.count()).where(FoldRunRow.study_id == self.study_id, *holding)
+            if connection.execute(count).scalar_one() <= keep:
+                return []
+        with self._changing() as change:
+            runs = sorted(leases.fold_runs(change, *holding), key=lambda run: run.seconds)
+            forgotten = runs[: max(0, len(runs) - keep)]
+            for run in forgotten:
+                leases.set_values(change, run, checkpoint=None)
+        return [run.checkpoint for run in forgotten if run.checkpoint]
 
     def release(self, claim: Claim, *, reason: str, failure: Failure | None = None) -> None:
         """Give a fold run back to be continued by anybody from its checkpoint; it does not count as an attempt."""

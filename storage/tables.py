@@ -193,10 +193,11 @@ class EventRow(Table):
 
 
 class MemoryRow(Table):
-    """How many rows of one shape fit into memory at once, where more did not."""
+    """How many rows of one shape fit into a device's memory at once, where more did not."""
 
     __tablename__ = "ledger_memory"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    device: Mapped[str] = mapped_column(primary_key=True)
     shape: Mapped[str] = mapped_column(primary_key=True)
     rows: Mapped[int]
 

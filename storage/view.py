@@ -117,9 +117,10 @@ class LedgerView:
         with reading(self.engine) as connection:
             return dict(connection.execute(trials).tuples().all())
 
-    def rows_that_fit(self) -> dict[str, int]:
-        """How many rows fit into memory at once, by the shapes of which more did not."""
-        known = select(MemoryRow.shape, MemoryRow.rows).where(MemoryRow.study_id == self.study_id)
+    def rows_that_fit(self, device: str) -> dict[str, int]:
+        """How many rows fit into the device's memory at once, by the shapes of which more did not."""
+        here = (MemoryRow.study_id == self.study_id, MemoryRow.device == device)
+        known = select(MemoryRow.shape, MemoryRow.rows).where(*here)
         with reading(self.engine) as connection:
             return dict(connection.execute(known).tuples().all())
 

@@ -496,11 +496,12 @@ class TestFailures:
         ledger.add_trial(0, {})
         first, second = claimed(ledger), claimed(ledger)
         for claim, shape, rows in ((first, "long", 8), (first, "long", 4), (second, "long", 6), (second, "short", 16)):
-            ledger.note_rows(claim, shape=shape, rows=rows)
+            ledger.note_rows(claim, device="small", shape=shape, rows=rows)
         ledger.release(second, reason="leaving")
         with pytest.raises(LeaseLost):
-            ledger.note_rows(second, shape="short", rows=1)
-        assert ledger.rows_that_fit() == {"long": 4, "short": 16}
+            ledger.note_rows(second, device="small", shape="short", rows=1)
+        assert ledger.rows_that_fit("small") == {"long": 4, "short": 16}
+        assert ledger.rows_that_fit("large") == {}
         assert kinds(ledger).count(EventKind.OUT_OF_MEMORY) == 4
 
 

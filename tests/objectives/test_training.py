@@ -300,39 +300,12 @@ def test_accumulation_is_one_step_of_the_larger_batch(train, accumulation_steps)
     assert [len(step) for step in steps] == {2: [2, 2, 1], 3: [3, 2], 7: [5]}[accumulation_steps]
     whole = train(batch_size=36, **settings)
     accumulated._network.module.train()
-    loss = accumulated._backward(steps[-1], epoch=1, step=0)
+    loss = accumulated._backward(steps[-1], epoch=1, step=0, max_rows=8)
     rows = as_sample(np.concatenate([batch.rows for batch in steps[-1]]))
-    expected = whole._backward([rows], epoch=1, step=0)
+    expected = whole._backward([rows], epoch=1, step=0, max_rows=36)
     assert loss == pytest.approx(expected, rel=1e-5)
     for one, other in zip(accumulated._trained.values(), whole._trained.values(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
-
-
-def test_batches_that_do_not_fit_into_memory_are_split(train, monkeypatch):
-    """A device with room for three rows gives what one with room for eight does."""
-    settings = {"epochs": 1, "model": {"dropout": 0.0, "encoder_dropout": 0.0}}
-    (roomy,) = train(**settings).epochs()
-    pooled = TextClassifier.pooled
-
-    def pooled_on_small_device(self, input_ids, attention_mask):
-        if len(input_ids) > 3 and self.training:
-            raise torch.OutOfMemoryError
-        return pooled(self, input_ids=input_ids, attention_mask=attention_mask)
-
-    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
-    (small,) = train(**settings).epochs()
-    assert small.metrics["train_loss_running"] == pytest.approx(roomy.metrics["train_loss_running"], rel=1e-4)
-
-
-def test_a_device_without_room_for_one_row_ends_the_trial(train, monkeypatch):
-    """Out of memory is the configuration's failure, not the worker's."""
-
-    def pooled(self, input_ids, attention_mask):
-        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
-
-    monkeypatch.setattr(TextClassifier, "pooled", pooled)
-    with pytest.raises(TrialError, match="out of memory on cpu: tried to allocate 9 GiB"):
-        list(train().epochs())
 
 
 def test_gradients_are_clipped_to_their_norm(train):
@@ -341,7 +314,7 @@ def test_gradients_are_clipped_to_their_norm(train):
     norms = {}
     for name, training in (("clipped", clipped), ("free", free)):
         training._network.module.eval()
-        training._backward(training._steps(1)[0], epoch=1, step=0)
+        training._backward(training._steps(1)[0], epoch=1, step=0, max_rows=8)
         norms[name] = training._clip(), training._clip()
     assert norms["clipped"] == pytest.approx((norms["free"][0], 0.01), rel=1e-3)
     assert norms["free"][0] == norms["free"][1]

@@ -284,7 +284,7 @@ class TestMigrate:
         standings = [sorted(LedgerView(engine, study).standings()) for study in (1, 2)]
         assert [[standing for *_, standing in found] for found in standings] == [[0.5, 0.5, 0.6], [0.5, 0.4, 0.4]]
         view = LedgerView(engine, 1)
-        assert (view.fold_runs()[0].sample, view.trials()[0].failure, view.rows_that_fit()) == (None, None, {})
+        assert (view.fold_runs()[0].sample, view.trials()[0].failure, view.rows_that_fit("cpu")) == (None, None, {})
 
     def test_a_migrated_database_needs_neither_alembic_nor_optuna(
         self, sqlite_url: str, open_engine: OpenEngine

@@ -19,7 +19,8 @@ def upgrade() -> None:
             sa.ForeignKey("ledger_studies.id", name="ledger_memory_study_id_foreign"),
             nullable=False,
         ),
+        sa.Column("device", sa.Text, nullable=False),
         sa.Column("shape", sa.Text, nullable=False),
         sa.Column("rows", sa.Integer, nullable=False),
-        sa.PrimaryKeyConstraint("study_id", "shape", name="ledger_memory_primary"),
+        sa.PrimaryKeyConstraint("study_id", "device", "shape", name="ledger_memory_primary"),
     )

@@ -1,0 +1,108 @@
+"""What fits into memory: how many rows pass through a network at once, halved whenever memory runs out."""
+
+import ctypes
+import json
+import math
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from objectives.errors import OutOfMemory, is_out_of_memory
+from objectives.jobs import FoldJob
+
+T = TypeVar("T")
+
+M_MMAP_THRESHOLD = -3  # of malloc.h
+
+# What changes neither the activations nor the weights of a pass, or hardly.
+WITHOUT_WEIGHT = {"dropout", "encoder_dropout", "column_dropout", "lora_alpha", "reinit_layers", "window_overlap"}
+
+
+def memory_shape(job: FoldJob) -> str:
+    """Return what decides how many of a job's rows fit into a device's memory at once, as text."""
+    training = job.params.training
+    run = {"precision": training.precision, "passes": 1 if training.rdrop_alpha == 0 else 2}
+    model = job.params.model.model_dump(mode="json", exclude=WITHOUT_WEIGHT)
+    return json.dumps({**model, **run}, sort_keys=True)
+
+
+def describe_device(device: torch.device, limit: int | None = None) -> str:
+    """Return the device with its memory in bytes: a GPU's own, or of the host what `limit_memory` allows."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory} bytes"
+    return device.type if limit is None else f"{device.type}, {limit} bytes"
+
+
+def limit_memory(limit: int) -> None:
+    """Let this process hold no more than `limit` bytes of the host's memory; an allocation beyond that is an error.
+
+    What is reserved and not used, such as the stacks of threads, does not count. Raises OutOfMemory if the process
+    holds more by now.
+    """
+    held = held_memory()
+    if limit <= held:
+        raise OutOfMemory(f"found a limit of {limit} bytes, expected more than the {held} that a worker begins with")
+    resource.setrlimit(resource.RLIMIT_DATA, (_in_bytes("VmData") + limit - held, resource.RLIM_INFINITY))
+    # glibc otherwise keeps what was freed in pieces that fit nothing else.
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 2**17)
+
+
+def held_memory() -> int:
+    """Return how many bytes of the host's memory this process holds."""
+    return _in_bytes("VmRSS")
+
+
+def _in_bytes(name: str) -> int:
+    """Return one of Linux's figures of this process."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def memory_of(device: torch.device) -> Iterator[None]:
+    """Turn what a full memory raises, of the device or of the host, into OutOfMemory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        found = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OutOfMemory(f"out of memory on {device}: {found}") from error
+
+
+@dataclass(slots=True, kw_only=True)
+class RowsAtOnce:
+    """How many rows are passed through at once; `halved` is told of every smaller number that is tried."""
+
+    rows: int
+    device: torch.device
+    halved: Callable[[int], None] = lambda rows: None
+
+    def attempt(self, run: Callable[[int], T]) -> T:
+        """Return `run(rows)`, begun anew with half as many rows and the same random numbers while memory runs out.
+
+        Raises OutOfMemory if one row is too many.
+        """
+        on_gpu = self.device.type == "cuda"
+        drawn = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if on_gpu else None
+        while True:
+            try:
+                with memory_of(self.device):
+                    return run(self.rows)
+            except OutOfMemory:
+                if self.rows == 1:
+                    raise
+            # Not within `except`: the error holds on to all that the pass had allocated.
+            self.rows = math.ceil(self.rows / 2)
+            self.halved(self.rows)
+            torch.set_rng_state(drawn[0])
+            if drawn[1] is not None:
+                torch.cuda.empty_cache()
+                torch.cuda.set_rng_state(drawn[1], self.device)

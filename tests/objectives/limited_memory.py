@@ -1,0 +1,66 @@
+"""A real training in a process of its own, whose memory the kernel limits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+
+from models.params import ModelParams
+from objectives.data import DataSpec, read_dataset
+from objectives.jobs import FoldJob
+from objectives.memory import held_memory, limit_memory
+from objectives.metrics import Goal
+from objectives.params import Params, TrainingParams
+from objectives.tasks.text import prepare_text
+from objectives.training import FoldTraining
+from tests.tiny_encoder import build_tiny_encoder
+
+NUM_ROWS = 640
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What came of it: each epoch's scores, and the numbers of rows at once that were tried, with their shapes."""
+
+    metrics: list[dict[str, float]]
+    tried: list[tuple[str, int]]
+
+
+def train_within(folder: Path, *, headroom: int) -> tuple[Trained, Trained]:
+    """Train with no more than `headroom` bytes above what the process holds, then again by what was found."""
+    torch.set_num_threads(1)
+    limit_memory(held_memory() + headroom)
+    first = train(folder)
+    return first, train(folder, rows_that_fit=dict(first.tried))
+
+
+def train(folder: Path, *, rows_that_fit: Mapping[str, int] = MappingProxyType({})) -> Trained:
+    """Train two epochs of batches of 512 long rows, without dropout."""
+    data = folder / "data.csv"
+    rows = [f"{'fox' if row % 3 else 'cash'} {'the ' * 50}{row},{row % 3 == 0}" for row in range(NUM_ROWS)]
+    data.write_text("\n".join(["text,label", *rows]))
+    dataset = read_dataset(DataSpec(path=data, label="label", text=("text",)))
+    encoder = build_tiny_encoder(folder, dataset.texts)
+    inputs = prepare_text(dataset, encoder=str(encoder), max_length=64, cache=folder / "cache")
+    model = ModelParams(encoder=inputs.encoder, max_length=64, dropout=0.0, encoder_dropout=0.0)
+    job = FoldJob(
+        params=Params(model=model, training=TrainingParams(epochs=2, batch_size=512, learning_rate=3e-3)),
+        goal=Goal(metric="macro_f1", epoch_metric="macro_f1"),
+        labels=dataset.labels,
+        label_names=tuple(dataset.label_names),
+        training_rows=np.arange(64, NUM_ROWS),
+        validation_rows=np.arange(64),
+        seed=0,
+    )
+    tried: list[tuple[str, int]] = []
+    training = FoldTraining(
+        job,
+        inputs=inputs,
+        device="cpu",
+        rows_that_fit=rows_that_fit,
+        remember=lambda shape, rows: tried.append((shape, rows)),
+    )
+    return Trained(metrics=[score.metrics for score in training.epochs()], tried=tried)

@@ -1,0 +1,102 @@
+"""Memory that runs out: fewer rows pass at once, the scores are the same, and the next training knows."""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import torch
+
+from models.classifiers import TextClassifier
+from objectives.errors import OutOfMemory
+from objectives.training import FoldTraining
+from tests.objectives import limited_memory
+
+
+@pytest.fixture
+def train(inputs, make_job):
+    """Build a training, not begun, of the first of three folds; `known` is what it is told of memory."""
+
+    def train(*, known=None, remember=lambda shape, rows: None, **settings) -> FoldTraining:
+        job = make_job(**settings)
+        return FoldTraining(job, inputs=inputs, device="cpu", rows_that_fit=known or {}, remember=remember)
+
+    return train
+
+
+def test_batches_that_do_not_fit_into_memory_are_split(train, monkeypatch):
+    """A device with room for three rows gives what one with room for eight does."""
+    settings = {"epochs": 1, "model": {"dropout": 0.0, "encoder_dropout": 0.0}}
+    (roomy,) = train(**settings).epochs()
+    pooled = TextClassifier.pooled
+
+    def pooled_on_small_device(self, input_ids, attention_mask):
+        if len(input_ids) > 3 and self.training:
+            raise torch.OutOfMemoryError
+        return pooled(self, input_ids=input_ids, attention_mask=attention_mask)
+
+    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
+    (small,) = train(**settings).epochs()
+    assert small.metrics["train_loss_running"] == pytest.approx(roomy.metrics["train_loss_running"], rel=1e-4)
+
+
+def test_a_process_with_little_memory_gives_the_scores_of_one_with_much(tmp_path):
+    """The kernel refuses memory: fewer rows pass at once; whoever knows how many fit meets no such limit again."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        limited, again = processes.submit(limited_memory.train_within, tmp_path, headroom=100_000_000).result()
+    free = limited_memory.train(tmp_path)
+    shape, rows = limited.tried[-1]
+    assert shape.startswith("training: ")
+    assert 1 < rows < 512
+    assert free.tried == again.tried == []
+    for epoch, expected in enumerate(free.metrics):
+        for name in ("train_loss_running", "train_loss", "val_loss", "val_macro_f1"):
+            assert limited.metrics[epoch][name] == pytest.approx(expected[name], rel=1e-4)
+    measured = [{**metrics, "rows_per_second": 0} for metrics in (limited.metrics[1], again.metrics[1])]
+    assert measured[0] == measured[1]
+
+
+def test_a_pass_without_gradients_is_split_too(train, monkeypatch):
+    """Evaluation has a number of rows of its own, which is remembered by the same shape."""
+    tried = []
+    pooled = TextClassifier.pooled
+
+    def pooled_on_small_device(self, input_ids, attention_mask):
+        if len(input_ids) > 9 and not self.training:
+            raise torch.OutOfMemoryError
+        return pooled(self, input_ids=input_ids, attention_mask=attention_mask)
+
+    free, small = train(), train(remember=lambda *noted: tried.append(noted))
+    (expected, *_) = free.epochs()
+    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
+    (found, *_) = small.epochs()
+    assert [(shape.partition(":")[0], rows) for shape, rows in tried] == [("evaluation", 16), ("evaluation", 8)]
+    assert found.metrics["val_loss"] == pytest.approx(expected.metrics["val_loss"], rel=1e-5)
+
+
+def test_the_random_numbers_of_a_step_that_is_begun_anew_are_the_same(train, monkeypatch):
+    """Whoever runs out of memory and whoever knows beforehand draw the same dropout."""
+    pooled = TextClassifier.pooled
+
+    def pooled_on_small_device(self, input_ids, attention_mask):
+        outputs = pooled(self, input_ids=input_ids, attention_mask=attention_mask)
+        if len(input_ids) > 4 and self.training:
+            raise torch.OutOfMemoryError
+        return outputs
+
+    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
+    found = {}
+    (surprised, *_) = train(remember=found.__setitem__).epochs()
+    (warned, *_) = train(known=found).epochs()
+    assert list(found.values()) == [4]
+    assert surprised.metrics["train_loss_running"] == warned.metrics["train_loss_running"]
+
+
+def test_a_device_without_room_for_one_row_ends_the_trial(train, monkeypatch):
+    """Out of memory is the configuration's failure, not the worker's."""
+
+    def pooled(self, input_ids, attention_mask):
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setattr(TextClassifier, "pooled", pooled)
+    with pytest.raises(OutOfMemory, match="out of memory on cpu: tried to allocate 9 GiB"):
+        list(train().epochs())
