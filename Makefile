@@ -19,8 +19,7 @@ export PIP_ROOT_USER_ACTION := ignore
 demo: $(RUNTIME) examples/data/demo.csv ## Install, build the demo data, search, print the result.
 	$(BIN)/search run --study demo --config examples/demo.yaml
 	@echo
-	@echo 'Look at it in the Optuna dashboard:  $(BIN)/search dashboard --study demo'
-	@echo 'Look at it in MLflow:                $(BIN)/search ui --study demo'
+	@echo 'Look at it in the Optuna dashboard and MLflow:  $(BIN)/search serve --study demo'
 
 test: $(DEV) chromium ## Run all tests.
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -586,9 +587,8 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, workers: int | None, secr
     console = _console()
     ending = run_study(study, config, num_workers=workers or max(1, num_gpus()), secrets=secrets, console=console)
     _print_best(study, console)
-    name = study.record.name
     if ending is Ending.FINISHED:
-        console.print(f"look at it: search dashboard --study {name}, search ui --study {name}", highlight=False)
+        console.print(f"look at it: search serve --study {shlex.quote(study.record.name)}", highlight=False)
         return 0
     console.print("nothing is lost; the same command continues", highlight=False)
     return 0 if ending is Ending.TIMEOUT else 130
