@@ -22,6 +22,7 @@ P = ParamSpec("P")
 
 DEFAULT_STORAGE = "sqlite:///studies/search.db"
 DEFAULT_MLFLOW = "sqlite:///studies/mlflow.db"
+LONGEST_ERROR = 2000  # a label, say, may be as long as the file
 
 study_option = click.option("--study", "name", required=True, metavar="NAME", help="The study's name.")
 storage_option = click.option(
@@ -76,7 +77,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except USER_ERRORS as error:
             if debug:
                 raise
-            _say(f"error: {error}", err=True)
+            _say(f"error: {' '.join(str(error).splitlines())[:LONGEST_ERROR]}", err=True)
             code = 2
         sys.exit(code or 0)
 

@@ -1,15 +1,14 @@
 """A study's rows: the data as it was when the study began, its folds, and what was predicted of them out of fold."""
 
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import read_arrays
 from objectives.data import Dataset, Labels, read_dataset
 from objectives.folds import split
 from objectives.metrics import METRICS, Goal
@@ -101,10 +100,10 @@ def _read(artifacts: Artifacts, run: FoldRun, shape: tuple[int, int]) -> NDArray
         raise ConfigError(f"trial {run.trial}, fold {run.fold}: there are no stored predictions")
     content = artifacts.get(run.predictions)
     try:
-        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+        arrays = read_arrays(content)
         # Earlier versions wrote the array alone, which has no checksum.
-        stored = loaded if isinstance(loaded, np.ndarray) else loaded["predictions"]
-    except (ValueError, EOFError, KeyError, BadZipFile):
+        stored = arrays[""] if "" in arrays else arrays["predictions"]
+    except (ValueError, KeyError):
         raise ConfigError(f"{where} are damaged, expected an .npz file") from None
     if stored.shape != shape:
         raise ConfigError(f"{where} have shape {stored.shape}, expected {shape}")
