@@ -24,6 +24,7 @@ from objectives.relations import Form, read_relations
 from objectives.sampling import check_sampler
 from objectives.weights import check_loss
 from search.config import StudyConfig, config_from_record, differences, fingerprint, to_record
+from search.disk import EncoderSize, check_disk, weigh
 from search.environment import Secrets, storage_url
 from search.errors import ConfigError
 from search.goal import make_goal, study_metric
@@ -59,7 +60,7 @@ RECORDED_PACKAGES = (
 )
 
 
-def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
+def begin(config: StudyConfig, name: str, *, secrets: Secrets, num_workers: int = 1) -> OpenStudy:
     """Open the study `name`, or create it.
 
     Raises DataError, ConfigError, EncoderError or StorageError before anything is written.
@@ -69,8 +70,10 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
     assignments = _assign(dataset, config)
     check_settings(config, dataset, assignments)
     url = storage_url(config, secrets)
+    notes = _notes(dataset, config)
     if not _is_begun(name, url=url):
-        _check_encoders(config)
+        encoders = _check_encoders(config)
+        notes += check_disk(config, dataset, encoders=encoders, num_workers=num_workers)
     engine = connect(url)
     migrate(engine)
     prints = {"data": dataset.fingerprint, "folds": fingerprint_folds(assignments), "config": fingerprint(config)}
@@ -90,7 +93,7 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets) -> OpenStudy:
     _check_unchanged(record, config, prints)
     ledger = Ledger(engine, record.id)
     ledger.update_config(to_record(config))
-    return OpenStudy(record=ledger.study(), ledger=ledger, url=url, notes=tuple(_notes(dataset, config)))
+    return OpenStudy(record=ledger.study(), ledger=ledger, url=url, notes=tuple(notes))
 
 
 def _check_name(name: str) -> None:
@@ -210,11 +213,10 @@ def _groups(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
     return dataset.groups if together else np.arange(len(dataset.labels))
 
 
-def _check_encoders(config: StudyConfig) -> None:
+def _check_encoders(config: StudyConfig) -> dict[str, EncoderSize]:
     """Refuse an encoder that cannot be used, in a process of its own: this one goes on without torch."""
     if config.data.image is not None:
-        _check_image_encoders(config)
-        return
+        return _check_image_encoders(config)
     values = {
         name: field_values(config, name) for name in ("encoder", "trainable_layers", "reinit_layers", "max_length")
     }
@@ -228,9 +230,10 @@ def _check_encoders(config: StudyConfig) -> None:
             child.submit(_check_morphemes).result()
         for encoder in values["encoder"]:
             child.submit(_check_encoder, str(encoder), (most_layers, most_new), longest, changes).result()
+        return {str(encoder): child.submit(weigh, str(encoder)).result() for encoder in values["encoder"]}
 
 
-def _check_image_encoders(config: StudyConfig) -> None:
+def _check_image_encoders(config: StudyConfig) -> dict[str, EncoderSize]:
     layers = [int(str(value)) for value in field_values(config, "trainable_layers") if value is not None]
     augmented = any(float(str(value)) > 0 for value in field_values(config, "image_augmentation"))
     variants = product(*(field_values(config, name) for name in ("encoder", "image_size", "pooling")))
@@ -239,6 +242,7 @@ def _check_image_encoders(config: StudyConfig) -> None:
         for encoder, size, pooling in variants:
             settings = (int(str(size)), str(pooling), max(layers, default=None), augmented)
             child.submit(_check_image_encoder, str(encoder), *settings).result()
+        return {name: child.submit(weigh, name).result() for name in map(str, field_values(config, "encoder"))}
 
 
 def _check_image_encoder(

@@ -60,6 +60,14 @@ class Checkpoints:
             self.artifacts.delete(self._generations[0])
             del self._generations[0]
 
+    def bound_paused(self, most: int) -> None:
+        """Remove checkpoints of the study's paused fold runs until there are `most`, the cheapest to train again first.
+
+        Whoever claims one of them meanwhile finds none, and trains its recorded epochs again.
+        """
+        for name in self.ledger.forget_checkpoints(keep=most):
+            self.artifacts.delete(name)
+
     def _recorded(self) -> list[str]:
         """The checkpoints of recorded epochs, the latest last; the one that the ledger names is the latest of all."""
         if self.claim.checkpoint is None:

@@ -173,7 +173,7 @@ class StorageConfig(_Section):
 
 
 class ArtifactsConfig(_Section):
-    """Which trained weights are kept."""
+    """What stays on the disk: trained weights, checkpoints."""
 
     keep: Literal["best", "top", "all", "none"] = Field(
         "best",
@@ -181,6 +181,12 @@ class ArtifactsConfig(_Section):
         "complete ones', or nobody's. `search export` trains again what was not kept.",
     )
     top: int = Field(5, ge=1, description="How many trials keep their weights with keep: top.")
+    paused_checkpoints: int = Field(
+        20,
+        ge=0,
+        description="How many paused fold runs keep their checkpoints, those that took longest; the others train the "
+        "epochs they had again when the race wants them back.",
+    )
 
 
 class MlflowConfig(_Section):
@@ -227,7 +233,7 @@ class StudyConfig(_Section):
     race: RaceConfig = Field(RaceConfig(), description="When a trial is stopped before all its folds are trained.")
     budget: BudgetConfig = Field(BudgetConfig(), description="When the search ends, whichever comes first.")
     artifacts: ArtifactsConfig = Field(
-        ArtifactsConfig(), description="Which trained weights are kept in storage.artifacts, for `search export`."
+        ArtifactsConfig(), description="What is kept in storage.artifacts: trained weights, for `search export`, and checkpoints."
     )
     storage: StorageConfig = Field(
         StorageConfig(), description="Where the study is kept; paths are relative to the working directory."

@@ -15,6 +15,7 @@ from objectives.jobs import FoldJob
 from objectives.tasks.feeds import Inputs
 from objectives.tasks.preparation import PREPARED_FOR, prepare
 from objectives.training import FoldTraining
+from search.caches import Hold
 from search.rows import StudyRows
 from search.space import field_values, resolve
 from storage.records import Claim
@@ -28,6 +29,7 @@ class Objective:
         self._config = rows.config
         self._device = device
         self._inputs: dict[tuple[object, ...], Inputs] = {}
+        self._hold: Hold | None = None  # on the cache
 
     def __call__(self, claim: Claim) -> FoldTraining:
         """Return the training of `claim` from its first epoch; raises TrialError, DataError, ConfigError."""
@@ -60,13 +62,16 @@ class Objective:
         return max(int(str(value)) for value in field_values(self._config, "max_length"))
 
     def _prepared(self, model: ModelParams) -> Inputs:
+        cache = Path(self._config.storage.cache)
+        if self._hold is None:
+            self._hold = Hold(cache)
         key = tuple(getattr(model, name) for name in PREPARED_FOR)
         if key not in self._inputs:
             self._inputs[key] = prepare(
                 self._rows.dataset,
                 params=model,
                 max_length=self.longest,
-                cache=Path(self._config.storage.cache),
+                cache=cache,
                 device=self._device,
             )
         return self._inputs[key]

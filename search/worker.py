@@ -76,6 +76,7 @@ class Worker:
     owner: str
     stop: threading.Event
     keeps_weights: bool = True
+    paused_checkpoints: int = 20
     lease_seconds: float = LEASE_SECONDS
 
     def work(self) -> None:
@@ -147,6 +148,7 @@ class Worker:
                 # The checkpoint stays: whoever continues the fold run begins there.
                 self.ledger.finish_fold(claim, FoldRunState.PAUSED, reason=judged.reason, chance=judged.chance)
                 checkpoints.keep(1)
+                checkpoints.bound_paused(self.paused_checkpoints)
                 return
             if self.stop.is_set() and not last:
                 self.ledger.release(claim, reason="the worker was asked to leave")

@@ -56,6 +56,13 @@ class Artifacts:
             found = self._filesystem.find(path)
         return sorted(str(name).removeprefix(f"{self._root}/") for name in found)
 
+    def size(self, name: str) -> int:
+        """How many bytes it has; 0 if it is not there."""
+        path = self._path(name)
+        with _explaining(path), suppress(FileNotFoundError):
+            return int(self._filesystem.size(path))
+        return 0
+
     def exists(self, name: str) -> bool:
         """Whether it is there."""
         path = self._path(name)

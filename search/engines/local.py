@@ -182,4 +182,5 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
         owner=job.owner,
         stop=stop,
         keeps_weights=job.config.artifacts.keep != "none",
+        paused_checkpoints=job.config.artifacts.paused_checkpoints,
     ).work()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from search.racing.verdicts import Decision, Verdict
 from storage.records import Claim, FoldRunState
 from tests.search.conftest import ScriptedStudy
-from tests.search.scripted import Script
+from tests.search.scripted import Script, ScriptedRace, waits
 
 Studies = Callable[..., ScriptedStudy]
 
@@ -58,3 +59,25 @@ def test_a_checkpoint_of_an_epoch_that_was_never_recorded_is_not_continued(scrip
     script.on_epoch = lambda *_: None
     study.worker(script).train(claimed(study))
     assert [epoch for *_, epoch in script.trained] == [1, 1, 2, 3]
+
+
+def test_only_so_many_paused_fold_runs_keep_a_checkpoint(scripted_study: Studies, tmp_path: Path):
+    """Those that took longest; one without is continued all the same, and no epoch is recorded twice."""
+    study = scripted_study(artifacts={"paused_checkpoints": 1})
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    paused = Verdict(decision=Decision.PAUSE, reason="others promise more")
+    study.policy = ScriptedRace(verdicts={(0, 0, 2): paused, (0, 1, 1): paused, (0, 2, 2): paused}, choose=waits)
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    for fold in range(3):
+        claim = study.ledger.claim_run("worker", trial=0, fold=fold, lease_seconds=60)
+        study.worker(script).train(claim)
+        assert len(stored(tmp_path)) == 1
+    assert [run.checkpoint is not None for run in study.ledger.fold_runs()] == [False, False, True]
+    study.policy = ScriptedRace()
+    worker = study.worker(script)
+    while (claim := worker.claim()) is not None:
+        worker.train(claim)
+    assert [run.state for run in study.ledger.fold_runs()] == [FoldRunState.DONE] * 3
+    assert len(study.ledger.epochs()) == 9
+    assert [epoch for _, fold, epoch in script.trained if fold == 2] == [1, 2, 3]
+    assert [epoch for _, fold, epoch in script.trained if fold == 1] == [1, 1, 2, 3]

@@ -1,0 +1,69 @@
+"""A cache folder: which processes train from it, and what of it may go."""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Hold:
+    """Says, for as long as this process lives or until `close`, that the folder is in use; raises OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._descriptor)
+
+
+@contextmanager
+def unused(folder: Path) -> Iterator[bool]:
+    """Whether nobody on this machine holds the folder; if so, whoever wants to must wait until this ends."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What was computed for studies, whole or left behind half-way; nothing else that lies there."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in found if not path.is_symlink() and (_is_entry(path) or _is_scratch(path))]
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(part.lstat().st_size for part in (path, *path.rglob("*")) if part.is_file())
+
+
+def remove(path: Path) -> None:
+    """Remove an entry; raises OSError."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_entry(path: Path) -> bool:
+    return re.fullmatch(r"[a-z-]+-[0-9a-f]{32}(\.npy)?", path.name) is not None
+
+
+def _is_scratch(path: Path) -> bool:
+    named_so = re.fullmatch(r"tmp[a-z0-9_]{8}", path.name) is not None
+    return named_so and path.is_dir() and all(_is_entry(part) for part in path.iterdir())

@@ -1,0 +1,246 @@
+"""A study in one file: back in another database it goes on as if nothing had happened; a damaged file is refused."""
+
+import io
+import sqlite3
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search import backup as backup_module
+from search.backup import FORMAT, MANIFEST, Manifest, back_up, restore
+from search.config import config_from_record
+from search.errors import ConfigError
+from search.study import OpenStudy, find
+from storage.artifacts import Artifacts
+from storage.database import connect, migrate, writing
+from storage.errors import StorageError
+from storage.ledger import Ledger, list_studies
+from storage.records import FoldRunState
+from storage.studies import close_study, open_study
+from tests.conftest import PostgresServer
+from tests.search.conftest import ScriptedStudy
+from tests.search.scripted import Script
+
+
+class OpenedStudy(ScriptedStudy):
+    """A study that is there, to be gone on with."""
+
+    def __init__(self, url: str) -> None:
+        found = find("scripted", url=url)
+        self.url, self.ledger = url, found.ledger
+        self.config = config_from_record(found.record.config)
+        self.artifacts = Artifacts(self.config.storage.artifacts)
+        self.stop, self.policy = threading.Event(), None
+
+
+def curves(trial: int, fold: int) -> list[float | Exception]:
+    return [0.3 + 0.1 * trial, 0.4 + 0.05 * ((trial * 7 + fold) % 4), 0.5]
+
+
+def new_study(url: str, folder: Path) -> ScriptedStudy:
+    return ScriptedStudy(url, folder, storage={"artifacts": str(folder / "artifacts")})
+
+
+def opened(study: ScriptedStudy) -> OpenStudy:
+    return find("scripted", url=study.url)
+
+
+def run(study: ScriptedStudy, script: Script) -> None:
+    coordinator = study.coordinator()
+    study.run(script, coordinator)
+    coordinator.leave()
+
+
+def results(study: ScriptedStudy) -> tuple[object, ...]:
+    """What a study came to, in the ledger, in Optuna and in the predictions."""
+    optuna = open_study(study.url, name="scripted", direction="maximize")
+    told = [(trial.number, trial.state, trial.values, trial.params, trial.user_attrs) for trial in optuna.get_trials()]
+    close_study(optuna)
+    epochs = [(epoch.trial, epoch.fold, epoch.epoch, epoch.score) for epoch in study.ledger.epochs()]
+    kept = [study.artifacts.get(run.predictions) for run in study.ledger.fold_runs() if run.predictions]
+    return (
+        study.ledger.trials(),
+        epochs,
+        told,
+        kept,
+        len([n for n in study.artifacts.names(study.ledger.folder) if "/model-" in n]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("origin", "target"), [("sqlite", "sqlite"), ("sqlite", "postgresql"), ("postgresql", "sqlite")]
+)
+def test_what_was_restored_elsewhere_ends_as_if_nothing_had_happened(
+    tmp_path: Path, postgres_server: PostgresServer, origin: str, target: str
+):
+    """Backed up in the midst of an epoch, while its worker goes on; no tracker has anything of the restored study."""
+
+    def url(kind: str, name: str) -> str:
+        return f"sqlite:///{tmp_path}/{name}.db" if kind == "sqlite" else postgres_server.create_database()
+
+    undisturbed = new_study(url(origin, "origin"), tmp_path / "origin")
+    undisturbed.ledger.set_cursor("mlflow", 1)
+    file = tmp_path / "backup.tar"
+    script = Script(curves)
+
+    def interrupt(trial: int, fold: int, epoch: int) -> None:
+        if (trial, fold, epoch) == (2, 0, 2):
+            found = opened(undisturbed)
+            written = back_up(found, file)
+            found.ledger.engine.dispose()
+            assert (written.num_trials, written.num_bytes) == (3, file.stat().st_size)
+
+    script.on_epoch = interrupt
+    run(undisturbed, script)
+
+    place = url(target, "target")
+    other = ScriptedStudy(place, tmp_path)  # the restored one gets another number
+    with writing(other.ledger.engine) as connection:
+        connection.exec_driver_sql("UPDATE ledger_studies SET name = 'another'")
+    found = restore(file, url=place, overrides=[f"storage.artifacts={tmp_path}/elsewhere"])
+    assert (found.study, found.num_trials) == ("scripted", 3)
+    study = OpenedStudy(place)
+    assert study.ledger.study_id == 2
+    assert study.ledger.counts()[FoldRunState.LEASED] == 0
+    assert study.ledger.cursor("mlflow") == 0
+    assert [event.sequence for event in study.ledger.events()] == list(range(1, study.ledger.last_sequence() + 1))
+    again = Script(curves)
+    run(study, again)
+    assert (2, 0, 1) not in again.trained
+    assert results(study) == results(undisturbed)
+    for opened_study in (study, undisturbed, other):
+        opened_study.ledger.engine.dispose()
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    """The backup of a finished study."""
+    study = new_study(f"sqlite:///{tmp_path}/origin.db", tmp_path / "origin")
+    study.run(Script(curves))
+    back_up(opened(study), tmp_path / "backup.tar")
+    return tmp_path / "backup.tar"
+
+
+def check_refused(file: Path, tmp_path: Path, found: str) -> None:
+    """One line, and nothing of the study is anywhere."""
+    url, place = f"sqlite:///{tmp_path}/target.db", tmp_path / "elsewhere"
+    with pytest.raises((ConfigError, StorageError), match=found) as caught:
+        restore(file, url=url, overrides=[f"storage.artifacts={place}"])
+    assert "\n" not in str(caught.value)
+    engine = connect(url)
+    migrate(engine)
+    assert list_studies(engine) == []
+    assert [path for path in place.rglob("*") if path.is_file()] == []
+    assert "scripted" not in [path.name for path in tmp_path.parent.glob("*")]
+
+
+def rewritten(file: Path, change: Callable[[dict[str, bytes]], None], **headers: object) -> None:
+    """Unpack an archive, change its members, and pack it again with whatever headers are asked for."""
+    with tarfile.open(file) as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}
+    change(members)
+    with tarfile.open(file, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            for key, value in headers.items() if name.endswith(".npz") else ():
+                setattr(member, key, value)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_a_byte_that_changed_is_found_wherever_it_is(backup: Path, tmp_path: Path):
+    """In the database, in an artifact, in the list of checksums."""
+    whole = backup.read_bytes()
+    with tarfile.open(backup) as archive:
+        places = [(member.name, member.offset_data + member.size // 2) for member in archive]
+    for _, place in [places[0], places[len(places) // 2], places[-1]]:
+        backup.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        check_refused(backup, tmp_path, r"backup\.tar: (damaged: .* is not what was written|its backup\.json cannot)")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.97])
+def test_a_file_that_was_cut_off_is_refused(backup: Path, tmp_path: Path, share: float):
+    """However much of it is missing."""
+    backup.write_bytes(backup.read_bytes()[: int(share * backup.stat().st_size)])
+    check_refused(backup, tmp_path, r"backup\.tar: (damaged, or no file|its end is missing)")
+
+
+@pytest.mark.parametrize("name", ["../escaped", "artifacts/study-1/../../escaped", "/etc/escaped", "artifacts/escaped"])
+def test_a_member_elsewhere_is_refused(backup: Path, tmp_path: Path, name: str):
+    """Nothing is written outside the study's artifacts, whatever the checksums say."""
+    rewritten(backup, lambda members: members.update({name: b"x"}))
+    check_refused(backup, tmp_path, f"found '{name}', which `search backup` does not write")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE])
+def test_a_member_that_is_no_plain_file_is_refused(backup: Path, tmp_path: Path, kind: bytes):
+    """Links lead elsewhere."""
+    rewritten(backup, lambda members: None, type=kind, linkname="/etc/passwd")
+    check_refused(backup, tmp_path, r"which `search backup` does not write|damaged, or no file")
+
+
+def test_a_newer_version_s_backup_is_refused(backup: Path, tmp_path: Path):
+    """Of another format, or with a database of a schema that is not known here."""
+
+    def newer(members: dict[str, bytes]) -> None:
+        manifest = Manifest.model_validate_json(members[MANIFEST])
+        changed = manifest.model_copy(update={"format": FORMAT + 1, "fold_search": "99.0"})
+        members[MANIFEST] = changed.model_dump_json().encode()
+
+    rewritten(backup, newer)
+    check_refused(backup, tmp_path, "written by fold-search 99.0, which is newer; upgrade fold-search")
+
+
+def test_a_database_of_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The line names the file that the user gave."""
+    study = new_study(f"sqlite:///{tmp_path}/origin.db", tmp_path / "origin")
+    study.run(Script(curves))
+
+    copy_to_file = backup_module._copy_to_file
+
+    def of_a_newer_version(study: OpenStudy, database: Path) -> Ledger:
+        ledger = copy_to_file(study, database)
+        with sqlite3.connect(database) as connection:
+            connection.execute("UPDATE ledger_alembic_version SET version_num = '9999'")
+        connection.close()
+        return ledger
+
+    monkeypatch.setattr(backup_module, "_copy_to_file", of_a_newer_version)
+    back_up(opened(study), tmp_path / "backup.tar")
+    check_refused(tmp_path / "backup.tar", tmp_path, r"backup\.tar: study\.db: written by a newer version .*9999")
+
+
+def test_a_study_that_is_there_is_not_restored_over(backup: Path, tmp_path: Path):
+    """Neither its rows nor its artifacts."""
+    origin = f"sqlite:///{tmp_path}/origin.db"
+    before = results(OpenedStudy(origin))
+    with pytest.raises(StorageError, match="has a study 'scripted' already"):
+        restore(backup, url=origin, overrides=[f"storage.artifacts={tmp_path}/elsewhere"])
+    with pytest.raises(ConfigError, match=r"is in storage\.artifacts already"):
+        restore(backup, url=f"sqlite:///{tmp_path}/target.db")
+    assert results(OpenedStudy(origin)) == before
+    check_refused(tmp_path / "missing.tar", tmp_path, r"missing\.tar: there is no such file")
+
+
+def test_a_failure_in_the_middle_leaves_nothing(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Optuna's study and the artifacts are taken away again; the next attempt succeeds."""
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as then:
+        then.setattr("storage.copies._copy_ledger", full)
+        check_refused(backup, tmp_path, "the disk is full")
+    restore(backup, url=f"sqlite:///{tmp_path}/target.db", overrides=[f"storage.artifacts={tmp_path}/elsewhere"])
+    assert len(OpenedStudy(f"sqlite:///{tmp_path}/target.db").ledger.trials()) == 4
+
+
+def test_a_file_is_not_written_over(backup: Path, tmp_path: Path):
+    """The last good backup stays."""
+    before = backup.read_bytes()
+    with pytest.raises(ConfigError, match=r"backup\.tar: is there already, expected a new file"):
+        back_up(find("scripted", url=f"sqlite:///{tmp_path}/origin.db"), backup)
+    assert backup.read_bytes() == before
