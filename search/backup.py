@@ -102,7 +102,7 @@ def restore(file: Path, *, url: str, overrides: Sequence[str] = ()) -> Backup:
             shutil.copyfileobj(_member(archive, DATABASE), content)
         try:
             source = connect(f"sqlite:///{database}", create=False)
-            migrate(source)
+            migrate(source, copy=False)
             [record] = list_studies(source)
         except (StorageError, ValueError) as error:
             raise ConfigError(f"{file}: {error}".replace(str(database), DATABASE)) from None

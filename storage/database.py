@@ -5,7 +5,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +164,11 @@ def explaining(url: URL) -> Iterator[None]:
         raise _explained(url, error) from None
 
 
-def migrate(engine: Engine) -> None:
+def migrate(engine: Engine, *, copy: bool = True) -> None:
     """Bring the ledger's tables to this version's schema; any number of processes may do so at once.
 
-    Raises StorageError if a newer version of the project wrote them.
+    An older SQLite database is copied first, unless `copy` is false. Raises StorageError if a newer version of the
+    project wrote them.
     """
     with reading(engine) as connection:
         if _revision(connection) == SCHEMA:
@@ -184,7 +185,26 @@ def migrate(engine: Engine) -> None:
                 f"{_place(engine.url)}: written by a newer version of fold-search "
                 f"(found schema {found}, expected at most {SCHEMA}); upgrade fold-search"
             )
+        if found not in (None, SCHEMA) and copy:
+            _keep_copy(engine.url, found=str(found))
         upgrade(connection)
+
+
+def _keep_copy(url: URL, *, found: str) -> None:
+    """Copy an older database as it is before the upgrade, or say how that is done; raises StorageError."""
+    upgraded = f"{_place(url)}: the schema is upgraded from {found} to {SCHEMA}, which older versions cannot read"
+    if not url.drivername.startswith("sqlite"):
+        log.warning("%s; the way back is a dump from before: pg_dump --format=custom", upgraded)
+        return
+    kept = f"{url.database}.schema-{found}"
+    try:
+        with closing(sqlite3.connect(str(url.database))) as before, closing(sqlite3.connect(kept)) as after:
+            before.backup(after)
+    except sqlite3.Error as error:
+        with suppress(OSError):
+            Path(kept).unlink()
+        raise StorageError(f"{kept}: the copy before the upgrade cannot be written: {error}") from None
+    log.warning("%s; as it was before: %s", upgraded, kept)
 
 
 def _revision(connection: Connection) -> str | None:

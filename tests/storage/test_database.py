@@ -286,6 +286,40 @@ class TestMigrate:
         view = LedgerView(engine, 1)
         assert (view.fold_runs()[0].sample, view.trials()[0].failure, view.rows_that_fit("cpu")) == (None, None, {})
 
+    def test_an_older_database_is_copied_before_it_is_upgraded(
+        self, database_url: str, open_engine: OpenEngine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As it was, beside it, on SQLite; PostgreSQL's way back is named. A new database has nothing to keep."""
+        engine = open_engine(database_url)
+        with writing(engine) as connection:
+            upgrade(connection, "0001")
+        migrate(engine)
+        migrate(engine)
+        [message] = [record.getMessage() for record in caplog.records]
+        assert f"the schema is upgraded from 0001 to {SCHEMA}" in message
+        if engine.dialect.name == "postgresql":
+            assert message.endswith("pg_dump --format=custom")
+            return
+        kept = f"{engine.url.database}.schema-0001"
+        assert message.endswith(kept)
+        with reading(open_engine(f"sqlite:///{kept}")) as connection:
+            assert connection.scalar(text(f"SELECT version_num FROM {VERSIONS}")) == "0001"
+
+    def test_without_room_for_the_copy_nothing_is_upgraded(
+        self, sqlite_url: str, open_engine: OpenEngine, tmp_path: Path
+    ) -> None:
+        """A folder stands where the copy should be written."""
+        engine = open_engine(sqlite_url)
+        with writing(engine) as connection:
+            upgrade(connection, "0001")
+        (tmp_path / "study.db.schema-0001").mkdir()
+        with pytest.raises(
+            StorageError, match=r"study\.db\.schema-0001: the copy before the upgrade cannot be written"
+        ):
+            migrate(engine)
+        with reading(engine) as connection:
+            assert connection.scalar(text(f"SELECT version_num FROM {VERSIONS}")) == "0001"
+
     def test_a_migrated_database_needs_neither_alembic_nor_optuna(
         self, sqlite_url: str, open_engine: OpenEngine
     ) -> None:
