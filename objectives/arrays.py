@@ -20,7 +20,14 @@ def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
             num_bytes = sum(member.file_size for member in archive.infolist())
         if num_bytes <= MOST_BYTES:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
+                # What is no array in the zip file comes as bytes.
+                return {name: _checked(stored[name]) for name in stored.files}
     except Exception as error:
         raise ValueError(f"no readable .npz or .npy file ({len(content)} bytes: {type(error).__name__})") from error
     raise ValueError(f"its arrays unpack to {num_bytes:,} bytes, expected at most {MOST_BYTES:,}")
+
+
+def _checked(found: Any) -> NDArray[Any]:
+    if not isinstance(found, np.ndarray):
+        raise TypeError
+    return found

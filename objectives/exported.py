@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,6 +24,7 @@ from objectives.calibration import apply_temperature
 from objectives.data import Content, DataSpec
 from objectives.devices import rows_per_forward, seeded, uses_bf16
 from objectives.errors import ModelError, TrialError
+from objectives.image_root import first_line
 from objectives.jobs import FoldJob, Rows
 from objectives.metrics import Goal, Task
 from objectives.params import TOKEN_CHANGES, Params
@@ -167,7 +169,10 @@ class ExportedModel:
         job = replace(job, params=self._params(member))
         classifier = _build(job, inputs, device=str(self._device))
         path = self._folder / member.folder / HEAD
-        left_out, unknown = classifier.load_state_dict(load_file(path), strict=False)
+        try:
+            left_out, unknown = classifier.load_state_dict(load_file(path), strict=False)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ModelError(f"{path}: is damaged: {first_line(error)}") from error
         wrong = [*unknown, *(name for name in left_out if not name.startswith(_of_encoder(classifier)))]
         if wrong:
             raise ModelError(f"{path}: does not fit the model: {wrong[0]} ({len(wrong)} weights in all)")

@@ -1,7 +1,7 @@
 """What is computed once a study: arrays in a folder named by what decides them, mapped into every process's memory."""
 
+import errno
 import hashlib
-import io
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from models.encoders import resolve_encoder
 
@@ -47,9 +47,22 @@ def publish(folder: Path, fill: Callable[[Path], None]) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
 
 
+def write_parts(file: Path, parts: Iterable[NDArray[Any]], *, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    """Write the rows of one array, which is never in memory as a whole; raises OSError."""
+    # Neither by numpy, which does not say why it cannot, nor through a map: on a full disk that would be a signal.
+    with file.open("wb") as output:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(output, header)
+        for part in parts:
+            output.write(np.ascontiguousarray(part, dtype).data)
+
+
 def mapped(folder: Path) -> Arrays:
-    """Map the arrays of `folder`, by the names of their files."""
-    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
+    """Map the arrays of `folder`, by the names of their files; raises OSError that names it if one is damaged."""
+    try:
+        return {path.stem: np.lib.format.open_memmap(path, mode="r") for path in folder.glob("*.npy")}
+    except (ValueError, EOFError) as error:
+        raise OSError(errno.EIO, "is damaged, and may be removed", str(folder)) from error
 
 
 def digest(parts: Iterable[str]) -> str:
@@ -69,10 +82,7 @@ def digest_weights(encoder: str) -> list[str]:
 
 def _save(folder: Path, arrays: Arrays) -> None:
     for name, array in arrays.items():
-        # By way of the memory, as numpy does not say why it cannot write to a file.
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        (folder / f"{name}.npy").write_bytes(content.getbuffer())
+        write_parts(folder / f"{name}.npy", [array], shape=array.shape, dtype=array.dtype)
 
 
 @lru_cache(maxsize=32)
