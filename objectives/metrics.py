@@ -40,6 +40,7 @@ class Metric:
     name: str
     direction: Literal["maximize", "minimize"] = "maximize"
     task: Task = "classification"
+    worst: float | None = 0.0  # the worst score there can be; None if it has no bound
     meaning: str
     source: str = ""
     needs: Literal["", "negative", "positive"] = ""  # the class of the goal without which it is undefined
@@ -311,6 +312,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="mcc",
+            worst=-1.0,
             meaning="Matthews correlation coefficient of true and predicted classes, -1 to 1; 0 where the true or the "
             "predicted ones are all the same.",
             source="Gorodkin 2004",
@@ -319,12 +321,14 @@ METRICS: dict[str, Metric] = {
         Metric(
             name="log_loss",
             direction="minimize",
+            worst=float(-np.log(np.finfo(np.float32).eps)),
             meaning="Mean negative logarithm of the true class's probability, which counts as 1.2e-7 where it is less.",
             function=_log_loss,
         ),
         Metric(
             name="expected_calibration_error",
             direction="minimize",
+            worst=1.0,
             meaning="Gap between the predicted class's probability and the share of right rows, in "
             f"{NUM_BINS} bins of equal width.",
             source="Guo et al. 2017",
@@ -356,6 +360,7 @@ METRICS: dict[str, Metric] = {
             name="mae",
             direction="minimize",
             task="regression",
+            worst=None,
             meaning="Mean absolute error, in the label's unit.",
             function=_mae,
         ),
@@ -363,12 +368,14 @@ METRICS: dict[str, Metric] = {
             name="mse",
             direction="minimize",
             task="regression",
+            worst=None,
             meaning="Mean squared error, in the label's unit squared.",
             function=_mse,
         ),
         Metric(
             name="r2",
             task="regression",
+            worst=None,
             meaning="Share of the label's variance that is explained; without any, 1 if all rows are right, else 0.",
             function=_r2,
         ),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -44,6 +45,22 @@ columns_option = click.option(
     multiple=True,
     metavar="STUDY=FILE,...",
     help="The file's own columns in place of the study's, as title=Title,abstract=Summary.",
+)
+
+
+def size(text: str) -> int:
+    """The bytes of 512MB or 8GB; the units are powers of 1000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB)", text, re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"found {text}, expected a size such as 512MB or 8GB")
+    return int(float(found[1]) * {"MB": 10**6, "GB": 10**9}[found[2].upper()])
+
+
+memory_option = click.option(
+    "--memory-limit",
+    type=size,
+    metavar="SIZE",
+    help="Memory of this machine that each worker process may hold, such as 8GB.  [default: no limit]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind to.")
@@ -132,6 +149,7 @@ def init(
 @click.option("--trials", type=click.IntRange(min=1), help="Trials of the whole study: budget.trials.")
 @click.option("--timeout", metavar="TIME", help="Time of this run, such as 2h or 90m: budget.time.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
+@memory_option
 @storage_option
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the study file.")
 @command
@@ -141,6 +159,7 @@ def run(
     trials: int | None,
     timeout: str | None,
     workers: int | None,
+    memory_limit: int | None,
     storage: str | None,
     overrides: Sequence[str],
 ) -> int:
@@ -162,23 +181,26 @@ def run(
     if not reopen_if_budget_grew(study, config):
         console.print(f"study {name!r} is finished: all {len(study.ledger.trials())} trials; --trials N adds to them")
         return _print_best(study, console)
-    return _run(study, config, workers=workers, secrets=secrets)
+    return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=secrets)
 
 
 @app.command("worker")
 @study_option
 @storage_option
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
+@memory_option
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine.")
 @command
-def worker(name: str, storage: str | None, workers: int | None, overrides: Sequence[str]) -> int:
+def worker(
+    name: str, storage: str | None, workers: int | None, memory_limit: int | None, overrides: Sequence[str]
+) -> int:
     """Join a study from this or another machine: train its fold runs, and coordinate it when nobody else does."""
     from search.environment import Secrets
     from search.study import on_this_machine
 
     study = _find(name, storage)
     config = on_this_machine(study.record, overrides)
-    return _run(study, config, workers=workers, secrets=Secrets.read())
+    return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=Secrets.read())
 
 
 @app.command("status")
@@ -581,12 +603,16 @@ def _mlflow_uri(name: str | None, storage: str | None) -> str:
     return config_from_record(_find(name, storage).record.config).trackers.mlflow.uri if name else DEFAULT_MLFLOW
 
 
-def _run(study: "OpenStudy", config: "StudyConfig", *, workers: int | None, secrets: "Secrets") -> int:
+def _run(
+    study: "OpenStudy", config: "StudyConfig", *, workers: int | None, memory_limit: int | None, secrets: "Secrets"
+) -> int:
     from search.engines.local import num_gpus
     from search.run import Ending, run_study
 
-    console = _console()
-    ending = run_study(study, config, num_workers=workers or max(1, num_gpus()), secrets=secrets, console=console)
+    console, num_workers = _console(), workers or max(1, num_gpus())
+    ending = run_study(
+        study, config, num_workers=num_workers, memory_limit=memory_limit, secrets=secrets, console=console
+    )
     _print_best(study, console)
     if ending is Ending.FINISHED:
         console.print(f"look at it: search serve --study {shlex.quote(study.record.name)}", highlight=False)

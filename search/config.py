@@ -91,6 +91,12 @@ class GoalConfig(_Section):
     sampler: Literal["tpe", "random", "grid"] = Field(
         "tpe", description="How Optuna proposes configurations; grid tries every combination once, in order."
     )
+    diverged: Literal["worst", "failed"] = Field(
+        "worst",
+        description="A trial whose loss, gradients or score are not finite. worst: it is stopped with the worst score "
+        "that the metric can have (none for mae, mse and r2, which have no bound) and the sampler ranks it behind all "
+        "other trials; failed: it counts as failed, and the sampler learns nothing of it.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the proposals, of initialisation and of the batch order.")
 
     _is_known = field_validator("metric", "epoch_metric")(_check_metric)
@@ -148,6 +154,12 @@ class BudgetConfig(_Section):
     trials: int = Field(30, ge=1, description="Trials of the whole study, continued runs included.")
     time: Annotated[str | float | None, PlainValidator(_check_time)] = Field(
         None, description="Time of one `search run`: 2h, 90m, 1h30m or seconds; null for no limit."
+    )
+    max_failures: int = Field(
+        10,
+        ge=1,
+        description="After so many failed trials in a row a run ends with the reason; the same command continues. What "
+        "diverged does not count: the sampler learns from that.",
     )
     until: Literal["used", "no-expected-gain"] = Field(
         "used",
@@ -233,7 +245,8 @@ class StudyConfig(_Section):
     race: RaceConfig = Field(RaceConfig(), description="When a trial is stopped before all its folds are trained.")
     budget: BudgetConfig = Field(BudgetConfig(), description="When the search ends, whichever comes first.")
     artifacts: ArtifactsConfig = Field(
-        ArtifactsConfig(), description="What is kept in storage.artifacts: trained weights, for `search export`, and checkpoints."
+        ArtifactsConfig(),
+        description="What is kept in storage.artifacts: trained weights, for `search export`, and checkpoints.",
     )
     storage: StorageConfig = Field(
         StorageConfig(), description="Where the study is kept; paths are relative to the working directory."

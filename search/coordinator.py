@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from models.params import Scalar
+from objectives.metrics import METRICS
 from search.config import StudyConfig
 from search.presence import WORKER_ROLE
 from search.proposals import make_sampler
@@ -21,7 +22,7 @@ from search.report import summarise
 from search.scores import LiveRace
 from search.space import grid, suggest
 from storage.ledger import Ledger
-from storage.records import FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
+from storage.records import Failure, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
 from storage.studies import close_study, open_study, optuna_errors
 
 ROLE = "coordinator"
@@ -54,11 +55,12 @@ class Coordinator:
     _last_renewal: float = -math.inf
     _seen: tuple[int, int] | None = None
     _study: optuna.Study | None = None
+    _failed: list[TrialRecord] = field(default_factory=list)  # in a row, those that ended last
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def step(self) -> bool:
         """Do what is due; False once the study is finished. Without the role only the latter is looked at."""
-        if self.ledger.study().state is StudyState.FINISHED:
+        if self.ledger.study().state is not StudyState.RUNNING:
             return False
         if not self._lead():
             return True
@@ -67,7 +69,7 @@ class Coordinator:
             return True  # nothing has happened since the last step
         with optuna_errors(self.url):
             self._settle()
-            working = self._provide(num_workers=seen[1])
+            working = not self._gives_up() and self._provide(num_workers=seen[1])
         self._seen = seen
         return working
 
@@ -108,6 +110,15 @@ class Coordinator:
         if ended:
             self.prune()
 
+    def _gives_up(self) -> bool:
+        """End the study if too many trials have failed in a row; those that are open stay so, to be continued."""
+        if len(self._failed) < self.config.budget.max_failures:
+            return False
+        last = self._failed[-1]
+        reason = f"{len(self._failed)} trials failed in a row, the last of them, trial {last.number}: {last.reason}"
+        self.ledger.finish_study(reason, state=StudyState.FAILED)
+        return True
+
     def _open_trials(self) -> list[tuple[TrialRecord, list[FoldRun]]]:
         """The trials of whose end Optuna does not know, with their fold runs."""
         trials = self.ledger.trials(told=False)
@@ -134,6 +145,13 @@ class Coordinator:
         scores = [run.score for run in runs if run.state is FoldRunState.DONE and run.score is not None]
         complete = len(scores) == len(runs) and trial.state is TrialState.RUNNING
         state = TrialState.COMPLETE if complete else TrialState.STOPPED if reason else trial.state
+        diverged = trial.failure is Failure.DIVERGED
+        if diverged:
+            expected = METRICS[self.config.study.metric].worst
+        if state is TrialState.FAILED and not diverged:
+            self._failed.append(trial)
+        else:
+            self._failed.clear()
         self.ledger.finish_trial(
             trial.number,
             state,
@@ -143,16 +161,24 @@ class Coordinator:
             estimate=expected,
             reason=reason,
         )
-        self._tell(trial.number, state, scores=scores, expected=expected, begun=_num_begun(runs))
+        self._tell(trial, state, scores=scores, expected=expected, begun=_num_begun(runs))
         self.ledger.mark_told(trial.number)
 
-    def _tell(self, number: int, state: TrialState, *, scores: list[float], expected: float | None, begun: int) -> None:
+    def _tell(
+        self, trial: TrialRecord, state: TrialState, *, scores: list[float], expected: float | None, begun: int
+    ) -> None:
+        number = trial.number
         study = self._optuna()
         storage = study._storage
         trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
         if storage.get_trial(trial_id).state.is_finished():
             return
         storage.set_trial_user_attr(trial_id, "fold_scores", scores)
+        if trial.failure is not None:
+            storage.set_trial_user_attr(trial_id, "failure", trial.failure.value)
+            storage.set_trial_user_attr(trial_id, "reason", trial.reason)
+            # What was reported before the failure is not what the trial is worth.
+            expected = math.nan if expected is None else expected
         if state is TrialState.COMPLETE:
             storage.set_trial_user_attr(trial_id, "std", statistics.stdev(scores))
         elif state is TrialState.STOPPED:

@@ -10,15 +10,17 @@
     `-- StorageError          database or artifact store               (storage)
     RuntimeError              handled by the search itself
     |-- TrialError            this configuration cannot be trained     (objectives)
-    |   `-- Diverged          loss or gradients are not finite         (objectives)
+    |   |-- Diverged          loss or gradients are not finite         (objectives)
+    |   `-- OutOfMemory       not even one row at a time fits          (objectives)
     `-- LeaseLost             another owner holds the fold run by now  (storage)
 """
 
 from collections.abc import Iterable
 
 from models.errors import EncoderError
-from objectives.errors import DataError, ModelError
+from objectives.errors import DataError, Diverged, ModelError, TrialError, is_out_of_memory
 from storage.errors import StorageError
+from storage.records import Failure
 
 
 class ConfigError(ValueError):
@@ -26,6 +28,24 @@ class ConfigError(ValueError):
 
 
 USER_ERRORS = (ConfigError, DataError, ModelError, StorageError, EncoderError)
+
+_FAILURES = {
+    Diverged: Failure.DIVERGED,
+    TrialError: Failure.CONFIGURATION,
+    ConfigError: Failure.CONFIGURATION,
+    DataError: Failure.DATA_ERROR,
+    ModelError: Failure.MODEL_ERROR,
+    EncoderError: Failure.MODEL_ERROR,
+    StorageError: Failure.STORAGE_ERROR,
+}
+
+
+def failure_of(error: Exception) -> tuple[Failure, str]:
+    """What kind of failure an error is to a fold run, and the reason in words, which begin with the kind."""
+    known = (kind for raised, kind in _FAILURES.items() if isinstance(error, raised))
+    kind = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else next(known, Failure.CODE_ERROR)
+    said = f"{type(error).__name__}: {error}" if kind is Failure.CODE_ERROR else str(error)
+    return kind, said if said.startswith(kind.words) else f"{kind.words}: {said}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

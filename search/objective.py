@@ -10,30 +10,51 @@ from torch import Tensor
 
 from models.classifiers import Classifier
 from models.params import ModelParams, Scalar
+from objectives import memory
+from objectives.errors import OutOfMemory
 from objectives.exported import trained_classifier
 from objectives.jobs import FoldJob
+from objectives.memory import describe_device
 from objectives.tasks.feeds import Inputs
 from objectives.tasks.preparation import PREPARED_FOR, prepare
 from objectives.training import FoldTraining
 from search.caches import Hold
+from search.errors import ConfigError
 from search.rows import StudyRows
 from search.space import field_values, resolve
+from storage.ledger import Ledger
 from storage.records import Claim
 
 
 class Objective:
-    """Builds the training of a fold run; rows, folds and tokens are read once a process and shared by all of them."""
+    """Builds the training of a fold run; rows, folds and tokens are read once a process and shared by all of them.
 
-    def __init__(self, rows: StudyRows, *, device: str) -> None:
+    With a `ledger` it is remembered there how many rows fit into memory; `memory_limit` is what `limit_memory` set.
+    """
+
+    def __init__(
+        self, rows: StudyRows, *, device: str, ledger: Ledger | None = None, memory_limit: int | None = None
+    ) -> None:
         self._rows = rows
         self._config = rows.config
         self._device = device
+        self._ledger = ledger
+        self._memory = describe_device(torch.device(device), memory_limit)
         self._inputs: dict[tuple[object, ...], Inputs] = {}
         self._hold: Hold | None = None  # on the cache
 
     def __call__(self, claim: Claim) -> FoldTraining:
         """Return the training of `claim` from its first epoch; raises TrialError, DataError, ConfigError."""
-        return self.training(self.job(claim.params, claim.fold))
+        job, ledger = self.job(claim.params, claim.fold), self._ledger
+        if ledger is None:
+            return self.training(job)
+        return FoldTraining(
+            job,
+            inputs=self._prepared(job.params.model),
+            device=self._device,
+            rows_that_fit=ledger.rows_that_fit(self._memory),
+            remember=lambda shape, rows: ledger.note_rows(claim, device=self._memory, shape=shape, rows=rows),
+        )
 
     def job(self, sampled: dict[str, Scalar], fold: int) -> FoldJob:
         """Return what a trial that sampled these parameters trains in a fold; raises DataError, ConfigError."""
@@ -92,3 +113,11 @@ def choose_device(index: int) -> str:
 def share_cores(num_workers: int) -> None:
     """Let this process compute on its share of the machine's cores."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers))
+
+
+def limit_memory(limit: int) -> None:
+    """Let this worker process hold at most `limit` bytes of the host's memory; ConfigError if it holds more by now."""
+    try:
+        memory.limit_memory(limit)
+    except OutOfMemory as error:
+        raise ConfigError(f"--memory-limit: {error}") from None

@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search.config import StudyConfig
+from storage.records import Failure
 
 Estimates = Mapping[int, float]  # by trial: what the race expects its mean over all folds to be
 
@@ -33,6 +34,8 @@ class LearningSampler(TPESampler):
     TPE itself counts every trial that has not ended among the bad ones, whatever is known of it, and every stopped one
     behind all that are complete, also behind those that were completed to check the race; and it draws at random until
     ten have ended. In a race that pauses most trials it would hardly learn anything.
+
+    A trial that diverged is ranked behind all others, whatever it had reached before.
     """
 
     def __init__(self, *, seed: int, estimates: Estimates) -> None:
@@ -73,10 +76,15 @@ class _View(optuna.Study):
         return [trial for trial in trials if states is None or trial.state in states]
 
     def _seen(self, trial: FrozenTrial) -> FrozenTrial:
-        if trial.state not in (TrialState.RUNNING, TrialState.PRUNED) or trial.number not in self._estimates:
+        if trial.state not in (TrialState.RUNNING, TrialState.PRUNED):
             return trial
-        seen = optuna.trial.create_trial(
-            value=self._estimates[trial.number], params=trial.params, distributions=trial.distributions
-        )
+        place: dict[str, Any] = {}
+        if trial.user_attrs.get("failure") == Failure.DIVERGED:
+            place["state"] = TrialState.PRUNED  # one without any value is the last
+        elif trial.number in self._estimates:
+            place["value"] = self._estimates[trial.number]
+        else:
+            return trial
+        seen = optuna.trial.create_trial(**place, params=trial.params, distributions=trial.distributions)
         seen.number = trial.number
         return seen

@@ -26,6 +26,7 @@ from storage.artifacts import Artifacts
 from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
 from storage.publishing import Publisher
+from storage.records import EventKind, StudyState
 
 STEP_SECONDS = 0.2
 DRAIN_SECONDS = 60.0
@@ -64,8 +65,19 @@ def interrupts() -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secrets: Secrets, console: Console) -> Ending:
-    """Run the study; raises ConfigError, DataError or StorageError if a worker cannot work at all."""
+def run_study(
+    study: OpenStudy,
+    config: StudyConfig,
+    *,
+    num_workers: int,
+    secrets: Secrets,
+    console: Console,
+    memory_limit: int | None = None,
+) -> Ending:
+    """Run the study; `memory_limit` is each worker's, in bytes.
+
+    Raises ConfigError if a worker cannot work at all, or if too many trials failed in a row; StorageError.
+    """
     coordinator = Coordinator(
         ledger=study.ledger,
         config=config,
@@ -77,7 +89,13 @@ def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secret
             ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
         ).prune,
     )
-    engine = LocalEngine(url=study.url, study=study.record.name, config=config, num_workers=num_workers)
+    engine = LocalEngine(
+        url=study.url,
+        study=study.record.name,
+        config=config,
+        num_workers=num_workers,
+        memory_limit=memory_limit,
+    )
     with interrupts() as counter, Progress(study.ledger, console) as progress:
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
         publisher.start()
@@ -97,6 +115,8 @@ def run_study(study: OpenStudy, config: StudyConfig, *, num_workers: int, secret
             _drain(publisher, progress, study.record.name)
     if engine.error:
         raise ConfigError(engine.error)
+    if study.ledger.study().state is StudyState.FAILED:
+        raise ConfigError(f"{_last_reason(study.ledger)}; the same command continues once that is mended")
     return ending
 
 
@@ -117,6 +137,8 @@ class _Run:
         working = True
         while working or self.engine.alive():
             working = self._round()
+            if not working:
+                self.engine.stop()  # in a study that failed fold runs may be under way
             if self.counter.count >= 2:
                 return Ending.KILLED
             if self.ending is Ending.FINISHED:
@@ -170,6 +192,13 @@ def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts
     for owner in owners:
         ledger.release_owner(owner, reason=reason, max_attempts=max_attempts)
         ledger.release_role(WORKER_ROLE + owner, owner)
+
+
+def _last_reason(ledger: Ledger) -> str:
+    """Why the study ended, the last time that it did."""
+    events = ledger.events(after=max(0, ledger.last_sequence() - 1000), limit=2000)
+    reasons = [event.payload["reason"] for event in events if event.kind is EventKind.STUDY_FINISHED]
+    return str(reasons[-1]) if reasons else "the study failed"
 
 
 def _drain(publisher: Publisher, progress: Progress, study: str) -> None:

@@ -51,8 +51,8 @@ def on_this_machine(record: StudyRecord, overrides: Sequence[str]) -> StudyConfi
 
 
 def reopen_if_budget_grew(study: OpenStudy, config: StudyConfig) -> bool:
-    """Whether the study has work left; a finished one is opened again when its budget has grown."""
-    if study.record.state is not StudyState.FINISHED:
+    """Whether the study has work left; one that has ended is opened again if its budget has trials left."""
+    if study.record.state is StudyState.RUNNING:
         return True
     if config.budget.trials <= len(study.ledger.trials()):
         return False

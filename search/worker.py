@@ -3,10 +3,11 @@
 import hashlib
 import io
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from objectives.errors import Diverged, TrialError
 from objectives.jobs import EpochScore
 from objectives.leaks import LeakProof
 from search.checkpoints import Checkpoints
-from search.errors import USER_ERRORS
+from search.errors import USER_ERRORS, failure_of
 from search.keeping import PREDICTIONS, fold_folder, weights_name
 from search.presence import Presence
 from search.racing.verdicts import Action, Decision, Verdict
@@ -23,7 +24,7 @@ from search.scores import LiveRace
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLost, StorageError, StorageUnavailable, reason_of
 from storage.ledger import Ledger
-from storage.records import Claim, FoldRunState, StudyState, TrialState
+from storage.records import Claim, Failure, FoldRunState, StudyState, TrialState
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Worker:
     owner: str
     stop: threading.Event
     keeps_weights: bool = True
+    diverged: Literal["worst", "failed"] = "worst"
     paused_checkpoints: int = 20
     lease_seconds: float = LEASE_SECONDS
 
@@ -89,7 +91,7 @@ class Worker:
                     self.stop.wait(POLL_SECONDS)  # nothing has happened since there was nothing to do
                     continue
                 seen = sequence
-                if self.ledger.study().state is StudyState.FINISHED:
+                if self.ledger.study().state is not StudyState.RUNNING:
                     return
                 if (claim := self.claim()) is not None:
                     presence.claim = claim
@@ -109,23 +111,22 @@ class Worker:
             self._train(claim)
         except LeaseLost as error:
             log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
-        except Diverged as error:
-            self.ledger.stop_trial(claim, reason=f"diverged: {error}")
         except TrialError as error:
-            self._fail(claim, str(error))
+            self._fail(claim, error)
         except StorageUnavailable as error:
             log.warning("trial %d fold %d is continued from its checkpoint later: %s", claim.trial, claim.fold, error)
         except USER_ERRORS as error:
-            self._give_back(claim, str(error))
+            self._give_back(claim, error)
             raise
         except OSError as error:
             # A cache on a full disk, a file that went away: this machine cannot train, whatever the configuration.
             reason = f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error)
-            self._give_back(claim, reason)
-            raise StorageError(reason) from error
+            explained = StorageError(reason)
+            self._give_back(claim, explained)
+            raise explained from error
         except Exception as error:
             log.exception("trial %d fold %d failed", claim.trial, claim.fold)
-            self._fail(claim, f"{type(error).__name__}: {error}")
+            self._fail(claim, error)
 
     def _train(self, claim: Claim) -> None:
         training = self.objective(claim)
@@ -138,6 +139,8 @@ class Worker:
             checkpoint = checkpoints.save(training.save(), epoch=score.epoch)
             trial_state = self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
             checkpoints.keep(2)
+            if not math.isfinite(score.standing):
+                raise Diverged("the score is not finite")
             last = training.finished
             judged = self._judge(claim, done=False) if trial_state is TrialState.RUNNING else _ENDED
             if judged.decision is Decision.STOP and not last:
@@ -194,16 +197,22 @@ class Worker:
             self.ledger.audit_trial(claim, reason=judged.reason, chance=judged.chance)
         return judged
 
-    def _give_back(self, claim: Claim, reason: str) -> None:
+    def _give_back(self, claim: Claim, error: Exception) -> None:
         """What went wrong is not this configuration's fault: whoever claims the fold run next continues it."""
+        failure, reason = failure_of(error)
         try:
-            self.ledger.release(claim, reason=reason)
+            self.ledger.release(claim, reason=reason, failure=failure)
         except LeaseLost as error:
             log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
 
-    def _fail(self, claim: Claim, reason: str) -> None:
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        """End the trial: what diverged is a bad configuration and was stopped, unless the study says otherwise."""
+        failure, reason = failure_of(error)
         try:
-            self.ledger.finish_fold(claim, FoldRunState.FAILED, reason=reason)
+            if failure is Failure.DIVERGED and self.diverged == "worst":
+                self.ledger.stop_trial(claim, reason=reason, failure=failure)
+            else:
+                self.ledger.finish_fold(claim, FoldRunState.FAILED, reason=reason, failure=failure)
         except LeaseLost as error:
             log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
 

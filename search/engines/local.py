@@ -31,6 +31,7 @@ class WorkerJob:
     config: StudyConfig
     index: int
     num_workers: int
+    memory_limit: int | None
     owner: str
 
 
@@ -42,6 +43,7 @@ class LocalEngine:
     study: str
     config: StudyConfig
     num_workers: int
+    memory_limit: int | None = None
     deaths: int = 0
     error: str | None = None
     _workers: dict[int, "_Process"] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class LocalEngine:
             config=self.config,
             index=index,
             num_workers=self.num_workers,
+            memory_limit=self.memory_limit,
             owner=owner,
         )
         stop = context.Event()
@@ -158,7 +161,7 @@ def _watch(stop: Event, leave: threading.Event, parent: int) -> None:
 
 def run_worker(job: WorkerJob, stop: threading.Event) -> None:
     """Train fold runs in this process until the study is finished or `stop` is set."""
-    from search.objective import Objective, choose_device, share_cores
+    from search.objective import Objective, choose_device, limit_memory, share_cores
     from search.rows import StudyRows
     from search.scores import live_race
     from search.worker import Worker
@@ -169,18 +172,22 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
     from storage.ledger import Ledger
 
     share_cores(job.num_workers)
+    if job.memory_limit is not None:
+        limit_memory(job.memory_limit)
     engine = connect(job.url, patience_seconds=PATIENCE_SECONDS)
     record = find_study(engine, job.study)
     if record is None:
         raise StorageError(f"study {job.study!r} is not in this database any more")
     ledger = Ledger(engine, record.id)
+    rows, device = StudyRows(ledger=ledger, config=job.config), choose_device(job.index)
     Worker(
         ledger=ledger,
         artifacts=Artifacts(job.config.storage.artifacts),
-        objective=Objective(StudyRows(ledger=ledger, config=job.config), device=choose_device(job.index)),
+        objective=Objective(rows, device=device, ledger=ledger, memory_limit=job.memory_limit),
         race=live_race(ledger, job.config),
         owner=job.owner,
         stop=stop,
         keeps_weights=job.config.artifacts.keep != "none",
+        diverged=job.config.study.diverged,
         paused_checkpoints=job.config.artifacts.paused_checkpoints,
     ).work()
