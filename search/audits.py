@@ -32,9 +32,9 @@ class RaceFigures:
 
 
 def race_figures(trials: Sequence[TrialRecord], runs: Sequence[FoldRun], direction: Direction) -> RaceFigures:
-    """Count what the race did with these trials, whose fold runs `runs` are."""
+    """Count what the race did with these trials, whose fold runs `runs` are; what diverged it did not stop."""
     sign = 1.0 if direction == "maximize" else -1.0
-    stopped = [trial for trial in trials if trial.state is TrialState.STOPPED]
+    stopped = [trial for trial in trials if trial.state is TrialState.STOPPED and trial.failure is None]
     stated = [trial.chance for trial in stopped if trial.chance is not None]
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and math.isfinite(_score(trial))]
     ended = [trial for trial in complete if trial.audited]

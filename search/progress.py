@@ -123,6 +123,9 @@ def describe(event: Event, *, metric: str) -> str:
         case EventKind.EPOCH:
             losses = " ".join(f"{name} {payload['metrics'][name]:.4f}" for name in ("train_loss", "val_loss"))
             return f"{where} epoch {event.epoch}: {metric} {payload['score']:.4f} {losses} ({payload['seconds']:.1f}s)"
+        case EventKind.OUT_OF_MEMORY:
+            use = payload["shape"].partition(":")[0]
+            return f"{where} is out of memory: {use} goes on with {payload['rows']} rows at once"
         case EventKind.FOLD_FINISHED | EventKind.TRIAL_FINISHED:
             return f"{where} {payload['state']}{_outcome(payload, metric)}"
         case EventKind.FOLD_RELEASED if payload.get("state") == FoldRunState.PAUSED:
@@ -132,7 +135,7 @@ def describe(event: Event, *, metric: str) -> str:
         case EventKind.FOLD_RELEASED:
             return f"{where} given back: {payload['reason']}"
         case EventKind.STUDY_FINISHED:
-            return f"study finished: {payload['reason']}"
+            return f"study {payload.get('state', 'finished')}: {payload['reason']}"
     return f"{where} {event.kind.value.replace('_', ' ')}"
 
 

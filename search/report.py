@@ -18,7 +18,7 @@ from search.ties import Tie, tied_with
 from storage.catalog import list_studies
 from storage.database import connect, migrate
 from storage.ledger import Ledger
-from storage.records import Direction, FoldRun, FoldRunState, StudyRecord, TrialRecord, TrialState
+from storage.records import OPEN_STATES, Direction, Failure, FoldRun, FoldRunState, StudyRecord, TrialRecord, TrialState
 
 NONE = "-"
 MOST_TIES = 8
@@ -53,7 +53,7 @@ class Summary:
 
     `work_saved` is the share of its ended trials' epochs that stopping made unnecessary. What the patience of a fold
     that is done left out is not among it, and an unfinished fold is taken to need the share of its epochs that the done
-    ones needed.
+    ones needed. `failures` counts the trials that a failure ended, by its kind; what diverged saved nothing.
     """
 
     study: str
@@ -62,6 +62,7 @@ class Summary:
     direction: Direction
     budget: int
     trials: dict[str, int]
+    failures: dict[str, int]
     fold_runs: dict[str, int]
     best: Best | None
     epochs_trained: int
@@ -84,7 +85,8 @@ def summarise(ledger: Ledger) -> Summary:
     for run in runs:
         trained[run.trial] += run.num_epochs
         untrained[run.trial] += needed[run.id] - run.num_epochs
-    saved = sum(untrained[trial.number] for trial in trials if trial.state is TrialState.STOPPED)
+    stopped = [trial for trial in trials if trial.state is TrialState.STOPPED and trial.failure is None]
+    saved = sum(untrained[trial.number] for trial in stopped)
     trained_of_ended = sum(trained[trial.number] for trial in trials if trial.state is not TrialState.RUNNING)
     work_saved = saved / (saved + trained_of_ended) if saved else 0.0
     per_trial = sum(needed.values()) / len(trials) if trials else config.folds.k * config.training.epochs
@@ -97,6 +99,7 @@ def summarise(ledger: Ledger) -> Summary:
         direction=record.direction,
         budget=budget,
         trials=dict(Counter(trial.state.value for trial in trials)),
+        failures=dict(Counter(trial.failure.value for trial in trials if trial.failure)),
         fold_runs=dict(Counter(run.state.value for run in runs)),
         best=find_best(record, trials),
         epochs_trained=sum(trained.values()),
@@ -128,7 +131,9 @@ def counts_line(summary: Summary) -> str:
     states["running"] = states.get("running", 0) - summary.race.paused
     trials = _counted(states, {state: state for state in ("complete", "running", "paused", "stopped", "failed")})
     runs = _counted(summary.fold_runs, FOLD_RUN_WORDS)
-    return f"trials {sum(summary.trials.values())}/{summary.budget} ({trials}); fold runs: {runs}"
+    failures = _counted(summary.failures, {kind.value: kind.words for kind in Failure})
+    line = f"trials {sum(summary.trials.values())}/{summary.budget} ({trials}); fold runs: {runs}"
+    return f"{line}; failures: {failures}" if summary.failures else line
 
 
 def _counted(counts: dict[str, int], words: dict[str, str]) -> str:
@@ -338,4 +343,5 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun], paused: Mapping[int, float
     notes = [f"chance {trial.chance:.2g}"] if trial.chance is not None else []
     notes += ["spared"] if trial.audited else []
     notes += [trial.reason] if trial.reason else []
+    notes += [f"fold {run.fold} given back: {run.reason}" for run in runs if run.failure and run.state in OPEN_STATES]
     return str(trial.number), state, score, pooled, folds, epochs, "; ".join(notes)

@@ -82,6 +82,7 @@ class ScriptedStudy:
             owner=owner,
             stop=self.stop,
             keeps_weights=self.config.artifacts.keep != "none",
+            diverged=self.config.study.diverged,
             paused_checkpoints=self.config.artifacts.paused_checkpoints,
             lease_seconds=lease_seconds,
         )

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 from search.audits import race_figures, race_line
-from storage.records import FoldRun, FoldRunState, TrialRecord, TrialState
+from storage.records import Failure, FoldRun, FoldRunState, TrialRecord, TrialState
 
 
 def trial(number: int, state: TrialState, **values: Any) -> TrialRecord:
@@ -29,12 +29,13 @@ def audited(number: int, score: float | None, chance: float = 0.02) -> TrialReco
 
 
 def test_stops_and_their_stated_chances_are_counted():
-    """One that diverged was stopped without a chance; failed and complete trials were not stopped."""
+    """One was stopped without a chance; those that diverged, failed or are complete were not stopped by the race."""
     trials = [trial(0, TrialState.STOPPED, chance=0.25), trial(1, TrialState.STOPPED, chance=0.125)]
+    trials += [trial(5, TrialState.STOPPED, chance=0.5, failure=Failure.DIVERGED)]
     trials += [trial(2, TrialState.STOPPED), trial(3, TrialState.FAILED), trial(4, TrialState.COMPLETE, score=0.5)]
     figures = race_figures(trials, [], "maximize")
     assert (figures.stops, figures.stated_chance) == (3, 0.375)
-    assert race_figures(trials[2:], [], "maximize").stated_chance is None
+    assert race_figures(trials[3:], [], "maximize").stated_chance is None
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
