@@ -29,6 +29,7 @@ from objectives.devices import rows_per_forward
 from objectives.image_augmentation import ImageAugmentation
 from objectives.image_files import decode_images, stamps
 from objectives.jobs import FoldJob, Rows
+from objectives.tasks.cache import write_parts
 from objectives.tasks.feeds import Batch
 
 Array = NDArray[Any]
@@ -179,12 +180,7 @@ def _cached(file: Path, *, shape: tuple[int, ...], dtype: str, compute: Callable
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             complete = Path(scratch, file.name)
-            # Not written through a map: on a full disk that would be a signal, and not an error.
-            with complete.open("wb") as output:
-                header = {"descr": dtype, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(output, header)
-                for part in compute():
-                    output.write(np.ascontiguousarray(part, dtype).tobytes())
+            write_parts(complete, compute(), shape=shape, dtype=dtype)
             complete.replace(file)
     array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
     return array

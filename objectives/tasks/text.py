@@ -1,6 +1,6 @@
 """Texts as model inputs: tokenised once a study, cached as memory-mapped files, batched by length."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from models.classifiers import Classifier, Head, HeadOnly, Pooling, TextClassifier, mean_of_windows
 from models.encoders import load_encoder, load_tokenizer, num_encoder_layers
@@ -20,7 +21,7 @@ from objectives.data import Content
 from objectives.devices import rows_per_forward
 from objectives.jobs import FoldJob
 from objectives.params import TOKEN_CHANGES
-from objectives.tasks.cache import cached, digest, digest_weights
+from objectives.tasks.cache import cached, digest, digest_weights, mapped, publish, write_parts
 from objectives.tasks.feeds import Batch
 from objectives.tasks.prefix import Prefix, frozen_prefix, windows_in_parts
 
@@ -28,6 +29,7 @@ Array = NDArray[Any]
 LongText = Literal["head", "tail", "head_tail", "windows"]
 
 TEXTS_PER_CALL = 4096
+ROWS_PER_PART = 65_536
 BATCHES_PER_POOL = 50
 MAX_TOKENS = 8192  # kept of a text where more than its head is read
 
@@ -116,10 +118,16 @@ class TextInputs:
         """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
         cut = Cut(max_length=max_length, long_text=long_text, overlap=overlap)
 
-        def compute() -> dict[str, Array]:
-            return {"pooled": _pool_all(self.tokens, self.encoder, pooling=pooling, cut=cut, device=self.device)}
+        def fill(folder: Path) -> None:
+            model = load_encoder(self.encoder).eval().to(self.device)
+            states = _pool_all(self.tokens, model, pool=Pooling(pooling, model.config.hidden_size), cut=cut)
+            shape = (len(self.tokens.offsets) - 1, model.config.hidden_size)
+            write_parts(folder / "pooled.npy", states, shape=shape, dtype=np.float32)
 
-        return cached(self.cache / f"pooled-{self._key(cut, pooling)}", compute)["pooled"]
+        folder = self.cache / f"pooled-{self._key(cut, pooling)}"
+        if not folder.is_dir():
+            publish(folder, fill)
+        return mapped(folder)["pooled"]
 
     def prefix(self, cut: Cut, *, num_layers: int) -> Prefix | None:
         """Return the states below the `num_layers` top layers, computed once a study; None if there is no such thing.
@@ -221,13 +229,13 @@ def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path
     key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *texts])
 
     def compute() -> dict[str, Array]:
-        ids, lengths = [], [0]
+        ids, lengths = bytearray(), [0]
         for start in range(0, len(texts), TEXTS_PER_CALL):
             batch = list(texts[start : start + TEXTS_PER_CALL])
             rows = tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]
             lengths += map(len, rows)
-            ids.append(np.concatenate(rows, dtype=np.int32))
-        return {"ids": np.concatenate(ids), "offsets": np.cumsum(lengths, dtype=np.int64)}
+            ids += np.concatenate(rows, dtype=np.int32).data
+        return {"ids": np.frombuffer(ids, np.int32), "offsets": np.cumsum(lengths, dtype=np.int64)}
 
     arrays = cached(cache / f"tokens-{key}", compute)
     num_opening, num_closing = _num_special(tokenizer)
@@ -284,23 +292,24 @@ def _cut(model: ModelParams) -> Cut:
 
 @torch.inference_mode()
 def _pool_all(
-    tokens: TokenisedTexts, encoder: str, *, pooling: Literal["mean", "cls", "max"], cut: Cut, device: str
-) -> NDArray[np.float32]:
-    size = rows_per_forward(torch.device(device))
-    model = load_encoder(encoder).eval()
-    width: int = model.config.hidden_size
-    torch.nn.Module.to(model, device)
-    pool = Pooling(pooling, width)
-    rows = np.arange(len(tokens.offsets) - 1)
-    order = np.argsort(tokens.lengths(rows, **cut), kind="stable")
-    states = np.empty((len(rows), width), dtype=np.float32)
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        batch = tokens.batch(chosen, **cut)
-        parts = windows_in_parts(batch, size=size, device=device)
-        pooled = torch.cat([pool(model(**part).last_hidden_state, part["attention_mask"]).cpu() for part in parts])
-        states[chosen] = mean_of_windows(pooled, batch.get("row_of_window")).numpy()
-    return states
+    tokens: TokenisedTexts, encoder: PreTrainedModel, *, pool: Pooling, cut: Cut
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the pooled states of some rows after the other, those of like length read together."""
+    size = rows_per_forward(encoder.device)
+    num_rows = len(tokens.offsets) - 1
+    for first in range(0, num_rows, ROWS_PER_PART):
+        rows = np.arange(first, min(first + ROWS_PER_PART, num_rows))
+        states = np.empty((len(rows), encoder.config.hidden_size), dtype=np.float32)
+        order = np.argsort(tokens.lengths(rows, **cut), kind="stable")
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            batch = tokens.batch(rows[chosen], **cut)
+            parts = windows_in_parts(batch, size=size, device=str(encoder.device))
+            pooled = torch.cat(
+                [pool(encoder(**part).last_hidden_state, part["attention_mask"]).cpu() for part in parts]
+            )
+            states[chosen] = mean_of_windows(pooled, batch.get("row_of_window")).numpy()
+        yield states
 
 
 class Tokens(Protocol):

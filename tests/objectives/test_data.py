@@ -103,6 +103,20 @@ def test_fingerprint_changes_with_a_text_or_a_label(tmp_path):
     assert len({dataset.fingerprint for dataset in datasets}) == 3
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_is_the_same_rows_in_parts_of_any_size(tmp_path, monkeypatch, name):
+    """Texts, labels, groups and fingerprint; what is wrong is named by its row of the file, not of the part."""
+    spec = spec_of(write(tmp_path / name))
+    whole = read_dataset(spec)
+    monkeypatch.setattr("objectives.data.ROWS_PER_CHUNK", 2)
+    parts = read_dataset(spec)
+    assert (parts.texts, parts.columns, parts.fingerprint) == (whole.texts, whole.columns, whole.fingerprint)
+    np.testing.assert_array_equal(parts.labels, whole.labels)
+    np.testing.assert_array_equal(parts.groups, whole.groups)
+    rows = "text,label\n" + "x,a\n" * 5 + "y\n"
+    assert error_of(csv(tmp_path, rows), text="text") == "data row 6 has 1 cells, expected 2 as in the header"
+
+
 def test_one_text_column_may_be_given_as_a_string():
     """`text: body` is `text: [body]`."""
     assert spec_of(Path("rows.csv"), text="body").text == ("body",)

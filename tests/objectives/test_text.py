@@ -1,5 +1,6 @@
 """Tokens: cached once, cut and padded right, batched by length; and frozen embeddings."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -163,6 +164,13 @@ def test_embeddings_are_the_frozen_encoders_mean_states(dataset, inputs):
     torch.testing.assert_close(torch.tensor(embeddings[7:8]), expected)
     assert embeddings.shape == (len(dataset.texts), 32)
     assert isinstance(inputs.pooled(pooling="mean", max_length=24), np.memmap)
+
+
+def test_states_that_are_computed_in_parts_are_the_same(inputs, tmp_path, monkeypatch):
+    """However many rows are in memory at once."""
+    monkeypatch.setattr("objectives.tasks.text.ROWS_PER_PART", 7)
+    in_parts = replace(inputs, cache=tmp_path).pooled(pooling="max", max_length=24)
+    np.testing.assert_allclose(in_parts, inputs.pooled(pooling="max", max_length=24), atol=1e-6)
 
 
 def test_new_weights_give_new_embeddings(dataset, tmp_path):
