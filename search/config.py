@@ -194,7 +194,7 @@ class ArtifactsConfig(_Section):
     )
     top: int = Field(5, ge=1, description="How many trials keep their weights with keep: top.")
     paused_checkpoints: int = Field(
-        20,
+        100,
         ge=0,
         description="How many paused fold runs keep their checkpoints, those that took longest; the others train the "
         "epochs they had again when the race wants them back.",

@@ -97,8 +97,8 @@ def _artifact_needs(
         for optimiser, average in product(field_values(config, "optimiser"), field_values(config, "ema_decay"))
     ]
     paused = config.artifacts.paused_checkpoints if paired else 0
-    # While a third one is written, there are two.
-    most = (3 * num_workers + min(paused, trials * num_folds)) * max(trained) * max(states)
+    # While a third one is written, there are two. Seldom more fold runs are paused than this: docs/storage.md.
+    most = (3 * num_workers + min(paused, 1.3 * trials)) * max(trained) * max(states)
     yield Need(what="checkpoints", place=artifacts, least=2 * min(trained) * min(states), most=most)
     if config.artifacts.keep != "none":
         kept = {"best": 1, "top": config.artifacts.top, "all": trials}[config.artifacts.keep]

@@ -78,7 +78,7 @@ class Worker:
     stop: threading.Event
     keeps_weights: bool = True
     diverged: Literal["worst", "failed"] = "worst"
-    paused_checkpoints: int = 20
+    paused_checkpoints: int = 100
     lease_seconds: float = LEASE_SECONDS
 
     def work(self) -> None:
