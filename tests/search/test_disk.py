@@ -47,8 +47,7 @@ def test_what_a_study_needs_is_said_kind_by_kind(tmp_path: Path, dataset: Datase
     """Checkpoints of two workers and of paused fold runs, with AdamW's states; weights; predictions; tokens."""
     free(monkeypatch, 1e12)
     assert check(tmp_path, dataset) == (
-        "disk: at most about 22.5 GB (checkpoints 18 GB, weights 4.5 GB, predictions 240 kB, cache 408 kB) "
-        "of 1 TB free"
+        "disk: at most about 22.5 GB (checkpoints 18 GB, weights 4.5 GB, predictions 240 kB, cache 408 kB) of 1 TB free"
     )
     assert "checkpoints 2.4 GB" in check(tmp_path, dataset, race={"rule": "none"})
     assert "weights" not in check(tmp_path, dataset, artifacts={"keep": "none"})
