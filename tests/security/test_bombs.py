@@ -29,10 +29,15 @@ MOST_MEMORY = 500 * 2**20  # 64 MiB may be unpacked of any file, as four bytes a
 def in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The process does not grow by more than the limit while the test runs."""
     monkeypatch.chdir(tmp_path)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
+    forget_peak()
     before = peak_memory()
     yield
     assert peak_memory() < before + MOST_MEMORY
+
+
+def forget_peak() -> None:
+    """Let the peak be what there is now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> int:
@@ -90,6 +95,7 @@ def test_tables_that_are_bombs_are_refused(name: str):
     """Whether they are read at once or in parts."""
     build, expected = BOMBS[name]
     Path(name).write_bytes(build())
+    forget_peak()
     spec = DataSpec(path=Path(name), label="label", text=("text",))
     with pytest.raises(DataError, match=expected):
         read_dataset(spec)
