@@ -14,11 +14,11 @@ from storage.database import reading, writing
 from storage.errors import StorageError
 from storage.records import StudyRecord
 from storage.studies import close_study, open_study, optuna_errors, optuna_storage
-from storage.tables import CursorRow, RoleRow, StudyRow, Table, TrialRow
+from storage.tables import CursorRow, MemoryRow, RoleRow, StudyRow, Table, TrialRow
 
 ROWS_AT_ONCE = 1000
-# Who works on it, and what trackers have of it, is different where the copy goes.
-LEFT_BEHIND = {CursorRow.__tablename__, RoleRow.__tablename__}
+# Who works on it, what trackers have of it and what fits into memory is different where the copy goes.
+LEFT_BEHIND = {CursorRow.__tablename__, MemoryRow.__tablename__, RoleRow.__tablename__}
 
 
 def copy_study(source: Engine, target: Engine, *, name: str) -> StudyRecord:

@@ -23,7 +23,7 @@ def test_a_restored_study_ends_as_an_undisturbed_one(user: UserFolder, postgres_
     user.storage = "sqlite:///studies/search.db"
     user.write_study_file(trackers={"mlflow": True})
     process = user.start_run()
-    wait_for(lambda: len(user.ledger().epochs()) >= 16)
+    wait_for(lambda: len(user.ledger().epochs()) >= 16, seconds=200)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     num_epochs = len(user.ledger().epochs())

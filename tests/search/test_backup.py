@@ -6,6 +6,7 @@ import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from search.backup import FORMAT, MANIFEST, Manifest, back_up, restore
 from search.config import config_from_record
 from search.errors import ConfigError
 from search.study import OpenStudy, find
+from storage import copies
 from storage.artifacts import Artifacts
 from storage.database import connect, migrate, writing
 from storage.errors import StorageError
@@ -113,6 +115,36 @@ def test_what_was_restored_elsewhere_ends_as_if_nothing_had_happened(
     assert results(study) == results(undisturbed)
     for opened_study in (study, undisturbed, other):
         opened_study.ledger.engine.dispose()
+
+
+def test_what_is_recorded_while_a_backup_is_written_is_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither in the ledger nor in Optuna's study, which is read after it: a trial that ended meanwhile is running."""
+    study = new_study(f"sqlite:///{tmp_path}/origin.db", tmp_path / "origin")
+    script = Script(curves)
+    script.on_epoch = lambda trial, fold, epoch: study.stop.set() if (trial, fold, epoch) == (1, 0, 2) else None
+    coordinator = study.coordinator()
+    while not study.stop.is_set():
+        coordinator.step()
+        worker = study.worker(script)
+        worker.train(worker.claim())
+    coordinator.leave()
+    num_epochs, copy_trials = len(study.ledger.epochs()), copies._copy_trials
+
+    def late(*arguments: Any) -> None:
+        script.on_epoch = lambda *_: None
+        run(study, script)
+        copy_trials(*arguments)
+
+    with monkeypatch.context() as then:
+        then.setattr(copies, "_copy_trials", late)
+        back_up(opened(study), tmp_path / "backup.tar")
+    assert len(study.ledger.epochs()) > num_epochs
+    url = f"sqlite:///{tmp_path}/target.db"
+    restore(tmp_path / "backup.tar", url=url, overrides=[f"storage.artifacts={tmp_path}/elsewhere"])
+    assert len(OpenedStudy(url).ledger.epochs()) == num_epochs
+    optuna = open_study(url, name="scripted", direction="maximize")
+    assert [trial.state.name for trial in optuna.get_trials()] == ["COMPLETE", "RUNNING"]
+    close_study(optuna)
 
 
 @pytest.fixture
