@@ -44,7 +44,7 @@ class Look(ABC):
 
     @abstractmethod
     def outcome(self, trial: int) -> dict[str, Any]:
-        """Learning rate, state, reason and score, as far as they are there."""
+        """Learning rate, state, reason, failure, rows at once and score, as far as they are there."""
 
     @abstractmethod
     def study_state(self) -> str: ...
@@ -89,6 +89,8 @@ class MlflowLook(Look):
             "learning_rate": float(data.params["learning_rate"]),
             "state": data.tags.get("search.state"),
             "reason": data.tags.get("search.reason"),
+            "failure": data.tags.get("search.failure"),
+            "rows_at_once": data.tags.get("search.fold_0_rows_at_once"),
             "score": data.metrics.get("cv/macro_f1_mean"),
         }
         return {name: value for name, value in found.items() if value is not None}
@@ -126,9 +128,9 @@ class NeptuneLook(Look):
     def outcome(self, trial: int) -> dict[str, Any]:
         fields, _ = self._run(f"trial {trial}")
         found = {"learning_rate": fields["trial/parameters/learning_rate"]}
-        return found | {
-            name: fields[f"trial/{name}"] for name in ("state", "reason", "score") if f"trial/{name}" in fields
-        }
+        found["rows_at_once"] = fields.get("fold_0/rows_at_once")
+        found |= {name: fields.get(f"trial/{name}") for name in ("state", "reason", "failure", "score")}
+        return {name: value for name, value in found.items() if value is not None}
 
     def study_state(self) -> str:
         return self._run("spam")[0]["study/state"]

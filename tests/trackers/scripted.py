@@ -4,7 +4,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from storage.ledger import Ledger, create_study
-from storage.records import EpochRecord, FoldRunState, TrialState
+from storage.records import EpochRecord, Failure, FoldRunState, TrialState
 
 NUM_FOLDS = 2
 NUM_EPOCHS = 3
@@ -82,5 +82,7 @@ def fail_trial(ledger: Ledger, number: int) -> None:
     start_trial(ledger, number)
     claim = ledger.claim("tester/0", lease_seconds=60)
     assert claim is not None
-    ledger.finish_fold(claim, FoldRunState.FAILED, reason=f"no answer from http://ann:{SECRET}@host")
+    ledger.note_rows(claim, device="cpu", shape="training: {}", rows=4)
+    reason = f"no answer from http://ann:{SECRET}@host"
+    ledger.finish_fold(claim, FoldRunState.FAILED, reason=reason, failure=Failure.CODE_ERROR)
     ledger.finish_trial(number, TrialState.FAILED)
