@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from models.encoders import load_config, load_encoder, lower_states, upper_states
 from objectives.devices import rows_per_forward
 from objectives.jobs import Rows
+from objectives.memory import RowsAtOnce
 from objectives.tasks.cache import mapped, publish
 from objectives.tasks.feeds import Batch
 
@@ -106,6 +108,7 @@ def _fill(
     probe = next(windows_in_parts(batch(order[[0, len(order) // 2, -1]]), size=size, device=str(device)))
     if not _runs_in_parts(encoder, probe, num_layers=num_layers):
         return
+    at_once = RowsAtOnce(rows=size, device=device)
     num_windows = np.ones(len(order), np.int64)
     shape = (int(lengths.sum()), int(encoder.config.hidden_size))
     with (folder / "states.npy").open("wb") as file:
@@ -115,13 +118,20 @@ def _fill(
             inputs = batch(chosen)
             if "row_of_window" in inputs:
                 num_windows[chosen] = np.bincount(inputs["row_of_window"].numpy())
-            for part in windows_in_parts(inputs, size=size, device=str(device)):
-                states = lower_states(encoder, num_layers=num_layers, **part)
-                file.write(states[part["attention_mask"] > 0].cpu().numpy().tobytes())
+            for states in at_once.attempt(partial(_states, inputs, encoder, num_layers)):
+                file.write(states.tobytes())
     starts = np.empty(len(order), np.int64)
     starts[order] = np.cumsum(lengths[order]) - lengths[order]
     np.save(folder / "starts.npy", starts)
     np.save(folder / "num_windows.npy", num_windows)
+
+
+def _states(batch: Batch, encoder: PreTrainedModel, num_layers: int, size: int) -> list[NDArray[np.float32]]:
+    """Return the states of the tokens, (tokens, width), of at most `size` lines at a time."""
+    parts = windows_in_parts(batch, size=size, device=str(encoder.device))
+    return [
+        lower_states(encoder, num_layers=num_layers, **part)[part["attention_mask"] > 0].cpu().numpy() for part in parts
+    ]
 
 
 def _runs_in_parts(encoder: PreTrainedModel, inputs: Batch, *, num_layers: int) -> bool:

@@ -20,6 +20,7 @@ from objectives.augmentation import Augmentation
 from objectives.data import Content
 from objectives.devices import rows_per_forward
 from objectives.jobs import FoldJob
+from objectives.memory import RowsAtOnce
 from objectives.params import TOKEN_CHANGES
 from objectives.tasks.cache import cached, digest, digest_weights, mapped, publish, write_parts
 from objectives.tasks.feeds import Batch
@@ -296,6 +297,7 @@ def _pool_all(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the pooled states of some rows after the other, those of like length read together."""
     size = rows_per_forward(encoder.device)
+    at_once = RowsAtOnce(rows=size, device=encoder.device)
     num_rows = len(tokens.offsets) - 1
     for first in range(0, num_rows, ROWS_PER_PART):
         rows = np.arange(first, min(first + ROWS_PER_PART, num_rows))
@@ -304,12 +306,15 @@ def _pool_all(
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             batch = tokens.batch(rows[chosen], **cut)
-            parts = windows_in_parts(batch, size=size, device=str(encoder.device))
-            pooled = torch.cat(
-                [pool(encoder(**part).last_hidden_state, part["attention_mask"]).cpu() for part in parts]
-            )
+            pooled = at_once.attempt(partial(_pool_batch, batch, encoder, pool))
             states[chosen] = mean_of_windows(pooled, batch.get("row_of_window")).numpy()
         yield states
+
+
+def _pool_batch(batch: Batch, encoder: PreTrainedModel, pool: Pooling, size: int) -> Tensor:
+    """Return the pooled states, (lines, width), of at most `size` lines at a time."""
+    parts = windows_in_parts(batch, size=size, device=str(encoder.device))
+    return torch.cat([pool(encoder(**part).last_hidden_state, part["attention_mask"]).cpu() for part in parts])
 
 
 class Tokens(Protocol):

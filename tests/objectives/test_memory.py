@@ -1,10 +1,13 @@
 """Memory that runs out: fewer rows pass at once, the scores are the same, and the next training knows."""
 
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
+import numpy as np
 import pytest
 import torch
+from transformers import BertModel
 
 from models.classifiers import TextClassifier
 from objectives.errors import OutOfMemory
@@ -100,3 +103,22 @@ def test_a_device_without_room_for_one_row_ends_the_trial(train, monkeypatch):
     monkeypatch.setattr(TextClassifier, "pooled", pooled)
     with pytest.raises(OutOfMemory, match="out of memory on cpu: tried to allocate 9 GiB"):
         list(train().epochs())
+
+
+def test_the_states_of_frozen_layers_are_computed_in_smaller_parts(inputs, tmp_path, monkeypatch):
+    """Pooled, and those of the lower layers alone: whoever has room for five rows gets what all others get."""
+    forward = BertModel.forward
+
+    def forward_on_small_device(self, input_ids, **given):
+        if len(input_ids) > 5:
+            raise torch.OutOfMemoryError
+        return forward(self, input_ids=input_ids, **given)
+
+    cut = {"max_length": 24, "long_text": "head", "overlap": 0.0}
+    roomy = replace(inputs, cache=tmp_path / "roomy")
+    expected = roomy.pooled(pooling="mean", **cut), roomy.prefix(cut, num_layers=1).states
+    monkeypatch.setattr(BertModel, "forward", forward_on_small_device)
+    small = replace(inputs, cache=tmp_path / "small")
+    found = small.pooled(pooling="mean", **cut), small.prefix(cut, num_layers=1).states
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,37 @@
+"""What one worker finds out about memory is in the ledger, and the next begins there: a real encoder, a real study."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.classifiers import TextClassifier
+from search.objective import Objective
+from search.rows import StudyRows
+from storage.records import EventKind, FoldRunState
+from tests.search.scripted import ScriptedRace
+from tests.search.test_pauses import PARAMS, new_worker, trained
+
+
+def test_how_many_rows_fit_is_found_once_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is an event of the fold run that found it, no failure; the others of that shape meet no limit."""
+    study = trained(tmp_path)
+    study.ledger.add_trial(1, PARAMS | {"dropout": 0.1})
+    pooled = TextClassifier.pooled
+
+    def pooled_on_small_device(self, input_ids, attention_mask):
+        if len(input_ids) > 3 and self.training:
+            raise torch.OutOfMemoryError
+        return pooled(self, input_ids=input_ids, attention_mask=attention_mask)
+
+    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
+    for _ in range(3):
+        worker = new_worker(study, ScriptedRace())
+        rows = StudyRows(ledger=study.ledger, config=study.config)
+        worker = replace(worker, objective=Objective(rows, device="cpu", ledger=study.ledger))
+        worker.train(worker.claim())
+    found = [event for event in study.ledger.events(limit=1000) if event.kind is EventKind.OUT_OF_MEMORY]
+    assert [(event.trial, event.fold, event.payload["rows"]) for event in found] == [(1, 0, 4), (1, 0, 2)]
+    assert list(study.ledger.rows_that_fit("cpu").values()) == [2]
+    assert {(run.state, run.failure) for run in study.runs(1)} == {(FoldRunState.DONE, None)}
