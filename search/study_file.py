@@ -86,8 +86,8 @@ def parse_override(text: str) -> Override:
     """Read `a.b=c`, the value as YAML; raises ConfigError."""
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
-        raise ConfigError(f"--set {path}: expected section.field=value")
-    return Override(path=tuple(path.strip().split(".")), value=_parse(value, f"--set {path}"))
+        raise ConfigError(f"--set {printable(path)}: expected section.field=value")
+    return Override(path=tuple(path.strip().split(".")), value=_parse(value, f"--set {printable(path)}"))
 
 
 def read_yaml(path: Path) -> Any:
@@ -114,8 +114,8 @@ def apply_override(sections: dict[str, Any], override: Override) -> None:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            key = ".".join(parents[:depth])
-            raise ConfigError(f"--set {'.'.join(override.path)}: {key} is {_kind(section)}, set it as a whole")
+            key, whole = printable(".".join(parents[:depth])), printable(".".join(override.path))
+            raise ConfigError(f"--set {whole}: {key} is {_kind(section)}, set it as a whole")
     section[name] = override.value
 
 

@@ -1,0 +1,171 @@
+"""Data files, arrays, checkpoints and images with damaged bytes: they are read, or refused in one line."""
+
+import gzip
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objectives.arrays import read_arrays
+from objectives.checkpoints import pack, unpack
+from objectives.data import DataSpec, RelationSpec, content_of, read_chunks, read_dataset
+from objectives.errors import DataError, TrialError
+from objectives.image_files import check_images, decode_images
+from objectives.leaks import LeakProof
+from objectives.relations import read_relations
+from search.curves import load_curves
+from search.errors import ConfigError
+from tests.fuzz.strategies import ODD, changed, damaged
+from tests.tiny_images import picture
+
+FUZZ = settings.get_profile("fuzz")
+ROWS = [{"text": f"row {number}", "label": "ab"[number % 2], "more": number / 2} for number in range(8)]
+
+
+def parquet() -> bytes:
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), content)
+    return content.getvalue()
+
+
+def zipped(content: bytes) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/1.png", content)
+        file.writestr("b/2.png", picture("red"))
+    return archive.getvalue()
+
+
+CSV = "\r\n".join(["text,label,more", *(f'"{row["text"]}",{row["label"]},{row["more"]}' for row in ROWS)]).encode()
+JSONL = "\n".join(map(json.dumps, ROWS)).encode()
+FILES = {
+    "d.csv": CSV,
+    "d.tsv": CSV.replace(b",", b"\t"),
+    "d.jsonl": JSONL,
+    "d.parquet": parquet(),
+    "d.csv.gz": gzip.compress(CSV, mtime=0),
+    "d.jsonl.gz": gzip.compress(JSONL, mtime=0),
+    "d.parquet.gz": gzip.compress(parquet(), mtime=0),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def check(error: Exception) -> None:
+    assert str(error)
+    assert len(str(error).splitlines()) == 1
+
+
+def read(path: Path) -> None:
+    for task in ("classification", "regression"):
+        spec = DataSpec(path=path, label="label" if task == "classification" else "more", text=("text",), task=task)
+        try:
+            dataset = read_dataset(spec)
+            assert len(dataset.texts) == len(dataset.labels) == len(dataset.groups)
+        except DataError as error:
+            check(error)
+    try:
+        for chunk in read_chunks(spec, rows=3):
+            content_of(chunk.table, spec, first=chunk.first)
+    except DataError as error:
+        check(error)
+
+
+@pytest.mark.parametrize("name", FILES)
+@FUZZ
+@given(data=st.data())
+def test_tables(folder: Path, name: str, data: st.DataObject):
+    """Of every format, read at once and in parts, with labels that are classes or numbers."""
+    (folder / name).write_bytes(data.draw(damaged(FILES[name]) | st.binary(max_size=100)))
+    read(folder / name)
+
+
+@FUZZ
+@given(rows=changed(ROWS))
+def test_jsonl_with_other_values(folder: Path, rows: list):
+    """Any value in any place."""
+    (folder / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read(folder / "d.jsonl")
+
+
+ENTITY = {"text": "Bill", "start": "0", "end": "3", "type": "PER"}
+RELATION = {
+    "sentence": "Bill was born in Seattle",
+    **{f"subject{part}": cell for part, cell in (("", "Bill"), ("_start", "0"), ("_end", "3"), ("_type", "PER"))},
+    **{f"object{part}": cell for part, cell in (("", "Seattle"), ("_start", "17"), ("_end", "23"), ("_type", "LOC"))},
+    "label": "born",
+}
+
+
+@FUZZ
+@given(row=changed(RELATION), form=st.sampled_from(["markers", "typed_markers", "typed_punctuation", "separated"]))
+def test_relations(folder: Path, row: dict, form: str):
+    """Spans may be any number, or none."""
+    (folder / "r.jsonl").write_text("\n".join(map(json.dumps, [row, RELATION | {"label": "other"}])))
+    try:
+        spec = DataSpec(path=folder / "r.jsonl", label="label", relation=RelationSpec())
+        read_relations(read_dataset(spec), form=form)
+    except DataError as error:
+        check(error)
+
+
+IMAGES = [picture("red", file_format=name) for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of metadata that is damaged
+@FUZZ
+@given(content=st.sampled_from(IMAGES).flatmap(damaged).map(zipped) | damaged(zipped(picture("red"))))
+def test_images(folder: Path, content: bytes):
+    """The image is damaged, or the zip file that it is in."""
+    (folder / "d.zip").write_bytes(content)
+    try:
+        dataset = read_dataset(DataSpec(path=folder / "d.zip", image="file", label="folder"))
+        check_images(dataset)
+        list(decode_images(dataset, size=8))
+    except DataError as error:
+        check(error)
+
+
+def arrays() -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, format=np.array(1), standing=np.zeros((1, 2, 3), np.float32), params="[]", about="{}")
+    return content.getvalue()
+
+
+CHECKPOINT = pack({"weight": torch.zeros(2, 3)}, {"epoch": 1, "scores": [0.5]})
+
+
+@FUZZ
+@given(content=damaged(arrays()) | damaged(arrays()[:200]), checkpoint=damaged(CHECKPOINT))
+def test_arrays_and_checkpoints(folder: Path, content: bytes, checkpoint: bytes):
+    """Predictions, sample proofs, curves, and what fold runs are continued from."""
+    (folder / "c.npz").write_bytes(content)
+    for read, refusal in (
+        (lambda: read_arrays(content), ValueError),
+        (lambda: LeakProof.from_bytes(content), DataError),
+        (lambda: load_curves(folder / "c.npz"), ConfigError),
+        (lambda: unpack(checkpoint), TrialError),
+    ):
+        try:
+            read()
+        except refusal as error:
+            check(error)
+
+
+@FUZZ
+@given(value=ODD)
+def test_a_label_may_be_anything(folder: Path, value: object):
+    """As JSON has it."""
+    (folder / "l.jsonl").write_text("\n".join(json.dumps(row | {"label": value}) for row in ROWS))
+    read(folder / "l.jsonl")
