@@ -100,17 +100,15 @@ def restore(file: Path, *, url: str, overrides: Sequence[str] = ()) -> Backup:
         database = Path(scratch, DATABASE)
         with database.open("wb") as content:
             shutil.copyfileobj(_member(archive, DATABASE), content)
-        try:
+        with _reading(database, file):
             source = connect(f"sqlite:///{database}", create=False)
             migrate(source, copy=False)
             [record] = list_studies(source)
-        except (StorageError, ValueError) as error:
-            raise ConfigError(f"{file}: {error}".replace(str(database), DATABASE)) from None
         config = _config(record, overrides)
         target = connect(url)
         migrate(target)
         refuse_known(target, record.name)
-        with _restored(archive, manifest, Artifacts(config.storage.artifacts)):
+        with _restored(archive, manifest, Artifacts(config.storage.artifacts)), _reading(database, file):
             copy = copy_study(source, target, name=record.name)
         ledger = Ledger(target, copy.id)
         ledger.update_config(to_record(config))
@@ -218,6 +216,18 @@ def _check(archive: tarfile.TarFile, file: Path) -> Manifest:
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> io.BufferedReader:
     return cast(io.BufferedReader, archive.extractfile(member))
+
+
+@contextlib.contextmanager
+def _reading(database: Path, file: Path) -> Iterator[None]:
+    """Name the file that the user gave, whatever is wrong with the database in it."""
+    try:
+        yield
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, StorageError) and str(database) not in str(error):
+            raise  # the target's
+        found = str(error) if isinstance(error, StorageError) else f"{DATABASE} holds what no study has"
+        raise ConfigError(f"{file}: {found}".replace(str(database), DATABASE)) from None
 
 
 def _config(record: StudyRecord, overrides: Sequence[str]) -> StudyConfig:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from storage.catalog import find_study
-from storage.database import reading, writing
+from storage.database import explaining, reading, writing
 from storage.errors import StorageError
 from storage.records import StudyRecord
 from storage.studies import close_study, open_study, optuna_errors, optuna_storage
@@ -96,7 +96,8 @@ def _copy_ledger(source: Connection, target: Connection, *, study_id: int) -> in
         if table.name in LEFT_BEHIND or table is StudyRow.__table__:
             continue
         columns = [column for column in table.columns if column.name != "id"]
-        rows = source.execute(select(*columns).where(table.columns["study_id"] == study_id)).mappings()
+        with explaining(source.engine.url):  # the transaction around this one is the target's
+            rows = source.execute(select(*columns).where(table.columns["study_id"] == study_id)).mappings()
         for part in rows.partitions(ROWS_AT_ONCE):
             target.execute(insert(table), [dict(row) | {"study_id": new_id} for row in part])
     return int(new_id)

@@ -1,5 +1,6 @@
 """A study in one file: back in another database it goes on as if nothing had happened; a damaged file is refused."""
 
+import hashlib
 import io
 import sqlite3
 import tarfile
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from search import backup as backup_module
-from search.backup import FORMAT, MANIFEST, Manifest, back_up, restore
+from search.backup import DATABASE, FORMAT, MANIFEST, Manifest, back_up, restore
 from search.config import config_from_record
 from search.errors import ConfigError
 from search.study import OpenStudy, find
@@ -243,6 +244,34 @@ def test_a_database_of_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(backup_module, "_copy_to_file", of_a_newer_version)
     back_up(opened(study), tmp_path / "backup.tar")
     check_refused(tmp_path / "backup.tar", tmp_path, r"backup\.tar: study\.db: written by a newer version .*9999")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE ledger_trials SET state = 'nonsense'",
+        "UPDATE ledger_trials SET params = printf('%.*c', 100000, '[')",
+        "UPDATE ledger_studies SET config = 'no json'",
+        "DELETE FROM ledger_studies",
+        "DROP TABLE ledger_epochs",
+    ],
+)
+def test_a_database_that_was_tampered_with_is_refused(backup: Path, tmp_path: Path, change: str):
+    """Though its checksum is right."""
+
+    def tampered(members: dict[str, bytes]) -> None:
+        database = tmp_path / "tampered.db"
+        database.write_bytes(members[DATABASE])
+        with sqlite3.connect(database) as connection:
+            connection.execute(change)
+        connection.close()
+        members[DATABASE] = database.read_bytes()
+        manifest = Manifest.model_validate_json(members[MANIFEST])
+        sha256 = manifest.sha256 | {DATABASE: hashlib.sha256(members[DATABASE]).hexdigest()}
+        members[MANIFEST] = manifest.model_copy(update={"sha256": sha256}).model_dump_json().encode()
+
+    rewritten(backup, tampered)
+    check_refused(backup, tmp_path, r"backup\.tar: study\.db(:| holds what no study has)")
 
 
 def test_a_study_that_is_there_is_not_restored_over(backup: Path, tmp_path: Path):
