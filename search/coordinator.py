@@ -21,6 +21,7 @@ from search.racing.verdicts import Action
 from search.report import summarise
 from search.scores import LiveRace
 from search.space import grid, suggest
+from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
 from storage.records import Failure, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
 from storage.studies import close_study, open_study, optuna_errors
@@ -52,7 +53,8 @@ class Coordinator:
     # Without new trials the study only finishes what it has begun.
     asking: bool = True
     leading: bool = False
-    _last_renewal: float = -math.inf
+    _last_renewal: float = 0.0
+    _expires_from: float = 0.0
     _seen: tuple[int, int] | None = None
     _study: optuna.Study | None = None
     _failed: list[TrialRecord] = field(default_factory=list)  # in a row, those that ended last
@@ -67,20 +69,30 @@ class Coordinator:
         seen = (self.ledger.last_sequence(), len(self.ledger.live_roles(WORKER_ROLE)))
         if seen == self._seen:
             return True  # nothing has happened since the last step
-        with optuna_errors(self.url):
-            self._settle()
-            working = not self._gives_up() and self._provide(num_workers=seen[1])
+        try:
+            with optuna_errors(self.url):
+                self._settle()
+                working = not self._gives_up() and self._provide(num_workers=seen[1])
+        except StorageUnavailable:
+            self._close()  # a trial that was asked for and not written down is found when the study is opened again
+            raise
         self._seen = seen
         return working
 
     def _lead(self) -> bool:
-        """Take or keep the role, and free expired leases; every second, so that the database is not kept busy."""
-        if time.monotonic() - self._last_renewal >= RENEWAL_SECONDS:
-            self._last_renewal = time.monotonic()
+        """Take or keep the role, and free expired leases; every second, so that the database is not kept busy.
+
+        After an outage of the database, or this machine's sleep, workers are given the time to renew theirs.
+        """
+        now = time.time()  # it goes on while a machine sleeps
+        if not 0 <= now - self._last_renewal < RENEWAL_SECONDS:
             self.leading = self.ledger.acquire_role(ROLE, self.owner, lease_seconds=ROLE_SECONDS)
-            if self.leading:
+            if now - self._last_renewal > ROLE_SECONDS and self._last_renewal:
+                self._expires_from = now + ROLE_SECONDS
+            self._last_renewal = now
+            if self.leading and now >= self._expires_from:
                 self.ledger.expire_leases(max_attempts=MAX_ATTEMPTS)
-            else:
+            elif not self.leading:
                 self._seen = None
                 self._close()
         return self.leading
@@ -249,6 +261,8 @@ class Coordinator:
         if self.config.study.sampler == "grid":
             study.enqueue_trial(grid(self.config)[number], skip_if_exists=True)
         trial = study.ask()
+        # Left by a coordinator that died here: drawn anew, as the sampler draws on from one to the next.
+        trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
         return trial.number, suggest(trial, self.config)
 
     def _optuna(self) -> optuna.Study:

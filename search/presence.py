@@ -2,8 +2,9 @@
 
 import logging
 import threading
+from contextlib import suppress
 
-from storage.errors import LeaseLost
+from storage.errors import LeaseLost, StorageUnavailable
 from storage.ledger import Ledger
 from storage.records import Claim
 
@@ -31,7 +32,8 @@ class Presence:
     def __exit__(self, *_: object) -> None:
         self._leave.set()
         self._thread.join()
-        self._ledger.release_role(WORKER_ROLE + self._owner, self._owner)
+        with suppress(StorageUnavailable):  # the role lapses by itself
+            self._ledger.release_role(WORKER_ROLE + self._owner, self._owner)
 
     def _run(self) -> None:
         while not self._leave.wait(self._lease_seconds / 3):

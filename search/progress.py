@@ -1,6 +1,7 @@
 """Progress of a run: a live panel on a terminal, one plain line an event elsewhere."""
 
 import time
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from search.audits import race_line
 from search.report import Summary, best_line, counts_line, sample_line, show, summarise
+from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
 from storage.records import Event, EventKind, FoldRunState
 
@@ -41,7 +43,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.update(now=True)
+        with suppress(StorageUnavailable):
+            self.update(now=True)
         if self._live:
             self._live.stop()
 

@@ -110,9 +110,10 @@ def run_study(
             with contextlib.suppress(StorageUnavailable):
                 _release(study.ledger, owners, reason="the run ended")
                 coordinator.leave()
-        progress.update(now=True)
-        if ending is not Ending.KILLED:
-            _drain(publisher, progress, study.record.name)
+        with contextlib.suppress(StorageUnavailable):
+            progress.update(now=True)
+            if ending is not Ending.KILLED:
+                _drain(publisher, progress, study.record.name)
     if engine.error:
         raise ConfigError(engine.error)
     if study.ledger.study().state is StudyState.FAILED:

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.2
+MAX_OUTAGES = 3  # in a row, each as long as the database's patience; a broken connection is one of no length
 
 
 class Training(Protocol):
@@ -83,17 +85,26 @@ class Worker:
 
     def work(self) -> None:
         """Claim and train until the study is finished or a stop is asked for."""
-        seen = None
+        seen, outages = None, 0
         with Presence(self.ledger, self.owner, lease_seconds=self.lease_seconds) as presence:
             while not self.stop.is_set():
-                sequence = self.ledger.last_sequence()
-                if sequence == seen:
-                    self.stop.wait(POLL_SECONDS)  # nothing has happened since there was nothing to do
+                try:
+                    sequence = self.ledger.last_sequence()
+                    if sequence == seen:
+                        self.stop.wait(POLL_SECONDS)  # nothing has happened since there was nothing to do
+                        continue
+                    if self.ledger.study().state is not StudyState.RUNNING:
+                        return
+                    claim = self.claim()
+                except StorageUnavailable as error:
+                    outages += 1
+                    if outages == MAX_OUTAGES:
+                        raise
+                    log.warning("%s; trying again", error)
+                    self.stop.wait(POLL_SECONDS)
                     continue
-                seen = sequence
-                if self.ledger.study().state is not StudyState.RUNNING:
-                    return
-                if (claim := self.claim()) is not None:
+                seen, outages = sequence, 0
+                if claim is not None:
                     presence.claim = claim
                     self.train(claim)
                     presence.claim = None
@@ -115,6 +126,9 @@ class Worker:
             self._fail(claim, error)
         except StorageUnavailable as error:
             log.warning("trial %d fold %d is continued from its checkpoint later: %s", claim.trial, claim.fold, error)
+            # Else it would wait for its lease to lapse, and count as lost.
+            with suppress(StorageUnavailable):
+                self._give_back(claim, error)
         except USER_ERRORS as error:
             self._give_back(claim, error)
             raise
@@ -137,7 +151,7 @@ class Worker:
             if score.epoch <= claim.num_epochs:
                 continue  # recorded before the checkpoint was lost; the same seed gave the same score
             checkpoint = checkpoints.save(training.save(), epoch=score.epoch)
-            trial_state = self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
+            trial_state = self._record(claim, score, checkpoint)
             checkpoints.keep(2)
             if not math.isfinite(score.standing):
                 raise Diverged("the score is not finite")
@@ -158,6 +172,13 @@ class Worker:
                 return
         self._finish(training, claim)
         checkpoints.keep(0)
+
+    def _record(self, claim: Claim, score: EpochScore, checkpoint: str) -> TrialState:
+        try:
+            return self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
+        except StorageUnavailable:
+            # The connection broke; the ledger knows an epoch that it has recorded for this claim already.
+            return self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
 
     def _record_sample(self, sample: LeakProof, claim: Claim) -> None:
         """Keep which rows go in and out; equal ones are kept once a study."""

@@ -132,17 +132,18 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine) -> Iterator[Connection]:
     """One writing transaction; on SQLite no other begins before it ends. IntegrityError passes as it is."""
     writer = engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
-    with explaining(engine.url), _connected(writer) as connection, connection.begin():
+    with explaining(engine.url), _connected(writer, begin=True) as connection:
         yield connection
+        connection.commit()
 
 
-def _connected(engine: Engine) -> Connection:
-    """A connection, waited for with back-off while the database is away."""
+def _connected(engine: Engine, *, begin: bool = False) -> Connection:
+    """A connection, on which a transaction may have begun; waited for with back-off while the database is away."""
     deadline = time.monotonic() + engine.get_execution_options().get("patience_seconds", 0.0)
     pause = FIRST_PAUSE_SECONDS
     while True:
         try:
-            return engine.connect()
+            return _begun(engine.connect()) if begin else engine.connect()
         except DBAPIError as error:
             explained = _explained(engine.url, error)
             if not isinstance(explained, StorageUnavailable) or time.monotonic() + pause > deadline:
@@ -151,6 +152,15 @@ def _connected(engine: Engine) -> Connection:
             log.warning("%s; trying again until it answers", explained)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _begun(connection: Connection) -> Connection:
+    try:
+        connection.begin()
+    except DBAPIError:  # SQLite's write lock is held by somebody for very long
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager
@@ -268,7 +278,11 @@ def _explained(url: URL, error: DBAPIError) -> StorageError:
     for name, meaning in SQLITE_ERRORS.items():
         if code.startswith(name):
             return StorageError(f"{_place(url)}: {meaning} ({found})")
-    passing = code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or (
-        not code and (error.connection_invalidated or isinstance(error, OperationalError | InterfaceError))
+    # A PostgreSQL refuses writes for a while when another server takes over from it.
+    refused = getattr(error.orig, "sqlstate", None) == "25006"
+    passing = (
+        refused
+        or code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        or (not code and (error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)))
     )
     return (StorageUnavailable if passing else StorageError)(f"{_place(url)}: {found}")

@@ -90,10 +90,13 @@ class Ledger(LedgerView):
     def record_epoch(self, claim: Claim, score: ScoredEpoch, *, checkpoint: str | None) -> TrialState:
         """Record the next epoch together with the checkpoint written after it; returns the trial's state by now.
 
-        An epoch that is recorded already raises LeaseLost too: another process is ahead.
+        Attempts count from 1 again: a fold run that gets further is nobody's end. The same call twice records the epoch
+        once; any other epoch that is recorded already raises LeaseLost too: another process is ahead.
         """
         with self._changing() as change:
             run = leases.held(change, claim)
+            if checkpoint is not None and (score.epoch, checkpoint) == (run.num_epochs, run.checkpoint):
+                return leases.trial_state(change, run.trial)
             if score.epoch != run.num_epochs + 1:
                 raise LeaseLost(
                     f"trial {run.trial}, fold {run.fold}: found epoch {score.epoch}, expected {run.num_epochs + 1}"
@@ -103,7 +106,8 @@ class Ledger(LedgerView):
             where = {"trial": run.trial, "fold": run.fold, "epoch": score.epoch}
             change.connection.execute(insert(EpochRow), {"study_id": self.study_id} | where | result)
             seconds = run.seconds + score.seconds
-            leases.set_values(change, run, num_epochs=score.epoch, checkpoint=checkpoint, seconds=seconds)
+            further = {"num_epochs": score.epoch, "checkpoint": checkpoint, "seconds": seconds}
+            leases.set_values(change, run, **further, attempt=1)
             change.event(EventKind.EPOCH, result, **where)
             return leases.trial_state(change, run.trial)
 

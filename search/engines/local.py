@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
@@ -19,7 +20,9 @@ PATIENCE_SECONDS = 600.0  # with a database that went away
 # Exit codes of a worker process: what its parent needs to know.
 FINISHED = 0
 USER_ERROR = 2
-MAX_REPLACEMENTS = 10
+LEFT = 3  # it was sent a SIGTERM of its own
+MAX_DEATHS = 10
+WITHIN_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +47,9 @@ class LocalEngine:
     config: StudyConfig
     num_workers: int
     memory_limit: int | None = None
-    deaths: int = 0
+    deaths: list[float] = field(default_factory=list)  # when, by time.monotonic
     error: str | None = None
+    _stopping: bool = False
     _workers: dict[int, "_Process"] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -56,7 +60,10 @@ class LocalEngine:
             self._workers[index] = self._spawn(index)
 
     def tend(self) -> list[str]:
-        """Replace the workers that died and return their owners; `error` is set when going on makes no sense."""
+        """Replace the workers that died or left, unless all are to leave, and return the owners of those that are gone.
+
+        `error` is set when going on makes no sense: a user's error, or too many deaths in too short a time.
+        """
         dead = []
         for index, worker in list(self._workers.items()):
             if worker.process.exitcode is None or worker.process.exitcode == FINISHED:
@@ -66,16 +73,24 @@ class LocalEngine:
                 self.error = worker.message()
                 del self._workers[index]
                 continue
-            self.deaths += 1
-            if self.deaths > MAX_REPLACEMENTS:
-                self.error = f"workers died {self.deaths} times, the last with exit code {worker.process.exitcode}"
+            if worker.process.exitcode != LEFT:
+                self._count_death(worker.process.exitcode)
+            if self._stopping or self.error:
                 del self._workers[index]
-                continue
-            self._workers[index] = self._spawn(index)
+            else:
+                self._workers[index] = self._spawn(index)
         return dead
 
+    def _count_death(self, exitcode: int) -> None:
+        now = time.monotonic()
+        self.deaths = [*(at for at in self.deaths if now - at < WITHIN_SECONDS), now]
+        if len(self.deaths) > MAX_DEATHS:
+            found = f"{len(self.deaths)} workers died within {WITHIN_SECONDS / 60:.0f} minutes"
+            self.error = f"{found}, the last with exit code {exitcode}"
+
     def stop(self) -> None:
-        """Ask every worker to leave after the epoch in hand."""
+        """Ask every worker to leave after the epoch in hand; none is replaced from now on."""
+        self._stopping = True
         for worker in self._workers.values():
             worker.stop.set()
 
@@ -149,6 +164,8 @@ def _main(job: WorkerJob, stop: Event, errors: "multiprocessing.connection.Conne
     except USER_ERRORS as error:
         errors.send(str(error))
         raise SystemExit(USER_ERROR) from None
+    if leave.is_set() and not stop.is_set():
+        raise SystemExit(LEFT)
 
 
 def _watch(stop: Event, leave: threading.Event, parent: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from search.coordinator import ROLE
+from search.proposals import make_sampler
 from search.racing.matrix import Matrix, RunState
 from search.racing.verdicts import Action, Choice, Decision, Verdict
 from storage.records import FoldRunState, StudyState, TrialState
@@ -78,15 +79,20 @@ def test_the_same_seed_proposes_the_same_params_even_after_a_new_coordinator(scr
     assert [trial.params for trial in shaken.ledger.trials()] == [trial.params for trial in calm.ledger.trials()]
 
 
-def test_a_trial_that_was_asked_for_but_never_written_down_is_asked_for_again(scripted_study: Studies):
-    """The coordinator died between Optuna and the ledger: no trial is left running for ever, none is lost."""
-    study = scripted_study(budget={"trials": 2}, race={"rule": "none"})
-    orphan = optuna_study(study).ask()
+def test_a_trial_that_was_asked_for_but_never_written_down_is_asked_for_again(scripted_study: Studies, tmp_path):
+    """The coordinator died between two of its params: none is left running for ever, and the params are the same."""
+    space = {name: {"low": 1e-5, "high": 1e-3, "log": True} for name in ("learning_rate", "weight_decay")}
+    sections = {"study": {"sampler": "random"}, "space": space, "budget": {"trials": 2}, "race": {"rule": "none"}}
+    calm, study = ScriptedStudy(f"sqlite:///{tmp_path / 'calm.db'}", tmp_path, **sections), scripted_study(**sections)
+    calm.run(Script(lambda trial, fold: rising(0.5)))
+    sampler = make_sampler(study.config, 0)
+    orphan = open_study(study.url, name="scripted", direction="maximize", sampler=sampler).ask()
     orphan.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
     study.run(Script(lambda trial, fold: rising(0.5)))
     told = optuna_study(study).get_trials()
     assert [trial.state for trial in told] == [OptunaState.COMPLETE] * 2
-    assert study.ledger.trials()[0].params == orphan.params
+    assert [trial.params for trial in told] == [trial.params for trial in study.ledger.trials()]
+    assert [trial.params for trial in study.ledger.trials()] == [trial.params for trial in calm.ledger.trials()]
 
 
 def test_only_the_holder_of_the_role_coordinates(scripted_study: Studies):

@@ -1,0 +1,163 @@
+"""The database goes away, a connection breaks, clocks disagree: what a worker and the coordinator make of it."""
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from search.coordinator import ROLE_SECONDS
+from search.engines import local
+from storage import database
+from storage.errors import StorageUnavailable
+from storage.ledger import Ledger
+from storage.records import EventKind, FoldRunState, StudyState, TrialState
+from tests.search.conftest import ScriptedStudy
+from tests.search.scripted import Script
+
+Studies = Callable[..., ScriptedStudy]
+
+
+def rising(trial: int, fold: int) -> list[float | Exception]:
+    return [0.2, 0.4, 0.6]
+
+
+class Broken(Ledger):
+    """The connection breaks once at every epoch: before the commit, or after it."""
+
+    def record_epoch(self, *arguments: Any, **options: Any) -> TrialState:
+        broken = self.__dict__.setdefault("broken", set())
+        epoch = arguments[1].epoch
+        if epoch not in broken:
+            broken.add(epoch)
+            if epoch % 2:
+                super().record_epoch(*arguments, **options)
+            raise StorageUnavailable("server closed the connection unexpectedly")
+        return super().record_epoch(*arguments, **options)
+
+
+def test_a_connection_that_breaks_at_an_epoch_costs_no_epoch(scripted_study: Studies):
+    """Whether the commit got through or not, the epoch is recorded once and not trained again."""
+    study = scripted_study(race={"rule": "none"})
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    study.ledger = Broken(study.ledger.engine, study.ledger.study_id)
+    script = Script(rising)
+    worker = study.worker(script)
+    worker.train(worker.claim())
+    assert script.trained == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
+    assert [record.epoch for record in study.ledger.epochs()] == [1, 2, 3]
+    assert study.ledger.fold_runs()[0].state is FoldRunState.DONE
+
+
+def test_a_write_lock_held_longer_than_writers_wait_is_outlived(scripted_study: Studies, tmp_path, monkeypatch):
+    """A worker waits as it waits for a database that is away, and goes on with the epoch in hand."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 1})
+    study.coordinator().step()
+    study.ledger = Ledger(database.connect(study.url, patience_seconds=30), study.ledger.study_id)
+    holder = sqlite3.connect(tmp_path / "study.db", isolation_level=None, check_same_thread=False)
+    script = Script(rising)
+
+    def lock(trial: int, fold: int, epoch: int) -> None:
+        holder.execute("BEGIN IMMEDIATE")
+        threading.Timer(1.0, lambda: holder.execute("ROLLBACK")).start()
+
+    script.on_epoch = lock
+    worker = study.worker(script)
+    worker.train(worker.claim())
+    assert study.ledger.fold_runs()[0].state is FoldRunState.DONE
+    assert len(script.trained) == 3
+
+
+def test_a_worker_that_finds_no_database_for_a_while_claims_later(scripted_study: Studies):
+    """A connection that breaks between two fold runs ends no worker; one that stays broken does."""
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 1})
+    study.coordinator().step()
+    breaks = iter([True, True, False])
+
+    class Away(Ledger):
+        def last_sequence(self) -> int:
+            if next(breaks, False):
+                raise StorageUnavailable("the connection broke")
+            return super().last_sequence()
+
+    study.ledger = Away(study.ledger.engine, study.ledger.study_id)
+    script = Script(rising)
+    script.on_epoch = lambda *_: study.stop.set()
+    study.worker(script).work()
+    assert len(script.trained) == 1
+    study.stop.clear()
+    breaks = iter([True] * 10)
+    with pytest.raises(StorageUnavailable):
+        study.worker(script).work()
+
+
+def test_a_worker_waits_at_least_five_minutes_for_its_database():
+    """The bound of every read and write of a worker, and of the run's own loop."""
+    assert local.PATIENCE_SECONDS >= 300
+
+
+def test_a_fold_run_that_gets_further_never_uses_its_attempts_up(scripted_study: Studies):
+    """A worker that dies in every epoch costs time alone; one that never gets through an epoch ends the trial."""
+    study = scripted_study(race={"rule": "none"}, training={"epochs": 8})
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    worker = study.worker(Script(lambda trial, fold: [0.1] * 8))
+    for _ in range(7):
+        claim = study.ledger.claim_run("mortal", trial=0, fold=0, lease_seconds=-1)
+        training = worker.objective(claim)
+        training.epoch = claim.num_epochs
+        study.ledger.record_epoch(claim, next(training.epochs()), checkpoint=f"checkpoint-{claim.token}")
+        study.ledger.expire_leases(max_attempts=3)
+    assert study.ledger.fold_runs()[0].state is FoldRunState.WAITING
+    for _ in range(3):
+        study.ledger.claim_run("mortal", trial=0, fold=0, lease_seconds=-1)
+        study.ledger.expire_leases(max_attempts=3)
+    assert study.ledger.fold_runs()[0].state is FoldRunState.FAILED
+
+
+def test_an_expired_lease_is_noticed_within_seconds_though_no_trial_starts(scripted_study: Studies):
+    """The budget is asked for; the coordinator looks all the same."""
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 1})
+    coordinator = study.coordinator()
+    coordinator.step()
+    study.ledger.claim_run("dead", trial=0, fold=0, lease_seconds=0.2)
+    deadline = time.monotonic() + 5
+    while study.ledger.fold_runs()[0].state is FoldRunState.LEASED:
+        assert time.monotonic() < deadline
+        coordinator.step()
+        time.sleep(0.1)
+
+
+def test_after_an_outage_workers_may_renew_before_their_leases_are_taken(scripted_study: Studies, monkeypatch):
+    """The coordinator was away for longer than a lease, and so was perhaps the database, for everybody."""
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 1})
+    coordinator = study.coordinator()
+    coordinator.step()
+    study.ledger.claim_run("alive", trial=0, fold=0, lease_seconds=-1)
+    now = time.time()
+    for seconds, state in ((100, "leased"), (101 + ROLE_SECONDS / 2, "leased"), (102 + ROLE_SECONDS, "waiting")):
+        monkeypatch.setattr(time, "time", lambda seconds=seconds: now + seconds)
+        coordinator.step()
+        assert study.ledger.fold_runs()[0].state == state
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"])
+def test_clocks_that_disagree_take_no_lease(
+    database_kind: str, request: pytest.FixtureRequest, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    """Every look at the machine's clock is days off, another way each time: the database's clock decides."""
+    url = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[database_kind])
+    study = ScriptedStudy(url, tmp_path, race={"rule": "none"}, budget={"trials": 2})
+    off, now = random.Random(0), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + off.uniform(-1e6, 1e6))
+    coordinator = study.coordinator()
+    study.run(Script(rising), coordinator)
+    assert study.ledger.study().state is StudyState.FINISHED
+    kinds = [event.kind for event in study.ledger.events(limit=1000)]
+    assert kinds.count(EventKind.FOLD_STARTED) == kinds.count(EventKind.FOLD_FINISHED) == 6
+    assert EventKind.FOLD_RELEASED not in kinds
+    coordinator.leave()
+    study.ledger.engine.dispose()
