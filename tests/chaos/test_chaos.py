@@ -1,0 +1,26 @@
+"""A study under fire; `python -m benchmarks.chaos` is the long form."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.driver import run_round
+from tests.chaos.servers import Postgres
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_whatever_strikes_a_study_it_ends_as_if_nothing_had(database: str, tmp_path: Path):
+    """Every epoch of every fold run once, the scores of an undisturbed run, no lease or Optuna trial left open."""
+    postgres = Postgres() if database == "postgresql" else None
+    try:
+        for name in ("calm", "struck"):
+            (tmp_path / name).mkdir()
+        calm = run_round(tmp_path / "calm", rule="none", num_trials=8, num_faults=0, seed=0)
+        struck = run_round(tmp_path / "struck", rule="none", num_trials=8, num_faults=15, seed=0, postgres=postgres)
+        assert struck.struck.total() > 5
+        assert struck.outcome == calm.outcome
+    finally:
+        if postgres:
+            postgres.end()
