@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import optuna
 import pytest
@@ -127,14 +128,14 @@ def test_no_estimate_of_a_diverged_trial_is_believed(scripted_study: Studies):
     """The race's own, of the folds before, would put it among the best."""
     study = scripted_study(budget={"trials": 12}, race={"rule": "none"})
     study.run(Script(lambda trial, fold: [0.9] if trial else [Diverged(DIVERGED)]))
-    proposals = []
-    for estimates in ({}, {0: 1.0}):
-        optuna_study = open_study(study.url, name="scripted", direction="maximize")
-        optuna_study.sampler = make_sampler(study.config, 12, estimates=estimates)
+    proposals: dict[bool, list[float]] = {False: [], True: []}
+    optuna_study = open_study(study.url, name="scripted", direction="maximize")
+    for seed, believed in product(range(12, 17), (False, True)):
+        optuna_study.sampler = make_sampler(study.config, seed, estimates={0: 1.0} if believed else {})
         trial = optuna_study.ask()
-        proposals.append(trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True))
+        proposals[believed].append(trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True))
         optuna_study.tell(trial, state=OptunaState.FAIL)
-    assert proposals[0] == proposals[1]
+    assert proposals[True] == proposals[False]
 
 
 def test_a_study_whose_trials_all_fail_ends_with_the_reason_and_can_go_on(scripted_study: Studies):
