@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: demo test check bench lock secrets clean help chromium
+.PHONY: demo test check bench fuzz audit lock secrets clean help chromium
 
 demo: $(RUNTIME) examples/data/demo.csv ## Install, build the demo data, search, print the result.
 	$(BIN)/search run --study demo --config examples/demo.yaml
@@ -74,6 +74,17 @@ chromium:
 
 FREEZE = pip freeze --all --exclude pip --exclude fold-search | sed -e 's/+c[pu][u0-9]*$$//' -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^triton=/d'
 HEADER = Written by `make lock` from pyproject.toml; what torch needs for CUDA is left to pip.
+
+fuzz: $(DEV) ## Fuzz for longer, with new inputs: EXAMPLES=5000 a test.
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/fuzz --timeout=0
+
+audit: $(DEV) ## Check the locked packages: conflicts, known vulnerabilities (online), a bill of materials.
+	$(BIN)/pip check
+	@mkdir -p build
+	@PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --sv 1.6 --output-reproducible --validate \
+	  --of JSON -o build/sbom.json requirements.lock
+	@$(BIN)/pip-audit --requirement requirements.lock --requirement requirements-dev.lock --no-deps --disable-pip \
+	  --progress-spinner off --timeout 5 --format json 2>/dev/null | $(BIN)/python .ci/audit.py
 
 lock: ## Write both locks anew from pyproject.toml, out of a clean environment.
 	@set -eu; env=$$(mktemp -d); trap 'rm -rf "$$env"' EXIT; \
