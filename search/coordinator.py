@@ -76,6 +76,10 @@ class Coordinator:
         except StorageUnavailable:
             self._close()  # a trial that was asked for and not written down is found when the study is opened again
             raise
+        except optuna.exceptions.UpdateFinishedTrialError:
+            # This process slept past its role's lease, in the middle of a step; another coordinator was faster.
+            self._last_renewal = 0.0
+            return True
         self._seen = seen
         return working
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.coordinator import ROLE_SECONDS
+from search.coordinator import ROLE, ROLE_SECONDS, Coordinator
 from search.engines import local
 from storage import database
 from storage.errors import StorageUnavailable
@@ -142,6 +142,25 @@ def test_after_an_outage_workers_may_renew_before_their_leases_are_taken(scripte
         monkeypatch.setattr(time, "time", lambda seconds=seconds: now + seconds)
         coordinator.step()
         assert study.ledger.fold_runs()[0].state == state
+
+
+def test_a_coordinator_that_wakes_up_late_leaves_what_another_has_told(scripted_study: Studies, monkeypatch):
+    """It slept in the middle of a step, past its lease: what it meant to report is refused, and it looks anew."""
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 2})
+    late, worker = study.coordinator("late"), study.worker(Script(rising))
+    late.step()
+    worker.train(worker.claim())
+    found = late._open_trials()
+    late.leave()
+    study.run(Script(rising), study.coordinator("next"))
+    study.ledger.reopen_study()
+    study.ledger.release_role(ROLE, "next")
+    with monkeypatch.context() as patch:
+        patch.setattr(Coordinator, "_open_trials", lambda self: found)
+        late._last_renewal = 0.0
+        assert late.step()
+        assert late.leading
+    assert [trial.state for trial in study.ledger.trials()] == [TrialState.COMPLETE] * 2
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"])
