@@ -16,14 +16,14 @@ pytestmark = pytest.mark.slow
 
 def test_a_restored_study_ends_as_an_undisturbed_one(user: UserFolder, postgres_url: str):
     """SQLite to PostgreSQL, in a folder with nothing but the study file; MLflow is filled from the first event."""
-    user.write_study_file(training={"epochs": 12, "batch_size": 4}, budget={"trials": 2})
+    user.write_study_file(training={"epochs": 4, "batch_size": 8}, budget={"trials": 2})
     user.storage = "sqlite:///studies/calm.db"
     user.run("--set", "storage.artifacts=studies/calm")
     calm = user.json("status")["all_trials"]
     user.storage = "sqlite:///studies/search.db"
     user.write_study_file(trackers={"mlflow": True})
     process = user.start_run()
-    wait_for(lambda: len(user.ledger().epochs()) >= 16, seconds=200)
+    wait_for(lambda: len(user.ledger().epochs()) >= 8, seconds=200)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     num_epochs = len(user.ledger().epochs())
@@ -35,7 +35,7 @@ def test_a_restored_study_ends_as_an_undisturbed_one(user: UserFolder, postgres_
     assert "restored tiny, " in user.search("restore", "tiny.tar", "--storage", user.storage)
     assert len(user.ledger().epochs()) == num_epochs
     user.run()
-    check_done_exactly_once(user.ledger(), num_trials=2, num_epochs=12)
+    check_done_exactly_once(user.ledger(), num_trials=2, num_epochs=4)
     check_resumed_after_the_last_epoch(user.ledger())
     assert user.json("status")["all_trials"] == calm
     assert user.ledger().cursor("mlflow") == user.ledger().last_sequence()
