@@ -1,0 +1,48 @@
+"""The local engine: which workers it replaces."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search.engines.local import LEFT, MAX_DEATHS, LocalEngine, _Process
+
+
+def worker(exitcode: int | None) -> Any:
+    return _Process(process=SimpleNamespace(exitcode=exitcode), owner="one", stop=threading.Event(), errors=None)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
+    """An engine whose new workers live for ever."""
+    monkeypatch.setattr(LocalEngine, "_spawn", lambda self, index: worker(None))
+    return LocalEngine(url="", study="", config=None, num_workers=1)
+
+
+@pytest.mark.parametrize("exitcode", [LEFT, -9])
+def test_a_worker_that_is_gone_is_replaced_unless_all_are_to_leave(engine: LocalEngine, exitcode: int):
+    """Whether it was told to leave or was killed; without one the run would wait for ever."""
+    engine._workers[0] = worker(exitcode)
+    assert engine.tend() == ["one"]
+    assert engine._workers[0].process.exitcode is None
+    engine.stop()
+    engine._workers[0] = worker(exitcode)
+    assert engine.tend() == ["one"]
+    assert not engine._workers
+
+
+def test_only_deaths_that_follow_one_another_end_the_run(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch):
+    """Days of rare deaths do not; too many within minutes do."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    for _ in range(2 * MAX_DEATHS):
+        now += 300
+        engine._workers[0] = worker(-9)
+        engine.tend()
+    assert engine.error is None
+    for _ in range(MAX_DEATHS):
+        engine._workers[0] = worker(-9)
+        engine.tend()
+    assert engine.error
+    assert "workers died within 10 minutes, the last with exit code -9" in engine.error
