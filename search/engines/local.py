@@ -7,9 +7,9 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from search.config import StudyConfig
@@ -92,7 +92,8 @@ class LocalEngine:
         """Ask every worker to leave after the epoch in hand; none is replaced from now on."""
         self._stopping = True
         for worker in self._workers.values():
-            worker.stop.set()
+            with suppress(OSError):  # it is gone already
+                worker.stop.send("leave")
 
     def alive(self) -> bool:
         """Whether any worker process still runs."""
@@ -117,10 +118,12 @@ class LocalEngine:
             memory_limit=self.memory_limit,
             owner=owner,
         )
-        stop = context.Event()
+        # Pipes, not an Event: to set one waits for every process that waits for it, also for those that were killed.
+        stopped, stop = context.Pipe(duplex=False)
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_main, args=(job, stop, sender), name=owner)
+        process = context.Process(target=_main, args=(job, stopped, sender), name=owner)
         process.start()
+        stopped.close()
         sender.close()
         return _Process(process=process, owner=owner, stop=stop, errors=receiver)
 
@@ -129,7 +132,7 @@ class LocalEngine:
 class _Process:
     process: SpawnProcess
     owner: str
-    stop: Event
+    stop: "multiprocessing.connection.Connection[str, str]"
     errors: "multiprocessing.connection.Connection[str, str]"
 
     def message(self) -> str:
@@ -153,26 +156,32 @@ def num_gpus() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def _main(job: WorkerJob, stop: Event, errors: "multiprocessing.connection.Connection[str, str]") -> None:
+def _main(
+    job: WorkerJob,
+    stop: "multiprocessing.connection.Connection[str, str]",
+    errors: "multiprocessing.connection.Connection[str, str]",
+) -> None:
     """The worker process. Ctrl-C reaches the whole group; the parent alone decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     leave = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: leave.set())
-    threading.Thread(target=_watch, args=(stop, leave, os.getppid()), name="watch", daemon=True).start()
+    told: list[int] = []  # the handler does no more: it may interrupt whoever holds the event's lock
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    threading.Thread(target=_watch, args=(stop, leave, told, os.getppid()), name="watch", daemon=True).start()
     try:
         run_worker(job, leave)
     except USER_ERRORS as error:
         errors.send(str(error))
         raise SystemExit(USER_ERROR) from None
-    if leave.is_set() and not stop.is_set():
+    if told:
         raise SystemExit(LEFT)
 
 
-def _watch(stop: Event, leave: threading.Event, parent: int) -> None:
-    """Leave after the epoch in hand when the parent asks, or when it is gone."""
-    while not stop.wait(1.0):
-        if os.getppid() != parent:
-            break
+def _watch(
+    stop: "multiprocessing.connection.Connection[str, str]", leave: threading.Event, told: list[int], parent: int
+) -> None:
+    """Leave after the epoch in hand when the parent asks or is gone, or when this process is told to."""
+    while not (told or stop.poll(1.0) or os.getppid() != parent):
+        pass
     leave.set()
 
 

@@ -1,16 +1,20 @@
 """The local engine: which workers it replaces."""
 
+import os
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from search.engines import local
 from search.engines.local import LEFT, MAX_DEATHS, LocalEngine, _Process
 
 
 def worker(exitcode: int | None) -> Any:
-    return _Process(process=SimpleNamespace(exitcode=exitcode), owner="one", stop=threading.Event(), errors=None)
+    return _Process(
+        process=SimpleNamespace(exitcode=exitcode), owner="one", stop=SimpleNamespace(send=list), errors=None
+    )
 
 
 @pytest.fixture
@@ -46,3 +50,28 @@ def test_only_deaths_that_follow_one_another_end_the_run(engine: LocalEngine, mo
         engine.tend()
     assert engine.error
     assert "workers died within 10 minutes, the last with exit code -9" in engine.error
+
+
+def test_a_worker_that_was_killed_while_it_listened_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
+    """The engine can still ask all to leave; the living one does, and a second time nobody is there."""
+    monkeypatch.setattr(local, "_main", listen)
+    engine = LocalEngine(url="", study="", config=None, num_workers=2)
+    engine.start()
+    processes = [worker.process for worker in engine._workers.values()]
+    for process, worker in zip(processes, engine._workers.values(), strict=True):
+        assert worker.errors.poll(60), process
+    processes[0].kill()
+    processes[0].join()
+    engine.stop()
+    processes[1].join(timeout=60)
+    assert processes[1].exitcode == 0
+    engine.stop()
+    engine.kill()
+
+
+def listen(job: Any, stop: Any, errors: Any) -> None:
+    """A worker that only listens."""
+    errors.send("listening")
+    leave = threading.Event()
+    local._watch(stop, leave, [], os.getppid())
+    assert leave.is_set()
