@@ -61,7 +61,7 @@ class Trace:
         """Run a command once as it is and, where it is to fail, once with --debug; both outputs are kept."""
         for words in [arguments] if code == 0 else [arguments, ("--debug", *arguments)]:
             process = self.user.start(*words, **(ENVIRONMENT | environment))
-            output, _ = process.communicate(timeout=900)
+            output, _ = process.communicate(timeout=600)
             self.outputs[" ".join(words)] = output
             assert (process.returncode == code) or "--debug" in words, output
         return self.outputs[" ".join(arguments)]
@@ -97,7 +97,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Passwor
         server.stop()
 
 
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(2400)
 def test_no_secret_is_written_down(user: UserFolder, postgres: tuple[PasswordPostgres, int]):
     """Passwords in URLs and in the environment, of the database, MLflow, Neptune and the dashboards."""
     server, port = postgres
@@ -122,6 +122,8 @@ def test_no_secret_is_written_down(user: UserFolder, postgres: tuple[PasswordPos
     trace.search("list", *storage, "--json")
     trace.search("export-curves", *study, *storage, "--out", "curves.npz")
     trace.search("export", *study, *storage, "--out", "model", "--register", "tiny")
+    trace.search("backup", *study, *storage, "--out", "study.tar")
+    trace.search("restore", "study.tar", "--storage", "sqlite:///restored.db", "--set", "storage.artifacts=restored")
 
     serving.terminate()
     trace.outputs["serve"] = serving.communicate(timeout=60)[0]
@@ -147,7 +149,9 @@ def test_no_secret_is_written_down(user: UserFolder, postgres: tuple[PasswordPos
     found |= {f"search {command}": output.encode() for command, output in trace.outputs.items()}
     found |= dict(trace.files())
     assert "tiny" in found["database"].decode()
-    assert {"model", "curves.npz", "studies"} <= {path.name for path in user.folder.iterdir()}
+    assert {"model", "curves.npz", "studies", "study.tar", "restored.db"} <= {
+        path.name for path in user.folder.iterdir()
+    }
     secrets = [*SECRETS, "Wrong-S3cret-0123456789"]
     leaks = {where: secret for where, content in found.items() for secret in secrets if secret.encode() in content}
     assert leaks == {}
