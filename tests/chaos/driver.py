@@ -53,7 +53,7 @@ def run_round(
     write_rows(folder)
     sections = SCRIPTED | {"study": {"sampler": "random"}, "race": {"rule": rule}, "budget": {"trials": num_trials}}
     disk = None
-    if num_faults:
+    if num_faults and postgres is None:  # whoever sees the small disk may not enter the server's folder
         with suppress(OSError):
             disk = Disk(folder / "small")
     study = Study(folder=folder, sections=sections, postgres=postgres, tracker=tracker, disk=disk)
