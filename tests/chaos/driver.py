@@ -61,6 +61,8 @@ def run_round(
         struck = strike(study, num_faults=num_faults, chance=random.Random(seed), say=say)
         study.finish(seconds=300)
         time.sleep(LEASE_SECONDS + 1)  # the roles of those that were killed lapse
+        if tracker:
+            study.publish()
         found = check(study, complete=rule == "none")
         return Round(
             struck=struck,

@@ -153,6 +153,13 @@ class Study:
                 self.tend()
             time.sleep(0.2)
 
+    def publish(self) -> None:
+        """Give the tracker what it lacks: its server may have been away when the last command left."""
+        prefix = self.disk.prefix if self.disk else []
+        command = [*prefix, sys.executable, "-m", "tests.chaos.scripted", "publish", "--study", NAME]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([*command, "--storage", self.url], cwd=self.folder, env=environment, check=True, timeout=120)
+
     def _explain(self) -> None:
         """Let every process write into its log where it is."""
         for process in self.running.values():
