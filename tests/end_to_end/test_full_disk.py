@@ -92,7 +92,7 @@ def small_disk(user: UserFolder) -> Iterator[SmallDisk]:
 def check_refused(output: str, place: str) -> None:
     """One line says what is full, and nothing else of an error is printed."""
     assert "Traceback" not in output
-    [line] = [line for line in output.splitlines() if "error" in line.lower()]
+    [line] = [line for line in output.splitlines() if line.lower().startswith("error")]
     assert re.fullmatch(f"error: .*{place}: the disk is full.*", line), line
 
 
