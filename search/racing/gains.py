@@ -13,6 +13,7 @@ FEWEST_CURVES = 4
 TAIL = 3.0
 INFLATION = 1.0
 TOP = 1.0
+SMALLEST_SCALE = 1e-3  # of the logarithms of a distance
 OWN_WEIGHT = 4.0  # of a curve of the same trial on another fold, against one of another trial
 
 Prediction = tuple[float, float]  # mean and variance of what a fold run ends with
@@ -91,7 +92,8 @@ class FinishedCurves:
         effects = self.effects[self.folds[there]]
         distances = self._distance_to_top(self.curves[there, :epoch] - effects[:, None])
         features = _features(distances, epoch)
-        center, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
+        # Where all curves stand at the same point, what is elsewhere is far away, but not infinitely so.
+        center, scale = features.mean(axis=0), np.maximum(features.std(axis=0), SMALLEST_SCALE)
         return _At(
             rows=self.rows[there],
             features=(features - center) / scale,

@@ -110,6 +110,22 @@ def test_a_late_learner_keeps_its_chance_however_many_workers_train_it():
     assert further.deviation[5] == pytest.approx(alone.deviation[5], rel=0.2)
 
 
+def test_a_curve_unlike_all_others_which_are_alike_is_believed_something_of():
+    """Small data sets give equal scores: no spread to measure a distance by."""
+    scores = np.tile(np.array([0.2, 0.3, 0.4, 0.5, 0.5, 0.5]), (6, 2, 1))
+    scores[5, 0] = [0.1, 0.45, 0.45, 0.46, 0.46, 0.46]
+    alike = Matrix(
+        numbers=np.arange(6),
+        scores=scores,
+        states=np.full((6, 2), RunState.DONE, np.int8),
+        lengths=np.full(6, NUM_EPOCHS),
+    )
+    for epochs in range(1, NUM_EPOCHS):
+        beliefs = believe(trained_only(alike, 5, epochs))
+        assert np.isfinite(beliefs.mean).all()
+        assert 0 <= beliefs.chance[5] <= 1
+
+
 def test_while_none_is_complete_the_likeliest_is_trained_through():
     """Not the earliest: of three trials with one fold each the best goes on."""
     full = study(np.array([0.3, 0.7, 0.4]), noise=0.0)
