@@ -177,7 +177,7 @@ def test_a_numeric_label(run: Run, docstrings: pd.DataFrame):
 
 
 def test_the_race_stops_what_a_minimised_metric_calls_worse(run: Run, docstrings: pd.DataFrame):
-    """A trial that learns nothing has the higher log loss, and is the one that is stopped; it is not expected to be best."""
+    """A trial that learns nothing has the higher log loss, is stopped, and is not expected to be the best."""
     study = run(
         docstrings,
         study={"metric": "log_loss", "sampler": "grid"},
