@@ -4,68 +4,21 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from storage.ledger import Ledger
 from storage.records import FoldRunState
+from tests.chaos.servers import Disk
 from tests.end_to_end.conftest import UserFolder, wait_for
 from tests.end_to_end.test_run import check_done_exactly_once, check_resumed_after_the_last_epoch
 
 pytestmark = pytest.mark.slow
 
 
-class SmallDisk:
-    """A tmpfs of 8 MiB at `folder`, in a mount namespace that only what runs with `prefix` sees.
-
-    It needs no root, and is gone with the process that holds the namespace, however that ends.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        mount = f"mount -t tmpfs -o size=8m tmpfs '{folder}' && echo mounted && exec cat"
-        self._holder = subprocess.Popen(
-            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert self._holder.stdout
-        answer = self._holder.stdout.readline().strip()
-        if answer != "mounted":
-            self.end()
-            pytest.skip(f"no file system can be mounted here: {answer}")
-        namespace = ["nsenter", "--target", str(self._holder.pid), "--user", "--mount", "--preserve-credentials"]
-        self.prefix = [*namespace, "env", f"--chdir={folder.parent}"]
-        self.seen_from_outside = Path(f"/proc/{self._holder.pid}/root{folder}")
-
-    @contextmanager
-    def full(self) -> Iterator[None]:
-        """Nothing fits in: whatever anybody frees is taken at once."""
-        ballast = self.seen_from_outside / "ballast"
-        empty_again = threading.Event()
-
-        def fill() -> None:
-            with ballast.open("ab", buffering=0) as file:
-                while not empty_again.is_set():
-                    try:
-                        file.write(bytes(1 << 16))
-                    except OSError:
-                        empty_again.wait(0.002)
-
-        thread = threading.Thread(target=fill)
-        thread.start()
-        try:
-            yield
-        finally:
-            empty_again.set()
-            thread.join()
-            ballast.unlink()
+class SmallDisk(Disk):
+    """The disk, and what its databases hold."""
 
     def sql(self, file: str, statement: str) -> str:
         """Execute a statement on a database of this disk and return what it gives."""
@@ -76,14 +29,14 @@ class SmallDisk:
         command = [*self.prefix, sys.executable, "-c", code, file, statement]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    def end(self) -> None:
-        self._holder.communicate()
-
 
 @pytest.fixture
 def small_disk(user: UserFolder) -> Iterator[SmallDisk]:
     """A small disk at `small` in the user's folder, seen by the user's commands."""
-    disk = SmallDisk(user.folder / "small")
+    try:
+        disk = SmallDisk(user.folder / "small")
+    except OSError as error:
+        pytest.skip(str(error))
     user.prefix = disk.prefix
     yield disk
     disk.end()
