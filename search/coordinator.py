@@ -21,7 +21,7 @@ from search.racing.verdicts import Action
 from search.report import summarise
 from search.scores import LiveRace
 from search.space import grid, suggest
-from storage.errors import StorageUnavailable
+from storage.errors import LeaseLost, StorageUnavailable
 from storage.ledger import Ledger
 from storage.records import Failure, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
 from storage.studies import close_study, open_study, optuna_errors
@@ -60,6 +60,9 @@ class Coordinator:
     _failed: list[TrialRecord] = field(default_factory=list)  # in a row, those that ended last
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.ledger = self.ledger.fenced(ROLE, self.owner)
+
     def step(self) -> bool:
         """Do what is due; False once the study is finished. Without the role only the latter is looked at."""
         if self.ledger.study().state is not StudyState.RUNNING:
@@ -76,9 +79,10 @@ class Coordinator:
         except StorageUnavailable:
             self._close()  # a trial that was asked for and not written down is found when the study is opened again
             raise
-        except optuna.exceptions.UpdateFinishedTrialError:
+        except (LeaseLost, optuna.exceptions.UpdateFinishedTrialError):
             # This process slept past its role's lease, in the middle of a step; another coordinator was faster.
             self._last_renewal = 0.0
+            self._close()
             return True
         self._seen = seen
         return working
@@ -265,6 +269,9 @@ class Coordinator:
         if self.config.study.sampler == "grid":
             study.enqueue_trial(grid(self.config)[number], skip_if_exists=True)
         trial = study.ask()
+        if trial.number != number:  # another coordinator has asked as well; this one waits until it is its turn
+            study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
+            raise LeaseLost(f"Optuna gave trial {trial.number} where the ledger is at trial {number}")
         # Left by a coordinator that died here: drawn anew, as the sampler draws on from one to the next.
         trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
         return trial.number, suggest(trial, self.config)

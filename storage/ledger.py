@@ -1,8 +1,10 @@
 """The ledger of a study: its trials, fold runs, leases, epochs and events, shared by all processes that work on it."""
 
+import copy
 import math
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 
@@ -32,6 +34,14 @@ class Ledger(LedgerView):
 
     A write with a claim that is no longer held raises LeaseLost and changes nothing.
     """
+
+    _fence: tuple[str, str] | None = None
+
+    def fenced(self, role: str, owner: str) -> Self:
+        """The same ledger for the holder of a role: once somebody else has it, every change raises LeaseLost."""
+        ledger = copy.copy(self)
+        ledger._fence = role, owner
+        return ledger
 
     def add_trial(self, number: int, params: dict[str, Any]) -> bool:
         """Add a trial and its waiting fold runs; False if it is there already."""
@@ -276,7 +286,7 @@ class Ledger(LedgerView):
 
     def acquire_role(self, role: str, owner: str, *, lease_seconds: float) -> bool:
         """Take or renew a role that is free, lapsed or this owner's; False while somebody else holds it."""
-        with self._changing() as change:
+        with changing(self.engine, self.study_id) as change:
             holder = change.connection.execute(
                 select(RoleRow.owner, RoleRow.expires_at).where(*self._role(role))
             ).one_or_none()
@@ -318,8 +328,14 @@ class Ledger(LedgerView):
             if change.connection.execute(changed.values(state=state)).rowcount:
                 change.event(kind, payload)
 
-    def _changing(self) -> AbstractContextManager[Change]:
-        return changing(self.engine, self.study_id)
+    @contextmanager
+    def _changing(self) -> Iterator[Change]:
+        with changing(self.engine, self.study_id) as change:
+            if self._fence:
+                role, owner = self._fence
+                if change.connection.scalar(select(RoleRow.owner).where(*self._role(role))) != owner:
+                    raise LeaseLost(f"the role {role} is no longer held by {owner}")
+            yield change
 
     def _trial(self, number: int) -> tuple[ColumnElement[bool], ...]:
         return TrialRow.study_id == self.study_id, TrialRow.number == number

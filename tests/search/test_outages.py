@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import optuna
 import pytest
 
+import search.coordinator
 from search.coordinator import ROLE, ROLE_SECONDS, Coordinator
 from search.engines import local
 from storage import database
@@ -161,6 +163,37 @@ def test_a_coordinator_that_wakes_up_late_leaves_what_another_has_told(scripted_
         assert late.step()
         assert late.leading
     assert [trial.state for trial in study.ledger.trials()] == [TrialState.COMPLETE] * 2
+
+
+@pytest.mark.parametrize("slept_in", ["Coordinator._ask", "make_sampler", "suggest"])
+def test_a_coordinator_that_sleeps_while_it_asks_adds_no_trial_of_its_own(
+    slept_in: str, scripted_study: Studies, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another one asked for the next trial meanwhile; the study has the trials of an undisturbed one."""
+    calm, study = scripted_study(), ScriptedStudy(f"sqlite:///{tmp_path / 'other.db'}", tmp_path / "other")
+    calm.run(Script(rising))
+    late, following = study.coordinator("late"), study.coordinator("following")
+    late.step()
+    worker = study.worker(Script(rising))
+    while claim := worker.claim():
+        worker.train(claim)
+    name = f"search.coordinator.{slept_in}"
+    module, attribute = (Coordinator, "_ask") if "." in slept_in else (search.coordinator, slept_in)
+    real = getattr(module, attribute)
+
+    def slow(*arguments, **options):
+        monkeypatch.setattr(name, real)
+        study.ledger.release_role(ROLE, "late")
+        following.step()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(name, slow)
+    assert late.step()
+    assert not late.step() or not late.leading
+    study.run(Script(rising), following)
+    assert [trial.params for trial in study.ledger.trials()] == [trial.params for trial in calm.ledger.trials()]
+    told = optuna.load_study(study_name="scripted", storage=study.url).get_trials()
+    assert [trial.params for trial in told] == [trial.params for trial in calm.ledger.trials()]
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"])
