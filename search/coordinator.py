@@ -23,7 +23,7 @@ from search.scores import LiveRace
 from search.space import grid, suggest
 from storage.errors import LeaseLost, StorageUnavailable
 from storage.ledger import Ledger
-from storage.records import Failure, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
+from storage.records import Event, EventKind, Failure, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
 from storage.studies import close_study, open_study, optuna_errors
 
 ROLE = "coordinator"
@@ -57,7 +57,6 @@ class Coordinator:
     _expires_from: float = 0.0
     _seen: tuple[int, int] | None = None
     _study: optuna.Study | None = None
-    _failed: list[TrialRecord] = field(default_factory=list)  # in a row, those that ended last
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,10 +131,13 @@ class Coordinator:
 
     def _gives_up(self) -> bool:
         """End the study if too many trials have failed in a row; those that are open stay so, to be continued."""
-        if len(self._failed) < self.config.budget.max_failures:
+        most = self.config.budget.max_failures
+        ended = self.ledger.last_events((EventKind.TRIAL_FINISHED, EventKind.STUDY_REOPENED), limit=most)
+        if len(ended) < most or not all(map(_teaches_nothing, ended)):
             return False
-        last = self._failed[-1]
-        reason = f"{len(self._failed)} trials failed in a row, the last of them, trial {last.number}: {last.reason}"
+        reason = (
+            f"{most} trials failed in a row, the last of them, trial {ended[0].trial}: {ended[0].payload['reason']}"
+        )
         self.ledger.finish_study(reason, state=StudyState.FAILED)
         return True
 
@@ -165,13 +167,8 @@ class Coordinator:
         scores = [run.score for run in runs if run.state is FoldRunState.DONE and run.score is not None]
         complete = len(scores) == len(runs) and trial.state is TrialState.RUNNING
         state = TrialState.COMPLETE if complete else TrialState.STOPPED if reason else trial.state
-        diverged = trial.failure is Failure.DIVERGED
-        if diverged:
+        if trial.failure is Failure.DIVERGED:
             expected = METRICS[self.config.study.metric].worst
-        if state is TrialState.FAILED and not diverged:
-            self._failed.append(trial)
-        else:
-            self._failed.clear()
         self.ledger.finish_trial(
             trial.number,
             state,
@@ -292,6 +289,12 @@ def _has_ended(trial: TrialRecord, runs: Iterable[FoldRun]) -> bool:
     if trial.state is TrialState.RUNNING:
         return all(run.state is FoldRunState.DONE for run in runs)
     return not any(run.state is FoldRunState.LEASED for run in runs)
+
+
+def _teaches_nothing(event: Event) -> bool:
+    """Whether the event is the end of a trial that failed; of one that diverged the sampler learns."""
+    failed = event.kind is EventKind.TRIAL_FINISHED and event.payload["state"] == TrialState.FAILED
+    return failed and event.payload.get("failure") != Failure.DIVERGED
 
 
 def _num_begun(runs: Iterable[FoldRun]) -> int:

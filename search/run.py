@@ -197,9 +197,8 @@ def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts
 
 def _last_reason(ledger: Ledger) -> str:
     """Why the study ended, the last time that it did."""
-    events = ledger.events(after=max(0, ledger.last_sequence() - 1000), limit=2000)
-    reasons = [event.payload["reason"] for event in events if event.kind is EventKind.STUDY_FINISHED]
-    return str(reasons[-1]) if reasons else "the study failed"
+    ended = ledger.last_events([EventKind.STUDY_FINISHED], limit=1)
+    return str(ended[0].payload["reason"]) if ended else "the study failed"
 
 
 def _drain(publisher: Publisher, progress: Progress, study: str) -> None:

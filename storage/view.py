@@ -14,7 +14,7 @@ from storage.catalog import STUDY_COLUMNS, study_key
 from storage.database import clock, reading
 from storage.errors import StorageError
 from storage.leases import COLUMNS as FOLD_RUN_COLUMNS
-from storage.records import EpochRecord, Event, FoldRun, FoldRunState, StudyRecord, TrialRecord
+from storage.records import EpochRecord, Event, EventKind, FoldRun, FoldRunState, StudyRecord, TrialRecord
 from storage.tables import CounterRow, CursorRow, EpochRow, EventRow, FoldRunRow, MemoryRow, RoleRow, StudyRow, TrialRow
 
 TRIAL_COLUMNS = [c for c in TrialRow.__table__.columns if c.name not in ("study_id", "finished_at")]
@@ -136,6 +136,13 @@ class LedgerView:
         events = select(*EVENT_COLUMNS).where(EventRow.study_id == self.study_id, EventRow.sequence > after)
         with reading(self.engine) as connection:
             rows = connection.execute(events.order_by(EventRow.sequence).limit(limit)).mappings()
+            return [Event(**row) for row in rows]
+
+    def last_events(self, kinds: Collection[EventKind], *, limit: int) -> list[Event]:
+        """The last `limit` events of these kinds, the latest first."""
+        events = select(*EVENT_COLUMNS).where(EventRow.study_id == self.study_id, EventRow.kind.in_(kinds))
+        with reading(self.engine) as connection:
+            rows = connection.execute(events.order_by(EventRow.sequence.desc()).limit(limit)).mappings()
             return [Event(**row) for row in rows]
 
     def last_sequence(self) -> int:

@@ -152,6 +152,23 @@ def test_a_study_whose_trials_all_fail_ends_with_the_reason_and_can_go_on(script
     assert [trial.state for trial in study.ledger.trials()] == [TrialState.FAILED] * 3 + [TrialState.COMPLETE] * 3
 
 
+def test_a_study_gives_up_however_often_its_coordinator_is_replaced(scripted_study: Studies):
+    """The row is in the ledger: three fail, each under another coordinator, and a reopened study begins a new row."""
+    study = scripted_study(budget={"trials": 9, "max_failures": 3}, race={"rule": "none"})
+    for row in range(2):
+        worker = study.worker(Script(lambda *_: [KeyError("a bug")]))
+        for number in range(3):
+            coordinator = study.coordinator(f"{row}-{number}")
+            assert coordinator.step()
+            worker.train(worker.claim())
+            coordinator.leave()
+        assert not study.coordinator("last").step()
+        assert study.ledger.study().state is StudyState.FAILED
+        assert len(study.ledger.trials()) == 3 * (row + 1)
+        study.ledger.release_role("coordinator", "last")
+        study.ledger.reopen_study()
+
+
 @pytest.mark.parametrize("other", [0.5, Diverged(DIVERGED)])
 def test_failures_that_are_not_in_a_row_do_not_end_a_study(scripted_study: Studies, other: float | Exception):
     """A trial that ends otherwise shows that trials can be trained, also one that diverges."""
