@@ -1,0 +1,36 @@
+"""Commands that make data sets."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group("data")
+def data() -> None:
+    """Make data sets."""
+
+
+@data.command("demo")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--rows", type=click.IntRange(min=1), default=900, show_default=True)
+@click.option("--classes", type=click.IntRange(min=2), default=8, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def data_demo(out: Path, rows: int, classes: int, seed: int) -> None:
+    """Build a real, long-tailed text set from the docstrings of installed packages."""
+    from search.demo import build_demo
+
+    click.echo(build_demo(out, rows=rows, classes=classes, seed=seed))
+
+
+@data.command("extractive")
+@click.argument("source", metavar="DOCUMENTS", type=click.Path(path_type=Path))
+@click.option("--document", required=True, metavar="COLUMN", help="The text, or its list of sentences.")
+@click.option("--summary", required=True, metavar="COLUMN", help="The reference summary, likewise.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the sentences.")
+@click.option("--max-sentences", type=click.IntRange(min=1), help="The most sentences of a document with label 1.")
+def data_extractive(source: Path, document: str, summary: str, out: Path, max_sentences: int | None) -> None:
+    """Make sentences to classify, in an extractive summary or not, of JSONL documents with reference summaries."""
+    from search.extractive import build_extractive
+
+    click.echo(build_extractive(source, out, document=document, summary=summary, max_sentences=max_sentences))
+    click.echo("in the study file: data.text [previous, sentence, next] or sentence, data.group document")

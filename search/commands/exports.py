@@ -1,0 +1,143 @@
+"""Commands that write what is taken away, a model or curves, and that use the model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from search.commands.answers import new_console, print_json, say
+from search.commands.options import (
+    batch_size_option,
+    columns_option,
+    find_study,
+    images_option,
+    json_option,
+    machine_option,
+    model_option,
+    storage_option,
+    study_option,
+)
+
+
+@click.command("export")
+@study_option
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete one]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The model's folder.")
+@click.option(
+    "--form",
+    type=click.Choice(["ensemble", "refit", "fold"]),
+    default="ensemble",
+    show_default=True,
+    help="All folds' models, one trained on all rows, or the best fold's.",
+)
+@storage_option
+@machine_option
+@click.option("--force", is_flag=True, help="Replace an exported model.")
+@click.option("--mlflow", is_flag=True, help="Make the folder an MLflow model as well.")
+@click.option("--register", metavar="NAME", help="The same, registered under this name in the study's MLflow.")
+def export(
+    name: str,
+    trial: int | None,
+    out: Path,
+    form: Literal["ensemble", "refit", "fold"],
+    storage: str | None,
+    overrides: Sequence[str],
+    force: bool,
+    mlflow: bool,
+    register: str | None,
+) -> None:
+    """Write a trial's model as a folder that predicts without the study."""
+    study = find_study(name, storage)
+    from search.export import export
+
+    mlflow = mlflow or register is not None
+    description = export(study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=say)
+    if register is not None:
+        from search import mlflow_model
+        from search.environment import Secrets, give_mlflow_its_token
+
+        give_mlflow_its_token(Secrets.read())
+        version = mlflow_model.register(study, out, description, name=register, overrides=overrides)
+        click.echo(f"registered {register}, version {version}; search ui --study {name} shows it")
+    click.echo(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
+
+
+@click.command("export-curves")
+@study_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The curves' file, .npz.")
+@click.option(
+    "--test", type=click.Path(path_type=Path), help="Labelled rows that the study never saw: score all trials."
+)
+@storage_option
+@machine_option
+def export_curves(name: str, out: Path, test: Path | None, storage: str | None, overrides: Sequence[str]) -> None:
+    """Write the scores of all epochs of all folds as one file, to replay the race on it."""
+    from search.curves import export_curves
+
+    curves = export_curves(find_study(name, storage), out, test=test, overrides=overrides, say=say)
+    trials, folds, epochs = curves.standing.shape
+    click.echo(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
+
+
+@click.command("predict")
+@model_option
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the predictions.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Copy a column of the data; repeat for more.")
+@click.option("--top-k", type=click.IntRange(min=1), help="The likeliest classes, in place of all probabilities.")
+@click.option("--no-probabilities", is_flag=True, help="Leave out the probability of each class.")
+@click.option("--template", type=click.Path(path_type=Path), help="YAML that names the columns and codes of labels.")
+@columns_option
+@images_option
+@batch_size_option
+def predict(
+    folder: Path,
+    data: Path,
+    out: Path,
+    keep: Sequence[str],
+    top_k: int | None,
+    no_probabilities: bool,
+    template: Path | None,
+    columns: Sequence[str],
+    images: Path | None,
+    batch_size: int | None,
+) -> None:
+    """Predict the rows of a file, or the images in a folder or zip file, with an exported model."""
+    if template is not None and (keep or top_k or no_probabilities):
+        raise click.UsageError("--template says all columns; expected no --keep, --top-k or --no-probabilities with it")
+    from search.layout import read_template, usual_layout
+    from search.predict import is_image_folder, load_model, parse_columns, predict
+
+    renamed = parse_columns(columns)
+    model = load_model(folder, batch_size=batch_size)
+    if template is not None:
+        layout = read_template(template, model.description)
+    else:
+        keep = keep or (("file",) if is_image_folder(model.description, data) else ())
+        layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
+    console = new_console(stderr=True)
+    num_rows = predict(model, data, out, layout=layout, columns=renamed, images=images, console=console)
+    click.echo(f"wrote {out}: {num_rows:,} rows")
+
+
+@click.command("evaluate")
+@model_option
+@click.argument("data", type=click.Path(path_type=Path))
+@columns_option
+@images_option
+@batch_size_option
+@json_option
+def evaluate(
+    folder: Path, data: Path, columns: Sequence[str], images: Path | None, batch_size: int | None, as_json: bool
+) -> None:
+    """Score an exported model on a file with labels, beside what the study estimated."""
+    from search.predict import evaluate, evaluation_as_json, load_model, parse_columns, render_evaluation
+
+    renamed = parse_columns(columns)
+    model = load_model(folder, batch_size=batch_size)
+    evaluation = evaluate(model, data, columns=renamed, images=images, console=new_console(stderr=True))
+    if as_json:
+        print_json(evaluation_as_json(evaluation, model.description))
+    else:
+        new_console().print(render_evaluation(evaluation, model.description))

@@ -1,0 +1,99 @@
+"""Commands that show a study."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from search.commands.answers import new_console, print_best, print_json
+from search.commands.options import database_url, find_study, json_option, machine_option, storage_option, study_option
+
+
+@click.command("status")
+@study_option
+@storage_option
+@json_option
+def status(name: str, storage: str | None, as_json: bool) -> None:
+    """Show a study's trials, fold runs and best score."""
+    from search.report import render_status, summarise, trials_as_json
+
+    study = find_study(name, storage)
+    if as_json:
+        print_json({**summarise(study.ledger).as_json(), "all_trials": trials_as_json(study.ledger)})
+    else:
+        new_console().print(render_status(study.ledger))
+
+
+@click.command("list")
+@storage_option
+@json_option
+def list_studies(storage: str | None, as_json: bool) -> None:
+    """List the studies of a database."""
+    from search.report import render_studies, summarise_all
+
+    summaries = summarise_all(database_url(storage))
+    if as_json:
+        print_json([summary.as_json() for summary in summaries])
+    else:
+        new_console().print(render_studies(summaries))
+
+
+@click.command("best")
+@study_option
+@storage_option
+@json_option
+def best(name: str, storage: str | None, as_json: bool) -> int:
+    """Show the best trial's params and scores."""
+    from search.report import best_as_json
+
+    study = find_study(name, storage)
+    if not as_json:
+        return print_best(study, new_console())
+    found = best_as_json(study.ledger)
+    print_json(found)
+    return 0 if found else 1
+
+
+@click.command("diagnose")
+@study_option
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete one]")
+@storage_option
+@click.option("--out", type=click.Path(path_type=Path), help="The report's folder.  [default: studies/reports/...]")
+@machine_option
+@json_option
+def diagnose(
+    name: str, trial: int | None, storage: str | None, out: Path | None, overrides: Sequence[str], as_json: bool
+) -> None:
+    """Show what a trial has learnt and where it fails; trains nothing. With --json a report only where --out says."""
+    study = find_study(name, storage)
+    from search.diagnosis.evidence import read_evidence
+    from search.diagnosis.findings import diagnose
+    from search.diagnosis.report import render, report_folder, write_report
+
+    found = diagnose(read_evidence(study, trial=trial, overrides=overrides))
+    folder = out or (None if as_json else report_folder(found))
+    page = write_report(found, folder) if folder else None
+    if as_json:
+        print_json(found.as_json())
+        return
+    console = new_console()
+    console.print(render(found))
+    console.print(f"\nreport: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+@click.group("neptune")
+def neptune() -> None:
+    """Offline Neptune runs."""
+
+
+@neptune.command("show")
+@click.option("--directory", type=click.Path(path_type=Path), default=Path("studies/neptune"), show_default=True)
+@json_option
+def neptune_show(directory: Path, as_json: bool) -> None:
+    """Read offline runs back: what was recorded."""
+    from search.offline import offline_as_json, render_offline
+
+    if as_json:
+        print_json(offline_as_json(directory))
+    else:
+        new_console().print(render_offline(directory))

@@ -1,0 +1,61 @@
+"""The options that several commands have, and the study and database that they name."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from search.study import OpenStudy
+
+DEFAULT_STORAGE = "sqlite:///studies/search.db"
+
+study_option = click.option("--study", "name", required=True, metavar="NAME", help="The study's name.")
+storage_option = click.option(
+    "--storage", metavar="URL", help=f"The study's database.  [default: the study file's, else {DEFAULT_STORAGE}]"
+)
+model_option = click.option(
+    "--model", "folder", type=click.Path(path_type=Path), required=True, help="The folder that `search export` wrote."
+)
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Rows of a forward pass.  [default: 128 on a GPU, else 32]"
+)
+images_option = click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="The folder or zip file that paths of images start at.  [default: the folder that DATA is in]",
+)
+columns_option = click.option(
+    "--columns",
+    multiple=True,
+    metavar="STUDY=FILE,...",
+    help="The file's own columns in place of the study's, as title=Title,abstract=Summary.",
+)
+machine_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def size(text: str) -> int:
+    """The bytes of 512MB or 8GB; the units are powers of 1000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB)", text, re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"found {text}, expected a size such as 512MB or 8GB")
+    return int(float(found[1]) * {"MB": 10**6, "GB": 10**9}[found[2].upper()])
+
+
+def database_url(storage: str | None) -> str:
+    """The URL that --storage says, or the usual one, with the password of the environment."""
+    from search.environment import Secrets, with_password
+
+    return with_password(storage or DEFAULT_STORAGE, Secrets.read())
+
+
+def find_study(name: str, storage: str | None) -> "OpenStudy":
+    """The study of that name in the database that --storage says; ConfigError where there is none."""
+    url = database_url(storage)
+    from search.study import find
+
+    return find(name, url=url)

@@ -1,0 +1,141 @@
+"""Commands that begin, run and join a study."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from search.commands.answers import new_console, print_best
+from search.commands.options import find_study, images_option, machine_option, size, storage_option, study_option
+
+if TYPE_CHECKING:
+    from search.config import StudyConfig
+    from search.environment import Secrets
+    from search.study import OpenStudy
+
+memory_option = click.option(
+    "--memory-limit",
+    type=size,
+    metavar="SIZE",
+    help="Memory of this machine that each worker process may hold, such as 8GB.  [default: no limit]",
+)
+
+
+@click.command("init")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--label", metavar="COLUMN", help="The column with the class of a row, or its number.")
+@click.option("--text", "text", multiple=True, metavar="COLUMN", help="A text column; repeat to join.")
+@click.option("--image", metavar="COLUMN", help="In place of text: the column with the path of an image.")
+@images_option
+@click.option(
+    "--task", type=click.Choice(["classification", "regression"]), default="classification", show_default=True
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("study.yaml"), show_default=True)
+@click.option("--force", is_flag=True, help="Overwrite the study file.")
+def init(
+    data: Path,
+    label: str | None,
+    text: tuple[str, ...],
+    image: str | None,
+    images: Path | None,
+    task: Literal["classification", "regression"],
+    out: Path,
+    force: bool,
+) -> None:
+    """Look at a data file and write a study file for exactly that data.
+
+    DATA may be a folder or a zip file with a folder of images for each class; nothing else need then be said.
+    """
+    from objectives.class_folders import FILE, FOLDER, is_class_folders
+    from objectives.data import DataSpec
+    from search.survey import render_table, survey
+    from search.template import write_study_file
+
+    if not text and is_class_folders(data):
+        label, image = label or FOLDER, image or FILE
+    if label is None or bool(text) == bool(image):
+        raise click.UsageError("expected --label and either --text or --image, or a folder of images for each class")
+    found = survey(DataSpec(path=data, label=label, text=text, image=image, images=images, task=task))
+    console = new_console()
+    console.print(render_table(found))
+    write_study_file(found, out, overwrite=force)
+    console.print(f"wrote {out}; next: search run --study NAME --config {out}", highlight=False)
+
+
+@click.command("run")
+@study_option
+@click.option("--config", "file", required=True, type=click.Path(path_type=Path), help="The study file.")
+@click.option("--trials", type=click.IntRange(min=1), help="Trials of the whole study: budget.trials.")
+@click.option("--timeout", metavar="TIME", help="Time of this run, such as 2h or 90m: budget.time.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
+@memory_option
+@storage_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the study file.")
+def run(
+    name: str,
+    file: Path,
+    trials: int | None,
+    timeout: str | None,
+    workers: int | None,
+    memory_limit: int | None,
+    storage: str | None,
+    overrides: Sequence[str],
+) -> int:
+    """Run a study, or continue it."""
+    from search.config import load_config
+    from search.environment import Secrets
+
+    given = {"budget.trials": trials, "budget.time": timeout, "storage.url": storage}
+    options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    config = load_config(file, [*overrides, *options])
+    secrets = Secrets.read()
+    from search.beginning import begin
+    from search.study import reopen_if_budget_grew
+
+    console = new_console()
+    study = begin(config, name, secrets=secrets, num_workers=workers or 1)
+    for note in study.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    if not reopen_if_budget_grew(study, config):
+        console.print(f"study {name!r} is finished: all {len(study.ledger.trials())} trials; --trials N adds to them")
+        return print_best(study, console)
+    return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=secrets)
+
+
+@click.command("worker")
+@study_option
+@storage_option
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
+@memory_option
+@machine_option
+def worker(
+    name: str, storage: str | None, workers: int | None, memory_limit: int | None, overrides: Sequence[str]
+) -> int:
+    """Join a study from this or another machine: train its fold runs, and coordinate it when nobody else does."""
+    from search.environment import Secrets
+    from search.study import on_this_machine
+
+    study = find_study(name, storage)
+    config = on_this_machine(study.record, overrides)
+    return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=Secrets.read())
+
+
+def _run(
+    study: "OpenStudy", config: "StudyConfig", *, workers: int | None, memory_limit: int | None, secrets: "Secrets"
+) -> int:
+    from search.engines.local import num_gpus
+    from search.run import Ending, run_study
+
+    console, num_workers = new_console(), workers or max(1, num_gpus())
+    ending = run_study(
+        study, config, num_workers=num_workers, memory_limit=memory_limit, secrets=secrets, console=console
+    )
+    print_best(study, console)
+    if ending is Ending.FINISHED:
+        console.print(f"look at it: search serve --study {shlex.quote(study.record.name)}", highlight=False)
+        return 0
+    console.print("nothing is lost; the same command continues", highlight=False)
+    return 0 if ending is Ending.TIMEOUT else 130

@@ -1,0 +1,78 @@
+"""Commands that serve dashboards."""
+
+from pathlib import Path
+
+import click
+
+from search.commands.options import database_url, find_study, storage_option
+
+DEFAULT_MLFLOW = "sqlite:///studies/mlflow.db"
+
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind to.")
+
+
+@click.command("serve")
+@click.option("--study", "name", metavar="NAME", help="Check that this study is there, and take its MLflow.")
+@storage_option
+@click.option("--mlflow", metavar="URI", help=f"MLflow's database.  [default: the study's, else {DEFAULT_MLFLOW}]")
+@host_option
+@click.option("--port", default=8080, show_default=True)
+@click.option("--certificate", type=click.Path(path_type=Path), help="PEM file: serve by HTTPS.")
+@click.option("--key", type=click.Path(path_type=Path), help="PEM file of the certificate's key.")
+def serve(
+    name: str | None,
+    storage: str | None,
+    mlflow: str | None,
+    host: str,
+    port: int,
+    certificate: Path | None,
+    key: Path | None,
+) -> None:
+    """Serve the Optuna dashboard and MLflow's UI at one address; for others to reach, with a password."""
+    from search.environment import Secrets
+    from search.serve import Address, mlflow_app, optuna_app, serve
+
+    password = Secrets.read().serve_password
+    address = Address(host=host, port=port, password=password, certificate=certificate, key=key)
+    url = find_study(name, storage).url if name else database_url(storage)
+    apps = {"": optuna_app(url), "/mlflow": mlflow_app(mlflow or _mlflow_uri(name, storage))}
+    click.echo(f"Optuna dashboard: {address.url}/\nMLflow UI: {address.url}/mlflow/ (Ctrl-C ends both)")
+    serve(apps, address)
+
+
+@click.command("dashboard")
+@click.option("--study", "name", metavar="NAME", help="Check that this study is there.")
+@storage_option
+@host_option
+@click.option("--port", default=8080, show_default=True)
+def dashboard(name: str | None, storage: str | None, host: str, port: int) -> None:
+    """Serve the Optuna dashboard alone."""
+    from search.environment import Secrets
+    from search.serve import Address, optuna_app, serve
+
+    address = Address(host=host, port=port, password=Secrets.read().serve_password)
+    app = optuna_app(find_study(name, storage).url if name else database_url(storage))
+    click.echo(f"Optuna dashboard: {address.url}/ (Ctrl-C ends it)")
+    serve({"": app}, address)
+
+
+@click.command("ui")
+@click.option("--study", "name", metavar="NAME", help="Take the tracking URI from this study.")
+@storage_option
+@host_option
+@click.option("--port", default=5000, show_default=True)
+def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
+    """Serve MLflow's UI alone."""
+    from search.environment import Secrets
+    from search.serve import Address, mlflow_app, serve
+
+    address = Address(host=host, port=port, password=Secrets.read().serve_password)
+    app = mlflow_app(_mlflow_uri(name, storage))
+    click.echo(f"MLflow UI: {address.url}/ (Ctrl-C ends it)")
+    serve({"": app}, address)
+
+
+def _mlflow_uri(name: str | None, storage: str | None) -> str:
+    from search.config import config_from_record
+
+    return config_from_record(find_study(name, storage).record.config).trackers.mlflow.uri if name else DEFAULT_MLFLOW
