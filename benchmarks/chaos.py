@@ -1,7 +1,8 @@
 """The long form of the chaos test: studies under fire, one after another, until so many faults have struck.
 
-`python -m benchmarks.chaos --faults 1000 --database sqlite --seed 0`. Every other study is raced. The first failed
-check ends it with what was found.
+`python -m benchmarks.chaos --faults 1000 --database sqlite --seed 0`. Every other study is raced; with
+`--training real` a tiny encoder is trained in place of scripted curves. The first failed check ends it with what was
+found.
 """
 
 import argparse
@@ -22,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=1000)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--training", choices=["scripted", "real"], default="scripted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=60, help="of each study")
     arguments = parser.parse_args()
@@ -31,7 +33,7 @@ def main() -> None:
         postgres = Postgres() if arguments.database == "postgresql" else None
         if postgres:
             stack.callback(postgres.end)
-        study = {"num_trials": arguments.trials, "postgres": postgres}
+        study = {"num_trials": arguments.trials, "postgres": postgres, "training": arguments.training}
         calm = run_round(_folder(top, "calm"), rule="none", num_faults=0, seed=0, **study)
         while (total := _sum(rounds).total()) < arguments.faults:
             number = len(rounds)

@@ -16,7 +16,7 @@ import psutil
 from tests.chaos.faults import Kind, Mend, possible
 from tests.chaos.invariants import Found, check, left_over, outcome
 from tests.chaos.servers import Disk, Postgres
-from tests.chaos.study import LEASE_SECONDS, SCRIPTED, Study, write_rows
+from tests.chaos.study import LEASE_SECONDS, LOG, REAL, SCRIPTED, Study, write_rows, write_trainable
 from tests.trackers.mlflow_server import MlflowServer
 
 GAP_SECONDS = (0.1, 1.0)
@@ -40,26 +40,28 @@ def run_round(
     num_trials: int,
     num_faults: int,
     seed: int,
+    training: str = "scripted",
     postgres: Postgres | None = None,
     tracker: MlflowServer | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Round:
-    """Run a study of scripted trainings under fire, let it end, and check what has to hold of it (AssertionError).
+    """Run a study of scripted or real trainings under fire, let it end, and check what has to hold of it.
 
     Every proposal is a function of the study's seed and the trial's number (the random sampler), every score one of
     params, fold and epoch: without a race the outcome is that of an undisturbed run, however many workers there were
-    and in whatever order they finished.
+    and in whatever order they finished. Raises AssertionError.
     """
-    write_rows(folder)
-    sections = SCRIPTED | {"study": {"sampler": "random"}, "race": {"rule": rule}, "budget": {"trials": num_trials}}
+    basis, write = {"scripted": (SCRIPTED, write_rows), "real": (REAL, write_trainable)}[training]
+    write(folder)
+    sections = basis | {"study": {"sampler": "random"}, "race": {"rule": rule}, "budget": {"trials": num_trials}}
     disk = None
     if num_faults and postgres is None:  # whoever sees the small disk may not enter the server's folder
         with suppress(OSError):
             disk = Disk(folder / "small")
-    study = Study(folder=folder, sections=sections, postgres=postgres, tracker=tracker, disk=disk)
+    study = Study(folder=folder, sections=sections, postgres=postgres, tracker=tracker, disk=disk, training=training)
     try:
         struck = strike(study, num_faults=num_faults, chance=random.Random(seed), say=say)
-        study.finish(seconds=300)
+        study.finish(seconds=600)
         time.sleep(LEASE_SECONDS + 1)  # the roles of those that were killed lapse
         if tracker:
             study.publish()
@@ -82,7 +84,7 @@ def strike(
 ) -> "Counter[str]":
     """Strike until the study is finished or has had so many faults, and mend everything; how often each fault struck.
 
-    Nothing strikes while no worker lives, nor twice at once what there is once.
+    Nothing strikes before the first epoch nor while no worker lives, nor twice at once what there is once.
     """
     kinds = possible(study)
     open_faults: list[tuple[float, Kind, Mend]] = []
@@ -94,7 +96,7 @@ def strike(
             open_faults = _mend(open_faults, until=time.monotonic())
             [kind] = chance.choices(kinds, weights=[kind.weight for kind in kinds])
             pending = kind.target is not None and any(kind.target == other.target for _, other, _ in open_faults)
-            if pending or not study.workers():
+            if pending or not study.workers() or not (study.folder / LOG).exists():
                 continue
             # Nobody is there any more, or somebody holds the lock already.
             with suppress(IndexError, psutil.NoSuchProcess, sqlite3.OperationalError):

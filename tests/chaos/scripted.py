@@ -1,5 +1,7 @@
 """`search` with scripted trainings and short leases, its workers forked from a process that has imported everything.
 
+With CHAOS_TRAINING=real the trainings are real ones, of a tiny encoder.
+
 `python -m tests.chaos.scripted run --study ...` does what `search run --study ...` does: the same command line, study
 file, coordinator, workers, ledger, artifacts and publisher. A killed worker then costs milliseconds, not the seconds
 in which a spawned one imports its libraries. Every epoch that is begun is a line in `epochs.log`, outside the database.
@@ -35,7 +37,9 @@ from storage.records import Claim
 from tests.chaos.study import BUSY_SECONDS, EPOCH_SECONDS, LEASE_SECONDS, LOG
 from tests.search.scripted import ScriptedTraining
 
+REAL = os.environ.get("CHAOS_TRAINING") == "real"
 WARM = [f"search.{name}" for name in ("beginning", "coordinator", "cli", "rows", "scores", "worker")]
+WARM_REAL = [*WARM, "search.objective", "transformers.models.bert.modeling_bert", "sklearn.neighbors"]
 
 
 @dataclass(kw_only=True)
@@ -54,8 +58,7 @@ class ChaosTraining(ScriptedTraining):
     def epochs(self) -> Iterator[EpochScore]:
         scores = super().epochs()
         while not self.finished:
-            with open(LOG, "a") as log:
-                log.write(f"{self.claim.token} {self.claim.trial} {self.claim.fold} {self.epoch + 1}\n")
+            _log(self.claim, self.epoch + 1)
             time.sleep(EPOCH_SECONDS)
             yield next(scores)
 
@@ -76,6 +79,34 @@ class ScriptedObjective:
         return ChaosTraining(curve=curve, claim=claim, num_rows=num_rows)
 
 
+def _log(claim: Claim, epoch: int) -> None:
+    with open(LOG, "a") as log:
+        log.write(f"{claim.token} {claim.trial} {claim.fold} {epoch}\n")
+
+
+def _log_real_epochs() -> None:
+    """Let real trainings write their epochs into the log, and compute on one core wherever they are continued."""
+    from torch import set_num_threads
+
+    from search import objective
+
+    begin = objective.Objective.__call__
+
+    def logged(self: objective.Objective, claim: Claim) -> "objective.FoldTraining":
+        training = begin(self, claim)
+        run_epoch = training._run_epoch
+
+        def run(epoch: int) -> object:
+            _log(claim, epoch)
+            return run_epoch(epoch)
+
+        training._run_epoch = run
+        return training
+
+    objective.Objective.__call__ = logged
+    objective.share_cores = lambda num_workers: set_num_threads(1)
+
+
 def _score(claim: Claim, epoch: int) -> float:
     rate = math.log10(float(str(claim.params["learning_rate"])))
     level = 0.6 - 0.1 * (rate + 3) ** 2 + 0.02 * claim.fold - 0.2 * 0.5**epoch
@@ -91,6 +122,8 @@ def _number(*key: object) -> float:
 def _forked(job: local.WorkerJob, *arguments: object) -> None:
     # Else the server that forks outlives a killed `search run`, and its workers would not see that it is gone.
     os.close(forkserver._forkserver._forkserver_alive_fd)
+    if REAL:
+        _log_real_epochs()
     _run_worker(job, *arguments)
 
 
@@ -102,24 +135,29 @@ def shorten() -> None:
     storage.database.BUSY_SECONDS = BUSY_SECONDS
 
 
+def fork() -> None:
+    """Let workers be forked."""
+    local.run_worker = _forked
+    local.multiprocessing = ModuleType("multiprocessing")
+    local.multiprocessing.get_context = lambda kind: multiprocessing.get_context("forkserver")
+    multiprocessing.set_forkserver_preload(WARM_REAL if REAL else WARM)
+
+
 def script() -> None:
-    """Put scripted trainings and forked workers in."""
+    """Put scripted trainings in."""
     replaced = ModuleType("search.objective")
     replaced.Objective, replaced.choose_device = ScriptedObjective, lambda index: "cpu"
     replaced.share_cores = replaced.limit_memory = lambda number: None
     sys.modules["search.objective"] = replaced
     search.beginning._check_encoders = lambda config: {}
     search.beginning.check_disk = lambda *_, **__: []
-    local.run_worker = _forked
-    local.multiprocessing = ModuleType("multiprocessing")
-    local.multiprocessing.get_context = lambda kind: multiprocessing.get_context("forkserver")
-    multiprocessing.set_forkserver_preload(WARM)
 
 
 faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
 _run_worker = local.run_worker
 shorten()
-if os.environ.get("CHAOS_TRAINING") != "real":
+fork()
+if not REAL:
     script()
 if __name__ == "__main__":
     main()

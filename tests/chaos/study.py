@@ -1,6 +1,7 @@
 """A study under fire: its folder, its `search run` and `search worker`, and the servers that it leans on."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -35,6 +36,19 @@ SCRIPTED: dict[str, Any] = {
         "learning_rate": {"low": 1e-5, "high": 1e-1, "log": True},
         "loss": ["cross_entropy", "focal"],
         "focal_gamma": {"low": 0.5, "high": 4.0},
+    },
+    "folds": {"k": 3},
+}
+REAL: dict[str, Any] = {
+    "data": {"path": "rows.csv", "label": "label", "text": ["text"]},
+    "model": {"encoder": "encoder", "max_length": 24},
+    "training": {"epochs": 4, "batch_size": 16},
+    "space": {
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "dropout": {"low": 0.0, "high": 0.5},
+        "optimiser": ["adamw", "schedule_free_adamw"],
+        "sampler": ["none", "smote"],
+        "trainable_layers": [None, 1],
     },
     "folds": {"k": 3},
 }
@@ -182,3 +196,17 @@ def write_rows(folder: Path, *, num_rows: int = 30) -> None:
     """Write rows of two classes; nobody trains on them."""
     rows = ["text,label", *(f"row {number},{'ab'[number % 2]}" for number in range(num_rows))]
     (folder / "rows.csv").write_text("\n".join(rows) + "\n")
+
+
+def write_trainable(folder: Path, *, num_rows: int = 1800) -> None:
+    """Write rows of two classes that can nearly be told apart, one as large as two of the other, and an encoder."""
+    from tests.tiny_encoder import TEXTS, build_tiny_encoder
+
+    chance = random.Random(0)
+    rows = ["text,label"]
+    for number in range(num_rows):
+        label = "aab"[number % 3]
+        words = " ".join(TEXTS[label == "b" :: 2] if chance.random() < 0.9 else TEXTS).replace(",", "").split()
+        rows.append(f"{' '.join(chance.choices(words, k=20))},{label}")
+    (folder / "rows.csv").write_text("\n".join(rows) + "\n")
+    build_tiny_encoder(folder / "encoder")
