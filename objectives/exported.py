@@ -23,9 +23,10 @@ from models.images import ImageClassifier, save_processor
 from objectives.calibration import apply_temperature
 from objectives.data import Content, DataSpec
 from objectives.devices import rows_per_forward, seeded, uses_bf16
-from objectives.errors import ModelError, TrialError
+from objectives.errors import ModelError, OutOfMemory, TrialError
 from objectives.image_root import first_line
 from objectives.jobs import FoldJob, Rows
+from objectives.memory import RowsAtOnce
 from objectives.metrics import Goal, Task
 from objectives.params import TOKEN_CHANGES, Params
 from objectives.relations import read_relations
@@ -98,7 +99,7 @@ class ExportedModel:
         self.description = read_description(folder)
         self._folder = folder
         self._device = torch.device(device)
-        self._batch_size = batch_size or rows_per_forward(self._device)
+        self._at_once = RowsAtOnce(rows=batch_size or rows_per_forward(self._device), device=self._device)
         self._voters: list[tuple[Classifier, torch.nn.Module]] = []  # loaded with the first rows
         for member in self.description.members:
             _check_files(folder / member.folder, member.checksums)
@@ -106,7 +107,8 @@ class ExportedModel:
     def predict(self, content: Content) -> NDArray[np.float32]:
         """Return probabilities, (rows, classes), at the temperature that was fitted, or numbers, (rows, 1).
 
-        Raises DataError if the rows are not such as the model was trained on, EncoderError.
+        Raises DataError if the rows are not such as the model was trained on, EncoderError, ModelError if not even one
+        row at a time fits into memory.
         """
         params = self._params(self.description.members[0])
         if content.spec.relation is not None:
@@ -133,12 +135,17 @@ class ExportedModel:
         """Return each member's predictions, (members, rows, outputs)."""
         votes = np.empty((len(self._voters), len(rows), len(self.description.label_names) or 1), np.float32)
         order = np.argsort(feed.lengths(rows), kind="stable")
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            batch = {name: tensor.to(self._device) for name, tensor in feed.batch(chosen).items()}
-            for number, outputs in enumerate(self._outputs(batch)):
-                votes[number, chosen] = self._as_predictions(outputs, self.description.members[number]).cpu().numpy()
+        try:
+            for chosen, predictions in self._at_once.in_parts(order, lambda some: self._votes_at_once(feed, some)):
+                votes[:, chosen] = predictions
+        except OutOfMemory as error:
+            raise ModelError(f"{self._folder}: not even one row at a time fits into memory: {error}") from None
         return votes
+
+    def _votes_at_once(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
+        batch = {name: tensor.to(self._device) for name, tensor in feed.batch(rows).items()}
+        voted = zip(self._outputs(batch), self.description.members, strict=True)
+        return np.stack([self._as_predictions(outputs, member).cpu().numpy() for outputs, member in voted])
 
     def _outputs(self, batch: Batch) -> Iterator[Tensor]:
         """Yield each member's outputs, (rows, outputs), in float32."""

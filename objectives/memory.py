@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from objectives.errors import OutOfMemory, is_out_of_memory
-from objectives.jobs import FoldJob
+from objectives.jobs import FoldJob, Rows
 
 T = TypeVar("T")
 
@@ -106,3 +106,13 @@ class RowsAtOnce:
             if drawn[1] is not None:
                 torch.cuda.empty_cache()
                 torch.cuda.set_rng_state(drawn[1], self.device)
+
+    def in_parts(self, rows: Rows, run: Callable[[Rows], T]) -> Iterator[tuple[Rows, T]]:
+        """Yield some of the `rows` after the other, each time with `run` of them; fewer once memory has run out.
+
+        Raises OutOfMemory if one row is too many.
+        """
+        while len(rows):
+            found = self.attempt(lambda size, rest=rows: run(rest[:size]))  # type: ignore[misc]
+            yield rows[: self.rows], found
+            rows = rows[self.rows :]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from objectives.devices import rows_per_forward, seeded
 from objectives.errors import TrialError
-from objectives.jobs import FoldJob
+from objectives.jobs import FoldJob, Rows
+from objectives.memory import RowsAtOnce
 from objectives.networks import Network
 from objectives.params import TOKEN_CHANGES
 from objectives.sampling import as_sample
@@ -32,16 +33,18 @@ def predict_folds(
         network = Network(_of_rows(jobs[0], num_rows), inputs=inputs, device=where)
     network.module.eval()
     order = np.argsort(network.lengths(np.arange(num_rows)), kind="stable")
-    size = rows_per_forward(where)
-    batches = [order[start : start + size] for start in range(0, num_rows, size)]
+    at_once = RowsAtOnce(rows=rows_per_forward(where), device=where)
+
+    def outputs_of(rows: Rows) -> Tensor:
+        return network.outputs(network.inputs(as_sample(rows)))
+
     predictions = np.empty((len(jobs), num_rows, jobs[0].num_outputs), np.float32)
     for fold, (job, state) in enumerate(zip(jobs, weights, strict=True)):
         if set(state) != set(network.state):
             raise TrialError("the weights do not fit the model: others are trained")
         network.module.load_state_dict(dict(state), strict=False)
         mean, deviation = label_scale(job)
-        for rows in batches:
-            outputs = network.outputs(network.inputs(as_sample(rows)))
+        for rows, outputs in at_once.in_parts(order, outputs_of):
             outputs = outputs.softmax(dim=1) if job.label_names else outputs * deviation + mean
             predictions[fold, rows] = outputs.cpu().numpy()
     return predictions

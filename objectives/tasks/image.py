@@ -29,6 +29,7 @@ from objectives.devices import rows_per_forward
 from objectives.image_augmentation import ImageAugmentation
 from objectives.image_files import decode_images, stamps
 from objectives.jobs import FoldJob, Rows
+from objectives.memory import RowsAtOnce
 from objectives.tasks.cache import write_parts
 from objectives.tasks.feeds import Batch
 
@@ -147,9 +148,14 @@ def _pool_all(pixels: Pixels, encoder: str, *, pooling: str, device: str) -> Ite
     model = load_image_encoder(encoder, image_size=pixels.shape[1]).eval()
     nn.Module.to(model, device)
     mean, deviation = load_normalisation(encoder)
-    for part in _parts(pixels, size=rows_per_forward(torch.device(device))):
-        images = _normalised(_as_floats(part), mean, deviation).to(device)
-        yield pool_images(model, images, pooling=pooling).cpu().numpy()
+    at_once = RowsAtOnce(rows=rows_per_forward(torch.device(device)), device=torch.device(device))
+
+    def pool(rows: Rows) -> Array:
+        images = _normalised(_as_floats(pixels[rows]), mean, deviation).to(device)
+        return pool_images(model, images, pooling=pooling).cpu().numpy()
+
+    for _, states in at_once.in_parts(np.arange(len(pixels)), pool):
+        yield states
 
 
 def _as_floats(pixels: Pixels) -> Tensor:

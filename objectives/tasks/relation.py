@@ -21,6 +21,7 @@ from objectives.data import Content
 from objectives.devices import rows_per_forward
 from objectives.errors import DataError
 from objectives.jobs import FoldJob, Rows
+from objectives.memory import RowsAtOnce
 from objectives.relations import Form, MarkedText, entity_types, mark, new_tokens, read_relations
 from objectives.tasks.cache import cached, digest, digest_weights
 from objectives.tasks.feeds import Batch
@@ -245,11 +246,13 @@ def _frozen_states(tokens: MarkedTokens, model: ModelParams, *, device: str) -> 
     torch.nn.Module.to(classifier, device)
     rows = np.arange(len(tokens.offsets) - 1)
     order = np.argsort(tokens.lengths(rows, max_length=model.max_length), kind="stable")
-    size = rows_per_forward(torch.device(device))
-    parts = []
-    for chosen in np.split(order, range(size, len(order), size)):
+    at_once = RowsAtOnce(rows=rows_per_forward(torch.device(device)), device=torch.device(device))
+
+    def pool(chosen: Rows) -> NDArray[np.float32]:
         batch = {name: tensor.to(device) for name, tensor in tokens.batch(chosen, max_length=model.max_length).items()}
-        parts.append(classifier.pooled(**batch).cpu().numpy())
+        return classifier.pooled(**batch).cpu().numpy()
+
+    parts = [pooled for _, pooled in at_once.in_parts(order, pool)]
     states = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
     states[order] = np.concatenate(parts)
     return states

@@ -1,9 +1,10 @@
-"""A real training in a process of its own, whose memory the kernel limits."""
+"""Memory that runs out: passes of a small device, and a real training in a process whose memory the kernel limits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,19 @@ class Trained:
 
     metrics: list[dict[str, float]]
     tried: list[tuple[str, int]]
+
+
+def room_for(most: int, run: Callable[..., Any], *, training: bool | None = None) -> Callable[..., Any]:
+    """As a module's pass `run`, which runs out of memory at its end where it sees more rows; in one mode alone."""
+
+    def limited(module: torch.nn.Module, *arguments: Any, **batch: Any) -> Any:
+        outputs = run(module, *arguments, **batch)
+        rows = next(iter((*arguments, *batch.values())))
+        if len(rows) > most and training in (None, module.training):
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+        return outputs
+
+    return limited
 
 
 def train_within(folder: Path, *, headroom: int) -> tuple[Trained, Trained]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from models.classifiers import mean_pool
+from models.classifiers import TextClassifier, mean_pool
 from objectives.calibration import apply_temperature
 from objectives.data import Dataset
 from objectives.errors import ModelError, TrialError
@@ -28,6 +28,7 @@ from objectives.exported import (
 from objectives.jobs import FoldJob
 from objectives.tasks.text import TextInputs
 from objectives.training import FoldTraining, label_scale, read_weights
+from tests.objectives.limited_memory import room_for
 
 Train = Callable[..., FoldTraining]
 
@@ -142,6 +143,20 @@ def test_members_with_one_frozen_encoder_share_its_pass(train, inputs, dataset, 
     np.testing.assert_allclose(model.predict(dataset), np.mean(votes, axis=0), atol=1e-6)
     assert np.abs(votes[0] - votes[1]).max() > 0.001
     assert len({body for body, _ in model._voters}) == passes
+
+
+def test_predictions_are_made_in_smaller_parts_where_memory_is_short(train, inputs, dataset, tmp_path, monkeypatch):
+    """And found to be the same; without room for one row there is one line, and no prediction."""
+    folder = write(tmp_path, train(), inputs=inputs, dataset=dataset)
+    expected = ExportedModel(folder, device="cpu").predict(dataset)
+    with monkeypatch.context() as small:
+        small.setattr(TextClassifier, "pooled", room_for(5, TextClassifier.pooled))
+        np.testing.assert_allclose(ExportedModel(folder, device="cpu").predict(dataset), expected, atol=1e-5)
+    monkeypatch.setattr(TextClassifier, "pooled", room_for(0, TextClassifier.pooled))
+    with pytest.raises(
+        ModelError, match="not even one row at a time fits into memory: out of memory on cpu: tried to allocate 9 GiB"
+    ):
+        ExportedModel(folder, device="cpu").predict(dataset)
 
 
 def test_a_model_is_as_readable_as_other_files(train, inputs, dataset, tmp_path):

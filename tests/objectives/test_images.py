@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import EfficientNetConfig, ViTConfig
+from transformers import EfficientNetConfig, ViTConfig, ViTModel
 
 from models.params import ModelParams
 from objectives.data import Dataset, DataSpec, read_chunks, read_dataset, read_table
@@ -21,6 +21,7 @@ from objectives.params import AugmentationParams, Params, TrainingParams
 from objectives.tasks.image import ImageInputs, prepare_images
 from objectives.tasks.preparation import prepare
 from objectives.training import FoldTraining
+from tests.objectives.limited_memory import room_for
 from tests.tiny_images import (
     COLOURS,
     EFFICIENTNET,
@@ -324,3 +325,11 @@ def test_cached_states_are_the_frozen_encoders(dataset, vit, tmp_path):
     with torch.no_grad():
         expected = model.pooled(**feed.batch(np.array([7])))
     torch.testing.assert_close(torch.tensor(inputs.pooled(pooling="mean")[7:8]), expected)
+
+
+def test_frozen_states_are_computed_in_smaller_parts_where_memory_is_short(dataset, vit, tmp_path, monkeypatch):
+    """Whoever has room for five images gets what all others get."""
+    expected = inputs_of(dataset, vit, tmp_path / "roomy").pooled(pooling="mean")
+    monkeypatch.setattr(ViTModel, "forward", room_for(5, ViTModel.forward))
+    found = inputs_of(dataset, vit, tmp_path / "small").pooled(pooling="mean")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -6,13 +6,13 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
-import torch
 from transformers import BertModel
 
 from models.classifiers import TextClassifier
 from objectives.errors import OutOfMemory
 from objectives.training import FoldTraining
 from tests.objectives import limited_memory
+from tests.objectives.limited_memory import room_for
 
 
 @pytest.fixture
@@ -30,14 +30,7 @@ def test_batches_that_do_not_fit_into_memory_are_split(train, monkeypatch):
     """A device with room for three rows gives what one with room for eight does."""
     settings = {"epochs": 1, "model": {"dropout": 0.0, "encoder_dropout": 0.0}}
     (roomy,) = train(**settings).epochs()
-    pooled = TextClassifier.pooled
-
-    def pooled_on_small_device(self, input_ids, attention_mask):
-        if len(input_ids) > 3 and self.training:
-            raise torch.OutOfMemoryError
-        return pooled(self, input_ids=input_ids, attention_mask=attention_mask)
-
-    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
+    monkeypatch.setattr(TextClassifier, "pooled", room_for(3, TextClassifier.pooled, training=True))
     (small,) = train(**settings).epochs()
     assert small.metrics["train_loss_running"] == pytest.approx(roomy.metrics["train_loss_running"], rel=1e-4)
 
@@ -61,16 +54,9 @@ def test_a_process_with_little_memory_gives_the_scores_of_one_with_much(tmp_path
 def test_a_pass_without_gradients_is_split_too(train, monkeypatch):
     """Evaluation has a number of rows of its own, which is remembered by the same shape."""
     tried = []
-    pooled = TextClassifier.pooled
-
-    def pooled_on_small_device(self, input_ids, attention_mask):
-        if len(input_ids) > 9 and not self.training:
-            raise torch.OutOfMemoryError
-        return pooled(self, input_ids=input_ids, attention_mask=attention_mask)
-
     free, small = train(), train(remember=lambda *noted: tried.append(noted))
     (expected, *_) = free.epochs()
-    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
+    monkeypatch.setattr(TextClassifier, "pooled", room_for(9, TextClassifier.pooled, training=False))
     (found, *_) = small.epochs()
     assert [(shape.partition(":")[0], rows) for shape, rows in tried] == [("evaluation", 16), ("evaluation", 8)]
     assert found.metrics["val_loss"] == pytest.approx(expected.metrics["val_loss"], rel=1e-5)
@@ -78,15 +64,7 @@ def test_a_pass_without_gradients_is_split_too(train, monkeypatch):
 
 def test_the_random_numbers_of_a_step_that_is_begun_anew_are_the_same(train, monkeypatch):
     """Whoever runs out of memory and whoever knows beforehand draw the same dropout."""
-    pooled = TextClassifier.pooled
-
-    def pooled_on_small_device(self, input_ids, attention_mask):
-        outputs = pooled(self, input_ids=input_ids, attention_mask=attention_mask)
-        if len(input_ids) > 4 and self.training:
-            raise torch.OutOfMemoryError
-        return outputs
-
-    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
+    monkeypatch.setattr(TextClassifier, "pooled", room_for(4, TextClassifier.pooled, training=True))
     found = {}
     (surprised, *_) = train(remember=found.__setitem__).epochs()
     (warned, *_) = train(known=found).epochs()
@@ -96,28 +74,17 @@ def test_the_random_numbers_of_a_step_that_is_begun_anew_are_the_same(train, mon
 
 def test_a_device_without_room_for_one_row_ends_the_trial(train, monkeypatch):
     """Out of memory is the configuration's failure, not the worker's."""
-
-    def pooled(self, input_ids, attention_mask):
-        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
-
-    monkeypatch.setattr(TextClassifier, "pooled", pooled)
+    monkeypatch.setattr(TextClassifier, "pooled", room_for(0, TextClassifier.pooled))
     with pytest.raises(OutOfMemory, match="out of memory on cpu: tried to allocate 9 GiB"):
         list(train().epochs())
 
 
 def test_the_states_of_frozen_layers_are_computed_in_smaller_parts(inputs, tmp_path, monkeypatch):
     """Pooled, and those of the lower layers alone: whoever has room for five rows gets what all others get."""
-    forward = BertModel.forward
-
-    def forward_on_small_device(self, input_ids, **given):
-        if len(input_ids) > 5:
-            raise torch.OutOfMemoryError
-        return forward(self, input_ids=input_ids, **given)
-
     cut = {"max_length": 24, "long_text": "head", "overlap": 0.0}
     roomy = replace(inputs, cache=tmp_path / "roomy")
     expected = roomy.pooled(pooling="mean", **cut), roomy.prefix(cut, num_layers=1).states
-    monkeypatch.setattr(BertModel, "forward", forward_on_small_device)
+    monkeypatch.setattr(BertModel, "forward", room_for(5, BertModel.forward))
     small = replace(inputs, cache=tmp_path / "small")
     found = small.pooled(pooling="mean", **cut), small.prefix(cut, num_layers=1).states
     for one, other in zip(found, expected, strict=True):

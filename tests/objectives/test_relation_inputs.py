@@ -21,6 +21,7 @@ from objectives.params import Params, TrainingParams
 from objectives.tasks.preparation import prepare
 from objectives.tasks.relation import RelationInputs, prepare_relations
 from objectives.training import FoldTraining
+from tests.objectives.limited_memory import room_for
 from tests.tiny_encoder import build_tiny_encoder
 
 FORMS = ("separated", "markers", "typed_markers", "typed_punctuation")
@@ -152,6 +153,15 @@ def test_head_only_sees_the_frozen_states(prepared, make_job, model, width):
     assert feed.build(num_outputs=2, scale=None)(states=states).shape == (3, 2)
     again = dataclasses.replace(inputs, encoder=inputs.encoder).states(job.params.model)
     assert isinstance(again, np.memmap)
+
+
+def test_frozen_states_are_computed_in_smaller_parts_where_memory_is_short(prepared, make_job, tmp_path, monkeypatch):
+    """Whoever has room for five relations gets what all others get."""
+    inputs, model = prepared("typed_markers"), make_job(model={"trainable_layers": 0}).params.model
+    expected = inputs.states(model)
+    monkeypatch.setattr(RelationClassifier, "pooled", room_for(5, RelationClassifier.pooled))
+    found = dataclasses.replace(inputs, cache=tmp_path / "small").states(model)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_neighbours_are_looked_for_among_the_marked_texts_states(prepared, make_job):

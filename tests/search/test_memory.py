@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from models.classifiers import TextClassifier
 from search.objective import Objective
 from search.rows import StudyRows
 from storage.records import EventKind, FoldRunState
+from tests.objectives.limited_memory import room_for
 from tests.search.scripted import ScriptedRace
 from tests.search.test_pauses import PARAMS, new_worker, trained
 
@@ -18,14 +18,7 @@ def test_how_many_rows_fit_is_found_once_a_study(tmp_path: Path, monkeypatch: py
     """It is an event of the fold run that found it, no failure; the others of that shape meet no limit."""
     study = trained(tmp_path)
     study.ledger.add_trial(1, PARAMS | {"dropout": 0.1})
-    pooled = TextClassifier.pooled
-
-    def pooled_on_small_device(self, input_ids, attention_mask):
-        if len(input_ids) > 3 and self.training:
-            raise torch.OutOfMemoryError
-        return pooled(self, input_ids=input_ids, attention_mask=attention_mask)
-
-    monkeypatch.setattr(TextClassifier, "pooled", pooled_on_small_device)
+    monkeypatch.setattr(TextClassifier, "pooled", room_for(3, TextClassifier.pooled, training=True))
     for _ in range(3):
         worker = new_worker(study, ScriptedRace())
         rows = StudyRows(ledger=study.ledger, config=study.config)
