@@ -7,6 +7,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
+from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Event, FoldRunState, StudyRecord
 
@@ -182,9 +183,13 @@ class _Lane(threading.Thread):
     def _fail(self, error: Exception) -> None:
         self._num_failures += 1
         if self._num_failures == 1:
-            self._warn(f"{self.tracker.name} takes no events: {one_line(error)}; the search goes on, they follow later")
+            name = self.tracker.name
+            found = f"{name} takes no events: {one_line(error)}"
+            if isinstance(error, StorageError):  # of the ledger; what a tracker raises is none
+                found = f"{name} gets no events, as the study's own database does not answer: {error}"
+            self._warn(f"{found}; the search goes on, they follow later")
 
     def _recover(self) -> None:
         if self._num_failures:
-            self._warn(f"{self.tracker.name} takes events again and gets what it has missed")
+            self._warn(f"{self.tracker.name} gets events again, and what it has missed")
         self._num_failures = 0

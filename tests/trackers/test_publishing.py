@@ -1,11 +1,14 @@
 """The publisher's threads: nobody waits for a tracker, nothing is lost, and the user hears of an outage once."""
 
+import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from time import monotonic, sleep
 
 import pytest
 
+from storage.database import connect
 from storage.ledger import Ledger
 from storage.publishing import Publisher, Tracker, TrackerUnavailable, one_line, publish_pending, without_secrets
 from storage.records import Event, StudyRecord
@@ -114,7 +117,25 @@ def test_an_outage_and_its_end_are_told_once(ledger: Ledger, warnings, monkeypat
     assert publisher.drain(timeout_seconds=20) == {"list": 0}
     assert len(warnings) == 2
     assert "list takes no events: http://host: Connection refused" in warnings[0]
-    assert "list takes events again" in warnings[1]
+    assert "list gets events again" in warnings[1]
+
+
+def test_an_outage_of_the_study_s_own_database_is_no_tracker_s(ledger: Ledger, sqlite_url: str, warnings, monkeypatch):
+    """Somebody holds its lock for longer than writers wait: the line names the file, and does not blame the tracker."""
+    monkeypatch.setattr("storage.publishing.INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr("storage.database.BUSY_SECONDS", 0.05)
+    engine, file = connect(sqlite_url), sqlite_url.removeprefix("sqlite:///")
+    tracker = ListTracker()
+    with closing(sqlite3.connect(file, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        publisher = start(Ledger(engine, ledger.study_id), warnings, tracker)
+        wait_for(lambda: warnings)
+        holder.execute("ROLLBACK")
+    assert publisher.drain(timeout_seconds=20) == {"list": 0}
+    said = f"list gets no events, as the study's own database does not answer: {file}: database is locked"
+    assert warnings[0].startswith(said)
+    assert "list gets events again" in warnings[1]
+    engine.dispose()
 
 
 def test_an_unexpected_error_in_a_tracker_ends_nothing(ledger: Ledger, warnings, monkeypatch):
