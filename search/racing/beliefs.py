@@ -37,7 +37,7 @@ def believe(matrix: Matrix) -> Beliefs:
     they can be predicted, the mean over all folds of a trial is normal around
     mean(effects) + (sum of what is known + (1 - known share) x posterior level) / K.
     """
-    rows = _rows_that_count(matrix)
+    rows = rows_that_count(matrix)
     if len(rows) < len(matrix.numbers):
         return _spread(believe(matrix.take(rows)), rows, len(matrix.numbers))
     num_epochs = matrix.num_epochs
@@ -132,7 +132,7 @@ def _best(complete: NDArray[np.bool_], mean: FloatArray) -> int | None:
     return int(rows[mean[rows].argmax()]) if rows.size else None
 
 
-def _rows_that_count(matrix: Matrix) -> NDArray[np.int64]:
+def rows_that_count(matrix: Matrix) -> NDArray[np.int64]:
     """All trials but those that ended long ago, which only make decisions slow."""
     ended = np.flatnonzero(~(matrix.open | matrix.complete))[:-MOST_ENDED]
     return np.delete(np.arange(len(matrix.numbers)), ended)

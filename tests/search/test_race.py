@@ -1,5 +1,7 @@
 """The race as a pure function: what it stops, what it leaves alone, and what it tells the sampler."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,15 @@ def test_the_estimate_of_a_partial_fold_adds_the_usual_late_gain():
     partial = estimates(study(*field, [[0.2, 0.44]]))[4]
     assert partial == pytest.approx(0.44 + 0.11, abs=0.04)
     assert partial > estimates(study(*field, [[0.2, 0.44, 0.44]]))[4]
+
+
+def test_the_estimate_of_a_stopped_trial_is_what_its_last_epochs_said():
+    """The race has no more use for them, the sampler has."""
+    field = [complete(0.6), complete(0.55), complete(0.5), complete(0.45)]
+    begun = study(*field, [[0.2, 0.4]], [[0.2, 0.3]])
+    stopped = replace(begun, states=np.where(begun.numbers[:, None] >= 4, RunState.ENDED, begun.states))
+    assert estimates(stopped) == estimates(begun)
+    assert estimates(stopped)[4] > estimates(stopped)[5]
 
 
 def test_without_a_finite_score_there_is_no_estimate():
