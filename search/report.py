@@ -158,9 +158,11 @@ def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
     for run in runs:
         runs_by_trial[run.trial].append(run)
     paused = estimate_trials(ledger, paused_trials(trials, runs))
-    table = Table(title=f"study {record.name} ({record.state.value})", title_justify="left")
-    for column in ("trial", "state", record.metric, "pooled", "folds", "epochs", "reason"):
-        table.add_column(column, overflow="fold", no_wrap=column not in ("folds", "reason"))
+    table = Table(title=f"study {record.name} ({record.state.value}): {record.metric}", title_justify="left")
+    for column in ("trial", "state", "score", "pooled", "epochs"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("folds", min_width=len("0.123"))
+    table.add_column("reason", overflow="fold", min_width=len("expected"))
     for trial in _ranked(record, trials)[:most]:
         table.add_row(*_row(trial, runs_by_trial[trial.number], paused))
     lines = [
@@ -340,8 +342,9 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun], paused: Mapping[int, float
     folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
     epochs = str(sum(run.num_epochs for run in runs))
     state = "paused" if trial.number in paused else trial.state.value
-    notes = [f"chance {trial.chance:.2g}"] if trial.chance is not None else []
+    chance, reason = f"chance of {trial.chance or 0.0:.2g}", trial.reason or ""
+    notes = [chance] if trial.chance is not None and chance not in reason else []
     notes += ["spared"] if trial.audited else []
-    notes += [trial.reason] if trial.reason else []
+    notes += [reason] if reason else []
     notes += [f"fold {run.fold} given back: {run.reason}" for run in runs if run.failure and run.state in OPEN_STATES]
-    return str(trial.number), state, score, pooled, folds, epochs, "; ".join(notes)
+    return str(trial.number), state, score, pooled, epochs, folds, "; ".join(notes)

@@ -237,7 +237,7 @@ def test_a_paused_trial_is_shown_with_its_estimate_and_chance(study: LookedAtStu
     [found] = [trial for trial in study.json("status")["all_trials"] if trial["paused"]]
     assert cells[3].strip() == f"(about {found['estimate']:.4f})"
     assert found["estimate"] == 0.75  # what it has reached: one trial is too little to say more
-    assert "chance 0.12" in cells[7]
+    assert "chance of 0.12" in cells[7]
     assert "trials 2/4 (1 complete, 1 paused)" in output
     assert "race: 0 stopped, 1 paused" in output
     assert study.json("status")["race"]["paused"] == 1
