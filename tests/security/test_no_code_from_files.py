@@ -1,11 +1,13 @@
 """No file that is read can run code: a planted pickle or module is refused with one line, and never run."""
 
 import csv
+import hashlib
 import io
 import json
 import os
 import pickle
 import shutil
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +121,51 @@ def test_a_parquet_file_brings_no_type_of_its_own():
     schema = pa.schema([pa.field("text", pa.string(), metadata=planted), pa.field("label", pa.string())])
     pyarrow.parquet.write_table(pa.table({"text": ["x", "y"], "label": ["a", "b"]}, schema=schema), "d.parquet")
     assert read_dataset(DataSpec(path=Path("d.parquet"), text=("text",), label="label")).texts == ["x", "y"]
+
+
+def write_backup(planted: bytes, name: str = "study.db", kind: bytes = tarfile.REGTYPE) -> None:
+    """Write backup.tar of a study database, and of what is planted: the right checksums stand in it."""
+    members = {"study.db": b"", name: planted}
+    sha256 = {member: hashlib.sha256(content).hexdigest() for member, content in members.items()}
+    manifest = {"format": 1, "fold_search": "0.1.0", "study": "letters", "sha256": sha256}
+    with tarfile.open("backup.tar", "w") as archive:
+        for member, content in (*members.items(), ("backup.json", json.dumps(manifest).encode())):
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            if member == name:
+                info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info, io.BytesIO(content))
+
+
+RESTORE = ("restore", "backup.tar", "--storage", "sqlite:///target.db", "--set", "storage.artifacts=artifacts")
+
+
+@each_pickle
+def test_backups_hold_no_code(planted: bytes):
+    """Neither in their own place nor as the database in them."""
+    Path("backup.tar").write_bytes(planted)
+    refused(search(*RESTORE), "backup.tar: damaged, or no file that `search backup` wrote")
+    write_backup(planted)
+    refused(search(*RESTORE), "backup.tar: study.db")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("evil.py", tarfile.REGTYPE),
+        ("artifacts/sitecustomize.py", tarfile.REGTYPE),
+        ("../evil.py", tarfile.REGTYPE),
+        ("artifacts/study-1/../../evil.py", tarfile.REGTYPE),
+        ("/tmp/evil.py", tarfile.REGTYPE),
+        ("artifacts/study-1/link.npz", tarfile.SYMTYPE),
+        ("study.db", tarfile.LNKTYPE),
+    ],
+)
+def test_backups_lead_nowhere_else(name: str, kind: bytes):
+    """A script, a path that leads outside, a link: refused before anything is written."""
+    write_backup(MODULE.encode() if kind == tarfile.REGTYPE else b"", name, kind)
+    refused(search(*RESTORE), f"backup.tar: found {name!r}, which `search backup` does not write")
+    assert [path.name for path in Path().iterdir()] == ["backup.tar"]
 
 
 POSTSCRIPT = (
