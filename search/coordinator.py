@@ -40,7 +40,10 @@ TOLD_AS = {
 
 @dataclass(slots=True, kw_only=True)
 class Coordinator:
-    """Keeps a study going while it holds the role; `url` is the database with its password."""
+    """Keeps a study going while it holds the role; `url` is the database with its password.
+
+    Its own `ledger` refuses changes while another coordinator leads.
+    """
 
     ledger: Ledger
     config: StudyConfig
@@ -66,12 +69,12 @@ class Coordinator:
         """Do what is due; False once the study is finished. Without the role only the latter is looked at."""
         if self.ledger.study().state is not StudyState.RUNNING:
             return False
-        if not self._lead():
-            return True
-        seen = (self.ledger.last_sequence(), len(self.ledger.live_roles(WORKER_ROLE)))
-        if seen == self._seen:
-            return True  # nothing has happened since the last step
         try:
+            if not self._lead():
+                return True
+            seen = (self.ledger.last_sequence(), len(self.ledger.live_roles(WORKER_ROLE)))
+            if seen == self._seen:
+                return True  # nothing has happened since the last step
             with optuna_errors(self.url):
                 self._settle()
                 working = not self._gives_up() and self._provide(num_workers=seen[1])

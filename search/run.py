@@ -101,9 +101,10 @@ def run_study(
         publisher.start()
         engine.start()
         try:
-            ending = _Run(coordinator=coordinator, engine=engine, progress=progress, counter=counter).to_its_end(
-                config.budget.seconds
+            going = _Run(
+                ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
             )
+            ending = going.to_its_end(config.budget.seconds)
         finally:
             owners = engine.kill()
             # Without the database the leases lapse by themselves.
@@ -125,6 +126,7 @@ def run_study(
 class _Run:
     """The loop of a run: coordinate, tend the workers, show progress, and leave in good order when it is time."""
 
+    ledger: Ledger
     coordinator: Coordinator
     engine: LocalEngine
     progress: Progress
@@ -154,7 +156,7 @@ class _Run:
         """Do once what is due; whether the study still has work. An outage of the database is waited for."""
         try:
             working = self.coordinator.step()
-            _release(self.coordinator.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
+            _release(self.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
             self.progress.update()
             self.outage_since = None
             return working

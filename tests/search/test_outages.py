@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -13,6 +14,7 @@ import pytest
 import search.coordinator
 from search.coordinator import ROLE, ROLE_SECONDS, Coordinator
 from search.engines import local
+from search.run import _Run
 from storage import database
 from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
@@ -163,6 +165,20 @@ def test_a_coordinator_that_wakes_up_late_leaves_what_another_has_told(scripted_
         assert late.step()
         assert late.leading
     assert [trial.state for trial in study.ledger.trials()] == [TrialState.COMPLETE] * 2
+
+
+def test_a_command_that_does_not_lead_gives_back_what_its_dead_workers_held(scripted_study: Studies):
+    """Another process coordinates; the fold run need not wait for its lease to lapse."""
+    study = scripted_study()
+    study.coordinator("leader").step()
+    assert study.ledger.claim("dead worker", lease_seconds=600)
+    engine = SimpleNamespace(tend=lambda: ["dead worker"])
+    progress = SimpleNamespace(update=lambda: None)
+    run = _Run(
+        ledger=study.ledger, coordinator=study.coordinator("other"), engine=engine, progress=progress, counter=None
+    )
+    assert run._round()
+    assert study.ledger.fold_runs()[0].state is FoldRunState.WAITING
 
 
 @pytest.mark.parametrize("slept_in", ["Coordinator._ask", "make_sampler", "suggest"])
