@@ -170,7 +170,8 @@ def _main(
     try:
         run_worker(job, leave)
     except USER_ERRORS as error:
-        errors.send(str(error))
+        with suppress(BrokenPipeError):  # nobody is left to be told
+            errors.send(str(error))
         raise SystemExit(USER_ERROR) from None
     if told:
         raise SystemExit(LEFT)

@@ -35,6 +35,7 @@ def check(study: Study, *, complete: bool) -> Found:
     check_ledger(ledger, events, complete=complete)
     check_optuna(study, ledger)
     check_artifacts(study, ledger)
+    assert "Traceback" not in study.output()
     if study.tracker:
         check_tracker(study.tracker.database, events)
     lost = [event for event in events if _is_lost(event)]
