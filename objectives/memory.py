@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow
 import torch
 
 from objectives.errors import OutOfMemory, is_out_of_memory
@@ -45,6 +46,8 @@ def limit_memory(limit: int) -> None:
     What is reserved and not used, such as the stacks of threads, does not count. Raises OutOfMemory if the process
     holds more by now.
     """
+    # Arrow's own pool reserves 1 GiB of address space with the first table, which the kernel counts.
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     held = held_memory()
     if limit <= held:
         raise OutOfMemory(f"found a limit of {limit} bytes, expected more than the {held} that a worker begins with")

@@ -1,10 +1,11 @@
 """`search run` where every trial fails, and where memory is too short, as real processes."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from storage.records import StudyState
+from storage.records import EventKind, StudyState, TrialState
 from tests.end_to_end.conftest import UserFolder
 
 pytestmark = pytest.mark.slow
@@ -32,12 +33,27 @@ def test_a_study_whose_trials_all_fail_ends_and_is_continued_by_the_same_command
     assert user.json("status")["trials"] == {"failed": 2, "complete": 2}
 
 
-def test_a_limit_below_what_a_worker_begins_with_is_refused(user: UserFolder):
-    """One line that names the option, what was found and what was expected."""
+def test_a_batch_that_a_memory_limit_has_no_room_for_is_halved_and_costs_no_trial(user: UserFolder):
+    """A limit below what a worker begins with is refused in one line, which says how much that is."""
+    rows = [f"{'fox' if row % 3 else 'cash'} {'the ' * 50}{row},{row % 3 == 0}" for row in range(2560)]
+    (user.folder / "long.csv").write_text("\n".join(["text,label", *rows]))
+    user.write_study_file(
+        data={"path": "long.csv", "label": "label", "text": "text"},
+        model=user.sections["model"] | {"max_length": 64},
+        training={"epochs": 1, "batch_size": 1280},
+        folds={"k": 2},
+        budget={"trials": 1},
+    )
     process = user.start(*command(user), "--memory-limit", "50MB")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2, output
-    assert "error: --memory-limit: found a limit of 50000000 bytes, expected more than the" in output
+    refused = re.search(r"error: --memory-limit: found a limit of 50000000 bytes, expected more than the (\d+)", output)
+    assert refused, output
+    user.search(*command(user), "--memory-limit", f"{int(refused[1]) // 1_000_000 + 250}MB")
+    [trial] = user.ledger().trials()
+    assert (trial.state, trial.failure, len(trial.fold_scores)) == (TrialState.COMPLETE, None, 2)
+    events = user.ledger().last_events([EventKind.OUT_OF_MEMORY], limit=100)
+    assert {event.payload["rows"] for event in events} in ({640}, {640, 320})
 
 
 def command(user: UserFolder) -> list[str]:
