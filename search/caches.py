@@ -4,9 +4,13 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+SCRATCH_SECONDS = 3600.0  # without a write: nobody is at it any more
 
 
 class Hold:
@@ -54,11 +58,12 @@ def size(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """Remove an entry; raises OSError."""
-    if path.is_dir():
+    """Remove one of the `entries`; whoever looks for it meanwhile finds all of it or nothing. Raises OSError."""
+    if not _is_entry(path):
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch, suppress(FileNotFoundError):
+        path.rename(Path(scratch, path.name))
 
 
 def _is_entry(path: Path) -> bool:
@@ -66,5 +71,10 @@ def _is_entry(path: Path) -> bool:
 
 
 def _is_scratch(path: Path) -> bool:
-    named_so = re.fullmatch(r"tmp[a-z0-9_]{8}", path.name) is not None
-    return named_so and path.is_dir() and all(_is_entry(part) for part in path.iterdir())
+    """Whether a process left it when it died; one of another machine, whose locks are not seen, may still write."""
+    if re.fullmatch(r"tmp[a-z0-9_]{8}", path.name) is None or not path.is_dir():
+        return False
+    with suppress(FileNotFoundError):  # it was still written, and is whole by now
+        last = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
+        return all(map(_is_entry, path.iterdir())) and last < time.time() - SCRATCH_SECONDS
+    return False

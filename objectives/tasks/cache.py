@@ -17,14 +17,20 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def cached(folder: Path, compute: Callable[[], Arrays]) -> Arrays:
-    """Map the arrays of `folder`, computed first if it is not there; raises OSError that names it.
+    """As `filled`, with arrays that are computed whole."""
+    return filled(folder, lambda complete: _save(complete, compute()))
 
-    Of two processes at once, the first one's arrays stay.
+
+def filled(folder: Path, fill: Callable[[Path], None]) -> Arrays:
+    """Map the arrays of `folder`, published first if it is not there, anew if it goes away meanwhile.
+
+    Of two processes at once, the first one's arrays stay. Raises OSError that names it.
     """
-    if not folder.is_dir():
-        arrays = compute()
-        publish(folder, lambda complete: _save(complete, arrays))
-    return mapped(folder)
+    while True:
+        try:
+            return mapped(folder)
+        except FileNotFoundError:
+            publish(folder, fill)
 
 
 def publish(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -58,9 +64,13 @@ def write_parts(file: Path, parts: Iterable[NDArray[Any]], *, shape: tuple[int, 
 
 
 def mapped(folder: Path) -> Arrays:
-    """Map the arrays of `folder`, by the names of their files; raises OSError that names it if one is damaged."""
+    """Map the arrays of `folder`, by the names of their files.
+
+    Raises FileNotFoundError if it is not there, OSError that names it if one is damaged.
+    """
     try:
-        return {path.stem: np.lib.format.open_memmap(path, mode="r") for path in folder.glob("*.npy")}
+        files = [path for path in folder.iterdir() if path.suffix == ".npy"]
+        return {path.stem: np.lib.format.open_memmap(path, mode="r") for path in files}
     except (ValueError, EOFError) as error:
         raise OSError(errno.EIO, "is damaged, and may be removed", str(folder)) from error
 

@@ -182,14 +182,17 @@ def _parts(pixels: Pixels, *, size: int) -> Iterator[Pixels]:
 
 def _cached(file: Path, *, shape: tuple[int, ...], dtype: str, compute: Callable[[], Iterable[Array]]) -> Array:
     """Map the array of `file`, computed first, part by part, if it is not there; never half of it is."""
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            complete = Path(scratch, file.name)
-            write_parts(complete, compute(), shape=shape, dtype=dtype)
-            complete.replace(file)
-    array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
-    return array
+    while True:
+        try:
+            array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+                complete = Path(scratch, file.name)
+                write_parts(complete, compute(), shape=shape, dtype=dtype)
+                complete.replace(file)
+        else:
+            return array
 
 
 def _digest(parts: Iterable[str]) -> str:

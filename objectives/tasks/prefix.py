@@ -17,7 +17,7 @@ from models.encoders import load_config, load_encoder, lower_states, upper_state
 from objectives.devices import rows_per_forward
 from objectives.jobs import Rows
 from objectives.memory import RowsAtOnce
-from objectives.tasks.cache import mapped, publish
+from objectives.tasks.cache import filled
 from objectives.tasks.feeds import Batch
 
 MAX_DISK_SHARE = 0.25  # of what is free: one study may need several of these, and others share the disk
@@ -79,10 +79,13 @@ def frozen_prefix(
                 f"{MAX_DISK_SHARE:.0%} of what is free; every epoch runs these layers instead"
             )
             return None
+
+    def fill(complete: Path) -> None:
         model = load_encoder(encoder).eval()
         torch.nn.Module.to(model, device)
-        publish(folder, lambda complete: _fill(complete, model, num_layers=num_layers, batch=batch, lengths=lengths))
-    arrays = mapped(folder)
+        _fill(complete, model, num_layers=num_layers, batch=batch, lengths=lengths)
+
+    arrays = filled(folder, fill)
     return Prefix(lengths=lengths, **arrays) if arrays else None
 
 

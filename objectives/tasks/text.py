@@ -22,7 +22,7 @@ from objectives.devices import rows_per_forward
 from objectives.jobs import FoldJob
 from objectives.memory import RowsAtOnce
 from objectives.params import TOKEN_CHANGES
-from objectives.tasks.cache import cached, digest, digest_weights, mapped, publish, write_parts
+from objectives.tasks.cache import cached, digest, digest_weights, filled, write_parts
 from objectives.tasks.feeds import Batch
 from objectives.tasks.prefix import Prefix, frozen_prefix, windows_in_parts
 
@@ -125,10 +125,7 @@ class TextInputs:
             shape = (len(self.tokens.offsets) - 1, model.config.hidden_size)
             write_parts(folder / "pooled.npy", states, shape=shape, dtype=np.float32)
 
-        folder = self.cache / f"pooled-{self._key(cut, pooling)}"
-        if not folder.is_dir():
-            publish(folder, fill)
-        return mapped(folder)["pooled"]
+        return filled(self.cache / f"pooled-{self._key(cut, pooling)}", fill)["pooled"]
 
     def prefix(self, cut: Cut, *, num_layers: int) -> Prefix | None:
         """Return the states below the `num_layers` top layers, computed once a study; None if there is no such thing.

@@ -1,13 +1,16 @@
 """What nobody needs goes, and nothing else: real files, a real ledger, a real second process."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from objectives.tasks.cache import cached
 from search.cleaning import Waste, find_waste
 from search.cli import app
 from search.errors import ConfigError
@@ -38,6 +41,9 @@ def with_cache(folder: Path) -> Path:
     for entry in (cache / TOKENS, cache / "tmpab_cd12x" / TOKENS):
         entry.mkdir(parents=True)
         (entry / "ids.npy").write_bytes(bytes(1000))
+    for part in (cache / "tmpab_cd12x").rglob("*"):
+        os.utime(part, (0, 0))
+    os.utime(cache / "tmpab_cd12x", (0, 0))
     (cache / f"images-{'1b' * 16}.npy").write_bytes(bytes(500))
     (cache / "thesis.txt").write_text("not ours")
     return cache
@@ -121,6 +127,30 @@ def test_a_cache_goes_when_no_study_and_no_process_needs_it(study: Callable[...,
     assert (found.num_files, found.num_bytes) == (3, 2500 + 2 * 128 - 256)
     found.remove()
     assert [path.name for path in cache.iterdir()] == ["thesis.txt"]
+
+
+def test_what_goes_away_under_a_training_is_computed_anew(tmp_path: Path):
+    """Another machine's locks are not seen: an entry is there whole or not at all, and what is mapped stays."""
+    code = "from search.caches import *; import sys; print(1, flush=True)\n"
+    code += "while True: [remove(path) for path in entries(Path(sys.argv[1]))]"
+    cache, num_computed = tmp_path / "cache", 0
+    sums = dict.fromkeys(("ids", "offsets", "marks", "ranks"), 499_500)
+
+    def compute() -> dict[str, np.ndarray]:
+        nonlocal num_computed
+        num_computed += 1
+        return {name: np.arange(1000) for name in sums}
+
+    cleaner = subprocess.Popen([sys.executable, "-c", code, str(cache)], stdout=subprocess.PIPE)
+    try:
+        assert cleaner.stdout
+        cleaner.stdout.readline()
+        found = [cached(cache / TOKENS, compute) for _ in range(300)]
+    finally:
+        cleaner.kill()
+        cleaner.communicate()
+    assert num_computed > 10
+    assert all({name: int(array.sum()) for name, array in arrays.items()} == sums for arrays in found)
 
 
 def test_the_command_asks_before_it_removes(study: Callable[..., ScriptedStudy], tmp_path: Path):
