@@ -7,6 +7,8 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -224,8 +226,7 @@ def _check_encoders(config: StudyConfig) -> dict[str, EncoderSize]:
     most_new = max(int(str(value)) for value in values["reinit_layers"])
     longest = max([*(int(str(value)) for value in values["max_length"]), *config.model.column_max_length.values()])
     changes = frozenset(name for name in NEEDING_MASK if any(float(str(v)) > 0 for v in field_values(config, name)))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
+    with _other_process() as child:
         if "kiwi" in field_values(config, "morphemes"):
             child.submit(_check_morphemes).result()
         for encoder in values["encoder"]:
@@ -233,12 +234,23 @@ def _check_encoders(config: StudyConfig) -> dict[str, EncoderSize]:
         return {str(encoder): child.submit(weigh, str(encoder)).result() for encoder in values["encoder"]}
 
 
+@contextmanager
+def _other_process() -> Iterator[ProcessPoolExecutor]:
+    """Let another process import torch and look at encoders; raises ConfigError if it is killed."""
+    try:
+        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as child:
+            yield child
+    except BrokenProcessPool:
+        raise ConfigError(
+            "model.encoder: the process that looks at it was killed, perhaps as memory ran out; expected it to end"
+        ) from None
+
+
 def _check_image_encoders(config: StudyConfig) -> dict[str, EncoderSize]:
     layers = [int(str(value)) for value in field_values(config, "trainable_layers") if value is not None]
     augmented = any(float(str(value)) > 0 for value in field_values(config, "image_augmentation"))
     variants = product(*(field_values(config, name) for name in ("encoder", "image_size", "pooling")))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
+    with _other_process() as child:
         for encoder, size, pooling in variants:
             settings = (int(str(size)), str(pooling), max(layers, default=None), augmented)
             child.submit(_check_image_encoder, str(encoder), *settings).result()

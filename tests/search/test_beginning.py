@@ -1,12 +1,13 @@
 """Beginning and continuing a study: what is recorded, and what is refused when it has changed."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from search.beginning import begin
+from search.beginning import _other_process, begin
 from search.config import StudyConfig, load_config
 from search.environment import Secrets
 from search.errors import ConfigError
@@ -98,3 +99,10 @@ def test_an_unknown_study_names_the_nearest(folder: Path):
     """A slip of the pen is recognised."""
     with pytest.raises(ConfigError, match="did you mean 'tiny'"):
         find("tine", url=f"sqlite:///{folder / 'study.db'}")
+
+
+def test_a_process_that_is_killed_while_it_looks_at_encoders_is_one_line():
+    """As Linux does where memory runs out."""
+    said = r"model\.encoder: the process that looks at it was killed"
+    with pytest.raises(ConfigError, match=said), _other_process() as child:
+        child.submit(os._exit, 137).result()
