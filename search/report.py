@@ -77,7 +77,8 @@ class Summary:
 
 def summarise(ledger: Ledger) -> Summary:
     """Count a study's trials, fold runs and epochs and find its best complete trial."""
-    record, trials, runs = ledger.study(), ledger.trials(), ledger.fold_runs()
+    # The fold runs first: a trial that is added between two looks is then among the trials.
+    record, runs, trials = ledger.study(), ledger.fold_runs(), ledger.trials()
     config = config_from_record(record.config)
     budget, needed = most_trials(config), _epochs_needed(config, trials, runs)
     trained: Counter[int] = Counter()

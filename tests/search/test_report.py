@@ -250,3 +250,20 @@ def test_best_names_the_trials_that_are_tied_with_it(sqlite_url: str):
         study.add_trial(score)
     assert "tied with it within the folds' noise: trials 2 (0.7500)" in study.search("best").stdout
     assert study.json("best")["tied"] == [{"trial": 2, "score": 0.75, "difference": 0.0, "p_value": 1.0}]
+
+
+@pytest.mark.parametrize("look", ["trials", "fold_runs"])
+def test_a_trial_that_is_added_between_two_looks_is_no_error(
+    look: str, study: LookedAtStudy, monkeypatch: pytest.MonkeyPatch
+):
+    """Each look is a transaction of its own, and a coordinator adds trials at any time."""
+    study.add_trial(0.5)
+    real = getattr(Ledger, look)
+
+    def then_one_more(ledger: Ledger, **options: Any) -> Any:
+        found = real(ledger, **options)
+        ledger.add_trial(1, {"dropout": 0.2})
+        return found
+
+    monkeypatch.setattr(Ledger, look, then_one_more)
+    assert summarise(study.ledger).epochs_trained == 20
