@@ -22,7 +22,7 @@ demo: $(RUNTIME) examples/data/demo.csv ## Install, build the demo data, search,
 	@echo 'Look at it in the Optuna dashboard and MLflow:  $(BIN)/search serve --study demo'
 
 test: $(DEV) chromium ## Run all tests.
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(DEV) ## Lint, format, types, import rules, generated reference: what CI and the pre-commit hook run.
 	$(BIN)/ruff check

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
@@ -19,10 +18,10 @@ from storage.database import connect, migrate
 from storage.errors import LeaseLost
 from storage.ledger import Ledger
 from storage.records import EventKind, FoldRunState, StudyRecord, TrialState
+from tests.warm import warm_context
 
 NUM_PROCESSES = 8
 NUM_FOLDS = 3
-spawning = get_context("spawn")
 together: Barrier
 
 
@@ -38,11 +37,12 @@ class Epoch:
 
 
 class Crowd:
-    """Eight spawned processes that call something at the same moment."""
+    """Eight processes that call something at the same moment."""
 
     def __init__(self) -> None:
-        barrier = (spawning.Barrier(NUM_PROCESSES),)
-        self._pool = ProcessPoolExecutor(NUM_PROCESSES, spawning, initializer=_remember, initargs=barrier)
+        context = warm_context()
+        barrier = (context.Barrier(NUM_PROCESSES),)
+        self._pool = ProcessPoolExecutor(NUM_PROCESSES, context, initializer=_remember, initargs=barrier)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What each of `function(*arguments, number)` returned, for the numbers 0 to 7."""

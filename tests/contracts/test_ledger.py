@@ -22,9 +22,9 @@ from tests.contracts.ledger_processes import (
     create,
     die_inside_a_change,
     new_study,
-    spawning,
     work,
 )
+from tests.warm import warm_context
 
 
 def epoch(number: int, score: float = 0.5, **metrics: float) -> Epoch:
@@ -553,7 +553,7 @@ class TestEvents:
 
     def test_a_writer_that_dies_leaves_nothing(self, ledger: Ledger, ledger_url: str) -> None:
         """Neither its change nor its lock: the next event takes the number."""
-        process = spawning.Process(target=die_inside_a_change, args=(ledger_url, ledger.study_id))
+        process = warm_context().Process(target=die_inside_a_change, args=(ledger_url, ledger.study_id))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL

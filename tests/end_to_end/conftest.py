@@ -20,6 +20,7 @@ from storage.catalog import find_study
 from storage.database import connect
 from storage.ledger import Ledger
 from tests.tiny_encoder import build_tiny_encoder
+from tests.warm import WarmSearch
 
 SEARCH = Path(sys.executable).with_name("search")
 
@@ -41,28 +42,32 @@ class UserFolder:
             "trackers": {"mlflow": False},
         }
         self.prefix: list[str] = []  # a command that runs `search` somewhere else
-        self.program = SEARCH
-        self.processes: list[subprocess.Popen[str]] = []
+        self.program: Path | None = None  # SEARCH, say; None: forked, which begins at once
+        self.processes: list[subprocess.Popen[str] | WarmSearch] = []
         self.engines: dict[str, Engine] = {}
 
     def write_study_file(self, **sections: Any) -> None:
         self.sections |= sections
         (self.folder / "study.yaml").write_text(yaml.safe_dump(self.sections))
 
-    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [*self.prefix, self.program, *arguments],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str] | WarmSearch":
+        given = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        if self.program is None and "PYTHONPATH" not in environment:
+            process: subprocess.Popen[str] | WarmSearch = WarmSearch(arguments, cwd=self.folder, env=given)
+        else:
+            process = subprocess.Popen(
+                [*self.prefix, self.program or SEARCH, *arguments],
+                cwd=self.folder,
+                env=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         self.processes.append(process)
         return process
 
-    def start_run(self, *options: str) -> "subprocess.Popen[str]":
+    def start_run(self, *options: str) -> "subprocess.Popen[str] | WarmSearch":
         return self.start("run", "--study", "tiny", "--config", "study.yaml", "--storage", self.storage, *options)
 
     def search(self, *arguments: str) -> str:

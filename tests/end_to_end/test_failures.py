@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.records import EventKind, StudyState, TrialState
-from tests.end_to_end.conftest import UserFolder
+from tests.end_to_end.conftest import SEARCH, UserFolder
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +44,7 @@ def test_a_batch_that_a_memory_limit_has_no_room_for_is_halved_and_costs_no_tria
         folds={"k": 2},
         budget={"trials": 1},
     )
+    user.program = SEARCH  # a forked one holds what it was forked with
     process = user.start(*command(user), "--memory-limit", "50MB")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2, output

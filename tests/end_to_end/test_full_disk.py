@@ -11,7 +11,7 @@ import pytest
 from storage.ledger import Ledger
 from storage.records import FoldRunState
 from tests.chaos.servers import Disk
-from tests.end_to_end.conftest import UserFolder, wait_for
+from tests.end_to_end.conftest import SEARCH, UserFolder, wait_for
 from tests.end_to_end.test_run import check_done_exactly_once, check_resumed_after_the_last_epoch
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def small_disk(user: UserFolder) -> Iterator[SmallDisk]:
         disk = SmallDisk(user.folder / "small")
     except OSError as error:
         pytest.skip(str(error))
-    user.prefix = disk.prefix
+    user.prefix, user.program = disk.prefix, SEARCH
     yield disk
     disk.end()
 

@@ -26,13 +26,13 @@ def mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
 def test_a_killed_mlflow_server_stops_no_training_and_misses_nothing(user: UserFolder, mlflow_server: MlflowServer):
     """Epochs go on while it is down; afterwards every epoch of every fold is there, once."""
     user.write_study_file(
-        training={"epochs": 15, "batch_size": 4}, trackers={"mlflow": {"uri": mlflow_server.url}}, budget={"trials": 4}
+        training={"epochs": 6, "batch_size": 4}, trackers={"mlflow": {"uri": mlflow_server.url}}, budget={"trials": 3}
     )
     run = user.start_run()
     wait_for(lambda: len(user.ledger().epochs()) >= 5)
     mlflow_server.stop()
     before = len(user.ledger().epochs())
-    wait_for(lambda: len(user.ledger().epochs()) >= before + 20)
+    wait_for(lambda: len(user.ledger().epochs()) >= before + 10)
     mlflow_server.start()
     output, _ = run.communicate(timeout=240)
     assert run.returncode == 0, output

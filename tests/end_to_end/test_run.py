@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 
@@ -13,10 +12,11 @@ from storage.ledger import Ledger
 from storage.records import EventKind, FoldRunState, StudyState
 from tests.conftest import PostgresServer
 from tests.end_to_end.conftest import UserFolder, wait_for
+from tests.warm import WarmSearch
 
 pytestmark = pytest.mark.slow
 
-LONG = {"epochs": 20, "batch_size": 4}
+LONG = {"epochs": 10, "batch_size": 4}
 
 
 def num_recorded(ledger: Ledger) -> int:
@@ -46,9 +46,9 @@ def check_resumed_after_the_last_epoch(ledger: Ledger) -> None:
             assert event.payload["num_epochs"] == recorded[event.trial, event.fold]
 
 
-def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+def workers_of(process: WarmSearch) -> list[psutil.Process]:
+    """The children of the process that forks them."""
+    return [worker for server in psutil.Process(process.pid).children() for worker in server.children()]
 
 
 def test_a_study_runs_and_can_be_looked_at(user: UserFolder):
@@ -67,12 +67,12 @@ def test_a_study_runs_and_can_be_looked_at(user: UserFolder):
 
 def test_the_same_study_file_data_and_seed_give_the_same_params_and_scores(user: UserFolder):
     """With one worker, in two databases; the second is interrupted once on its way."""
-    user.write_study_file(training={"epochs": 12, "batch_size": 4})
+    user.write_study_file(training={"epochs": 6, "batch_size": 4}, budget={"trials": 2})
     user.run()
     calm = user.json("status")["all_trials"]
     user.storage = "sqlite:///studies/again.db"
     process = user.start_run("--set", "storage.artifacts=studies/again")
-    wait_for(lambda: num_recorded(user.ledger()) >= 15)
+    wait_for(lambda: num_recorded(user.ledger()) >= 8)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     user.run("--set", "storage.artifacts=studies/again")
@@ -89,7 +89,7 @@ def test_ctrl_c_once_finishes_the_epoch_and_the_same_command_continues(user: Use
     assert process.returncode == 130
     assert "the same command continues" in output
     user.run()
-    check_done_exactly_once(user.ledger(), num_trials=1, num_epochs=20)
+    check_done_exactly_once(user.ledger(), num_trials=1, num_epochs=10)
     check_resumed_after_the_last_epoch(user.ledger())
 
 
@@ -111,12 +111,12 @@ def test_a_killed_worker_is_replaced_and_its_fold_run_continued(user: UserFolder
     """SIGKILL in the middle of a fold costs at most the epoch under way."""
     user.write_study_file(training=LONG, budget={"trials": 1})
     process = user.start_run()
-    for num_epochs in (3, 25):
+    for num_epochs in (3, 13):
         wait_for(lambda: num_recorded(user.ledger()) >= num_epochs)  # noqa: B023
         workers_of(process)[0].kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    check_done_exactly_once(user.ledger(), num_trials=1, num_epochs=20)
+    check_done_exactly_once(user.ledger(), num_trials=1, num_epochs=10)
     check_resumed_after_the_last_epoch(user.ledger())
 
 
@@ -130,7 +130,7 @@ def test_a_killed_run_is_continued_by_the_same_command(user: UserFolder):
     psutil.wait_procs([worker], timeout=30)
     assert not worker.is_running()
     user.run()
-    check_done_exactly_once(user.ledger(), num_trials=1, num_epochs=20)
+    check_done_exactly_once(user.ledger(), num_trials=1, num_epochs=10)
     check_resumed_after_the_last_epoch(user.ledger())
 
 
@@ -149,7 +149,7 @@ def test_two_runs_at_once_share_the_work(user: UserFolder, database: str, reques
 
 def test_a_worker_joins_and_takes_the_coordination_over(user: UserFolder):
     """`search worker` finishes the study alone after `search run` was killed."""
-    user.write_study_file(training={"epochs": 20, "batch_size": 4}, budget={"trials": 6})
+    user.write_study_file(training=LONG, budget={"trials": 3})
     run = user.start_run()
     wait_for(lambda: num_recorded(user.ledger()) >= 1)
     worker = user.start("worker", "--study", "tiny", "--storage", user.storage)
@@ -157,13 +157,13 @@ def test_a_worker_joins_and_takes_the_coordination_over(user: UserFolder):
     run.kill()
     output, _ = worker.communicate(timeout=240)
     assert worker.returncode == 0, output
-    check_done_exactly_once(user.ledger(), num_trials=6, num_epochs=20)
+    check_done_exactly_once(user.ledger(), num_trials=3, num_epochs=10)
 
 
 def test_a_time_budget_ends_the_run_and_loses_nothing(user: UserFolder):
     """The run leaves after the epoch in hand; the same command goes on."""
-    user.write_study_file(training=LONG)
-    output = user.run("--timeout", "12s")
+    user.write_study_file(training={"epochs": 50, "batch_size": 4})
+    output = user.run("--timeout", "3s")
     assert "the time budget is used" in output
     assert user.ledger().counts()[FoldRunState.LEASED] == 0
     assert user.ledger().study().state is StudyState.RUNNING

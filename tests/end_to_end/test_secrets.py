@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.deploy.postgres import PasswordPostgres
-from tests.end_to_end.conftest import UserFolder, free_port, wait_for
+from tests.end_to_end.conftest import SEARCH, UserFolder, free_port, wait_for
 from tests.end_to_end.test_serve import status
 
 pytestmark = pytest.mark.slow
@@ -113,10 +113,12 @@ def test_no_secret_is_written_down(user: UserFolder, postgres: tuple[PasswordPos
         budget={"trials": 1},
     )
     commands.start()
+    user.program = SEARCH  # the other commands are forked, so that their command lines say nothing
     serving = user.start("serve", *storage, "--port", str(dashboards), **ENVIRONMENT)
     wait_for(lambda: status(f"http://127.0.0.1:{dashboards}"), seconds=120)
 
     assert "complete" in trace.search("--debug", "run", *study, "--config", "study.yaml")
+    user.program = None
     for command in ("status", "best", "diagnose", "publish"):
         trace.search(command, *study, *storage)
     trace.search("list", *storage, "--json")

@@ -1,7 +1,8 @@
 """A study in a real database with scripted trainings, for the coordinator's and the worker's tests."""
 
+import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from storage.database import connect, migrate
 from storage.ledger import Ledger
 from storage.records import Direction
 from tests.search.scripted import Script
+from tests.warm import warm_context
 
 
 class ScriptedStudy:
@@ -101,3 +103,11 @@ class ScriptedStudy:
 def scripted_study(sqlite_url: str, tmp_path: Path) -> Callable[..., ScriptedStudy]:
     """Make a scripted study in a new SQLite file; keyword arguments are sections of its study file."""
     return lambda **sections: ScriptedStudy(sqlite_url, tmp_path, **sections)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_workers() -> Iterator[None]:
+    """The processes that a study starts, to look at encoders and to train, are forked from one that is warm."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(multiprocessing, "get_context", lambda kind: warm_context())
+        yield

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import sqlite3
 import tarfile
 import threading
@@ -148,13 +149,22 @@ def test_what_is_recorded_while_a_backup_is_written_is_not_in_it(tmp_path: Path,
     close_study(optuna)
 
 
-@pytest.fixture
-def backup(tmp_path: Path) -> Path:
-    """The backup of a finished study."""
-    study = new_study(f"sqlite:///{tmp_path}/origin.db", tmp_path / "origin")
+@pytest.fixture(scope="module")
+def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study and its backup."""
+    folder = tmp_path_factory.mktemp("backed-up")
+    study = new_study(f"sqlite:///{folder}/origin.db", folder / "origin")
     study.run(Script(curves))
-    back_up(opened(study), tmp_path / "backup.tar")
-    return tmp_path / "backup.tar"
+    study.ledger.engine.dispose()
+    back_up(opened(study), folder / "backup.tar")
+    return folder
+
+
+@pytest.fixture
+def backup(backed_up: Path, tmp_path: Path) -> Path:
+    """The backup of a finished study, beside its database; the artifacts stay where they are."""
+    shutil.copy(backed_up / "origin.db", tmp_path)
+    return Path(shutil.copy(backed_up / "backup.tar", tmp_path))
 
 
 def check_refused(file: Path, tmp_path: Path, found: str) -> None:
