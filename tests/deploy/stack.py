@@ -18,7 +18,7 @@ import yaml
 
 REPOSITORY = Path(__file__).parent.parent.parent
 COMPOSE_FILE = REPOSITORY / "docker-compose.yml"
-START_SECONDS = 120
+START_SECONDS = 300
 PORTS = {"postgres": 5432, "serve": 8080}
 SECRETS = "/run/secrets"
 
@@ -80,7 +80,7 @@ class Stack:
             process = self._processes.get(name)
             assert process is None or process.poll() is None, self.output(name)
             assert monotonic() < deadline, self.output(name)
-            sleep(0.2)
+            sleep(1.0)  # a check is a process that takes its time from those that it checks
 
     def healthy(self, name: str) -> bool:
         kind, *command = self.services[name]["healthcheck"]["test"]

@@ -12,9 +12,6 @@ import pytest
 
 from tests.deploy.stack import COMPOSE_FILE, Stack, make_passwords, read_compose
 
-# On one of the processes that share the tests, so that the services are started once.
-ONE_STACK = pytest.mark.xdist_group("stack")
-
 
 def get(url: str, **headers: str) -> str:
     with urlopen(Request(url, headers=headers), timeout=30) as answer:
@@ -71,7 +68,7 @@ def test_the_passwords_are_made_for_their_readers_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
-@ONE_STACK
+@pytest.mark.timeout(1200)
 def test_coordinator_and_workers_finish_the_study(stack: Stack):
     """Both leave with 0, and the ledger holds two complete trials."""
     assert [stack.wait("coordinator"), stack.wait("worker")] == [0, 0], stack.output("worker")
@@ -81,7 +78,7 @@ def test_coordinator_and_workers_finish_the_study(stack: Stack):
 
 
 @pytest.mark.slow
-@ONE_STACK
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("path", ["/mlflow/api/2.0/mlflow/experiments/search?max_results=10", "/api/studies"])
 def test_the_dashboards_show_the_study_to_those_who_know_the_password(stack: Stack, path: str):
     """The coordinator has published to MLflow with it; without it neither is shown."""
@@ -94,7 +91,7 @@ def test_the_dashboards_show_the_study_to_those_who_know_the_password(stack: Sta
 
 
 @pytest.mark.slow
-@ONE_STACK
+@pytest.mark.timeout(1200)
 def test_a_wrong_password_is_refused_and_not_shown(stack: Stack):
     """One line, exit code 2."""
     environment = {"SEARCH_STORAGE_PASSWORD": "not-the-password"}

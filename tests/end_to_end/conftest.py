@@ -73,7 +73,7 @@ class UserFolder:
     def search(self, *arguments: str) -> str:
         """Run a command to its end and return its output; fails unless it exits with 0."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
         return output
 

@@ -8,7 +8,8 @@ import pytest
 from storage.records import EventKind, StudyState, TrialState
 from tests.end_to_end.conftest import SEARCH, UserFolder
 
-pytestmark = pytest.mark.slow
+# Real interpreters, several a test: on a busy machine they take their time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BROKEN = """
 import objectives.losses
@@ -22,7 +23,7 @@ def test_a_study_whose_trials_all_fail_ends_and_is_continued_by_the_same_command
     user.write_study_file(budget={"trials": 4, "max_failures": 2})
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     process = user.start(*command(user), PYTHONPATH=str(tmp_path))
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 2, output
     reason = "2 trials failed in a row, the last of them, trial 1: code error: ValueError: this library is broken"
     assert output.splitlines()[-1] == f"error: {reason}; the same command continues once that is mended"
@@ -46,7 +47,7 @@ def test_a_batch_that_a_memory_limit_has_no_room_for_is_halved_and_costs_no_tria
     )
     user.program = SEARCH  # a forked one holds what it was forked with
     process = user.start(*command(user), "--memory-limit", "50MB")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 2, output
     refused = re.search(r"error: --memory-limit: found a limit of 50000000 bytes, expected more than the (\d+)", output)
     assert refused, output

@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end.conftest import SEARCH, UserFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CHECKOUT = Path(__file__).parents[2]
 ROOMS = ("search", "objectives", "models", "storage")
