@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import optuna
@@ -161,11 +161,17 @@ class Coordinator:
             self._reported[number] = progress
 
     def _end(
-        self, trial: TrialRecord, runs: Sequence[FoldRun], expected: float | None, *, reason: str | None = None
+        self,
+        trial: TrialRecord,
+        runs: Sequence[FoldRun],
+        expected: float | None,
+        *,
+        reason: str | None = None,
+        chance: float | None = None,
     ) -> None:
         """Write a trial's end into the ledger, then tell Optuna: a crash in between is mended by the next step.
 
-        With a `reason` the trial is stopped, whatever of it is open.
+        With a `reason` the trial is stopped, whatever of it is open, at this `chance` to be the best.
         """
         scores = [run.score for run in runs if run.state is FoldRunState.DONE and run.score is not None]
         complete = len(scores) == len(runs) and trial.state is TrialState.RUNNING
@@ -180,6 +186,7 @@ class Coordinator:
             pooled=self.pooled_score(trial.number) if complete else None,
             estimate=expected,
             reason=reason,
+            chance=chance,
         )
         self._tell(trial, state, scores=scores, expected=expected, begun=_num_begun(runs))
         self.ledger.mark_told(trial.number)
@@ -235,20 +242,21 @@ class Coordinator:
                 case Action.START if self.asking:
                     taken.append((self._begin_trial(), 0))
                 case Action.END if not (num_running or taken):
-                    return not self._finish(matrix)
+                    return not self._finish(matrix, choice.chances)
                 case _:
                     break
         return True
 
-    def _finish(self, matrix: Matrix) -> bool:
-        """Stop what is still open and end the study; False while there is something to be settled before."""
+    def _finish(self, matrix: Matrix, chances: Mapping[int, float]) -> bool:
+        """Stop what is still open, at these chances, and end the study; False if something is to be settled before."""
         left = self.race.trials_left(matrix)
         open_trials = self._open_trials()
         if any(_has_ended(*found) for found in open_trials) or (left and not self.asking):
             return False
         expected = estimates(matrix)
         for trial, runs in open_trials:
-            self._end(trial, runs, expected.get(trial.number), reason=NOT_WORTH_IT)
+            chance = None if trial.audited else chances.get(trial.number)
+            self._end(trial, runs, expected.get(trial.number), reason=NOT_WORTH_IT, chance=chance)
         self.prune()
         reason = f"{self.race.num_trials - left} of {self.race.num_trials} trials"
         summary = summarise(self.ledger)

@@ -244,8 +244,12 @@ class Ledger(LedgerView):
         pooled: float | None = None,
         estimate: float | None = None,
         reason: str | None = None,
+        chance: float | None = None,
     ) -> None:
-        """End a trial with its result and stop what of it is still open; without effect if that was done before."""
+        """End a trial with its result and stop what of it is still open; without effect if that was done before.
+
+        A `chance` replaces what the race last stated of the trial.
+        """
         with self._changing() as change:
             columns = (TrialRow.params, TrialRow.reason, TrialRow.failure, TrialRow.chance, TrialRow.audited)
             trial = select(*columns, TrialRow.finished_at).where(*self._trial(number))
@@ -256,13 +260,12 @@ class Ledger(LedgerView):
                 return
             reason = reason or found.reason
             result: dict[str, Any] = {"state": state, "score": score, "std": std, "pooled": pooled}
-            result |= {"estimate": estimate, "reason": reason}
+            result |= {"estimate": estimate, "reason": reason, "chance": found.chance if chance is None else chance}
             leases.end_open(change, number, OPEN_STATES, reason=reason)
             finished = update(TrialRow).where(*self._trial(number))
             change.connection.execute(finished.values(**result, finished_at=change.now))
             runs = leases.fold_runs(change, FoldRunRow.trial == number)
             payload = result | {
-                "chance": found.chance,
                 "audited": found.audited,
                 "failure": found.failure,
                 "params": found.params,

@@ -73,8 +73,10 @@ class Paired:
             return _run(matrix, may_run, int(fresh[0]))
         elif trials_left:
             return Choice(action=Action.START)
-        running = (matrix.states == RunState.RUNNING).any()
-        return Choice(action=Action.WAIT if running else Action.END)
+        if (matrix.states == RunState.RUNNING).any():
+            return Choice(action=Action.WAIT)
+        left = {int(matrix.numbers[row]): float(beliefs.chance[row]) for row in np.flatnonzero(candidates)}
+        return Choice(action=Action.END, chances=left)
 
     def _is_worth_it(self, beliefs: Beliefs, matrix: Matrix) -> bool:
         """Whether what is not complete still has more chance together than the risk allows."""

@@ -1,6 +1,7 @@
 """What the race says: of a trial that has been trained a little further, and of what is to be trained next."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -37,8 +38,12 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The next work: RUN a fold run, START a new trial, WAIT for what is running, or END: nothing is worth it."""
+    """The next work: RUN a fold run, START a new trial, WAIT for what is running, or END: nothing is worth it.
+
+    `chances` are those that END leaves: of each trial that is still open to be the best.
+    """
 
     action: Action
     trial: int = -1
     fold: int = -1
+    chances: Mapping[int, float] = field(default_factory=dict)

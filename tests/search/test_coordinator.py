@@ -189,18 +189,22 @@ def test_several_idle_workers_are_given_a_trial_each_and_one_is_ahead(scripted_s
     assert len(study.ledger.trials()) == 4
 
 
+def paused(matrix: Matrix) -> bool:
+    return bool((matrix.states == RunState.PAUSED).any())
+
+
 def test_a_race_that_ends_a_study_stops_what_is_open(scripted_study: Studies):
     """With its estimate, as pruned; paused fold runs lose their checkpoints; the reason says how far it got."""
     study = scripted_study(race={"rule": "none"})
     study.policy = ScriptedRace(
         verdicts={(1, 0, 2): Verdict(decision=Decision.PAUSE, reason="behind", chance=0.02)},
-        choose=lambda matrix: Choice(action=Action.END) if (matrix.states == RunState.PAUSED).any() else None,
+        choose=lambda matrix: Choice(action=Action.END, chances={1: 0.03}) if paused(matrix) else None,
     )
     study.run(Script(lambda trial, fold: rising((0.6, 0.5, 0.7)[fold] - 0.2 * trial)))
     assert study.ledger.study().state is StudyState.FINISHED
     first, second = study.ledger.trials()
     assert first.state is TrialState.COMPLETE
-    assert (second.state, second.chance) == (TrialState.STOPPED, 0.02)
+    assert (second.state, second.chance) == (TrialState.STOPPED, 0.03)  # at the end, not at its pause
     assert second.reason == "the race expects nothing of training on"
     assert {run.state for run in study.ledger.fold_runs(trials=[1])} == {FoldRunState.STOPPED}
     assert not [name for name in study.artifacts.names(study.ledger.folder) if "checkpoint" in name]
@@ -209,7 +213,7 @@ def test_a_race_that_ends_a_study_stops_what_is_open(scripted_study: Studies):
     assert told.intermediate_values[1] == second.estimate
     ended = study.ledger.events(after=study.ledger.last_sequence() - 1)[0].payload
     assert ended["reason"] == "2 of 4 trials: the race expects nothing of training on"
-    assert (ended["race"]["stops"], ended["race"]["stated_chance"]) == (1, 0.02)
+    assert (ended["race"]["stops"], ended["race"]["stated_chance"]) == (1, 0.03)
 
 
 def test_a_study_that_leaves_does_not_end_early(scripted_study: Studies):

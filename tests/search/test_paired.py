@@ -196,7 +196,8 @@ def test_a_weak_fold_run_is_paused_for_a_new_trial_and_goes_on_when_there_is_non
     last = next_fold_run(matrix, settings=careful, trials_left=0)
     assert (last.action, last.trial, last.fold) == (Action.RUN, 12, 0)
     bold = RaceConfig(risk=min(0.99, float(chance) * 2), audit=0.0)
-    assert next_fold_run(matrix, settings=bold, trials_left=0).action is Action.END
+    end = next_fold_run(matrix, settings=bold, trials_left=0)
+    assert (end.action, end.chances) == (Action.END, {12: chance})
 
 
 def test_breadth_first_begins_new_trials_before_any_second_fold():
