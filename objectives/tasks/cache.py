@@ -4,6 +4,7 @@ import errno
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 from models.encoders import resolve_encoder
 
 Arrays = dict[str, NDArray[Any]]
+
+ATTEMPTS = 3  # at an entry that goes away as often as it is published
 
 
 def cached(folder: Path, compute: Callable[[], Arrays]) -> Arrays:
@@ -26,11 +29,11 @@ def filled(folder: Path, fill: Callable[[Path], None]) -> Arrays:
 
     Of two processes at once, the first one's arrays stay. Raises OSError that names it.
     """
-    while True:
-        try:
+    for _ in range(ATTEMPTS):
+        with suppress(FileNotFoundError):
             return mapped(folder)
-        except FileNotFoundError:
-            publish(folder, fill)
+        publish(folder, fill)
+    return mapped(folder)
 
 
 def publish(folder: Path, fill: Callable[[Path], None]) -> None:
