@@ -16,7 +16,7 @@ from models.encoders import resolve_encoder
 
 Arrays = dict[str, NDArray[Any]]
 
-ATTEMPTS = 3  # at an entry that goes away as often as it is published
+ATTEMPTS = 100  # at an entry that goes away as often as it is published
 
 
 def cached(folder: Path, compute: Callable[[], Arrays]) -> Arrays:
