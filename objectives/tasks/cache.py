@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -71,11 +72,18 @@ def mapped(folder: Path) -> Arrays:
 
     Raises FileNotFoundError if it is not there, OSError that names it if one is damaged.
     """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        files = [path for path in folder.iterdir() if path.suffix == ".npy"]
-        return {path.stem: np.lib.format.open_memmap(path, mode="r") for path in files}
+        files = [Path(folder, name) for name in os.listdir(opened) if name.endswith(".npy")]
+        arrays: Arrays = {path.stem: np.lib.format.open_memmap(path, mode="r") for path in files}
+        # Listed while it was being removed, it may have shown some of its files only.
+        if not os.path.samestat(os.fstat(opened), folder.stat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        return arrays
     except (ValueError, EOFError) as error:
         raise OSError(errno.EIO, "is damaged, and may be removed", str(folder)) from error
+    finally:
+        os.close(opened)
 
 
 def digest(parts: Iterable[str]) -> str:
