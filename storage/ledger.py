@@ -276,8 +276,8 @@ class Ledger(LedgerView):
 
     def mark_told(self, number: int) -> None:
         """Note that the sampler knows the trial's result."""
-        with writing(self.engine) as connection:
-            connection.execute(update(TrialRow).where(*self._trial(number)).values(told=True))
+        with self._changing() as change:
+            change.connection.execute(update(TrialRow).where(*self._trial(number)).values(told=True))
 
     def set_cursor(self, tracker: str, sequence: int) -> None:
         """Note that the tracker has all events up to `sequence`."""
