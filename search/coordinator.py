@@ -271,7 +271,7 @@ class Coordinator:
 
     def _ask(self) -> tuple[int, dict[str, Scalar]]:
         study = self._optuna()
-        number = max(self.race.scores.matrix().numbers.tolist(), default=-1) + 1
+        number = self._next_number(study)
         # A sampler seeded by the trial's number proposes after a restart what it would have proposed without one.
         study.sampler = make_sampler(self.config, number, estimates=estimates(self.race.scores.matrix()))
         if self.config.study.sampler == "grid":
@@ -279,20 +279,26 @@ class Coordinator:
         trial = study.ask()
         if trial.number != number:  # another coordinator has asked as well; this one waits until it is its turn
             study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
-            raise LeaseLost(f"Optuna gave trial {trial.number} where the ledger is at trial {number}")
+            raise LeaseLost(f"Optuna gave trial {trial.number}, and was about to give trial {number}")
         # Left by a coordinator that died here: drawn anew, as the sampler draws on from one to the next.
         trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
         return trial.number, suggest(trial, self.config)
 
+    def _next_number(self, study: optuna.Study) -> int:
+        """The trial that Optuna gives next; what another coordinator asked for but never wrote down is queued again."""
+        known = set(self.race.scores.matrix().numbers.tolist())
+        trials = study.get_trials(deepcopy=False)
+        queue = [trial.number for trial in trials if trial.state is OptunaState.WAITING]
+        for trial in trials:
+            if trial.state is OptunaState.RUNNING and trial.number not in known:
+                study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
+                queue.append(trial.number)
+        return min(queue, default=len(trials))
+
     def _optuna(self) -> optuna.Study:
-        """Open Optuna's study; trials that a dead coordinator asked for but never wrote down go back into its queue."""
         if self._study is None:
             record = self.ledger.study()
             self._study = open_study(self.url, name=record.name, direction=record.direction)
-            known = set(self.race.scores.matrix().numbers.tolist())
-            for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-                if trial.number not in known:
-                    self._study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
         return self._study
 
 

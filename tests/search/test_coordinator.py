@@ -64,6 +64,15 @@ def test_a_failed_trial_is_told_as_failed_and_the_search_goes_on(scripted_study:
     assert [trial.state for trial in optuna_study(study).get_trials()] == [OptunaState.FAIL, OptunaState.COMPLETE]
 
 
+def test_a_trial_that_is_in_optunas_study_alone_holds_nothing_up(scripted_study: Studies):
+    """Somebody added it, or an earlier version left it waiting behind a later one; the budget is the study's own."""
+    study = scripted_study()
+    optuna_study(study).add_trial(optuna.trial.create_trial(value=0.1))
+    study.run(Script(lambda trial, fold: rising(0.5)))
+    assert [trial.number for trial in study.ledger.trials()] == [1, 2, 3, 4]
+    assert len({trial.params["learning_rate"] for trial in study.ledger.trials()}) == 4
+
+
 def test_the_same_seed_proposes_the_same_params_even_after_a_new_coordinator(scripted_study: Studies, tmp_path):
     """A study whose coordinator is replaced before every step asks for the same params as an undisturbed one."""
     script = Script(lambda trial, fold: rising(0.5 + (trial % 3) / 10))
