@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.config import StudyConfig, config_from_record, to_record
 from search.disk import in_bytes
@@ -108,12 +109,14 @@ def restore(file: Path, *, url: str, overrides: Sequence[str] = ()) -> Backup:
         target = connect(url)
         migrate(target)
         refuse_known(target, record.name)
-        with _restored(archive, manifest, Artifacts(config.storage.artifacts)), _reading(database, file):
-            copy = copy_study(source, target, name=record.name)
-        ledger = Ledger(target, copy.id)
-        ledger.update_config(to_record(config))
-        ledger.release_owner("", reason="restored from a backup")
-        restored = _summary(copy, ledger, manifest, file.stat().st_size)
+        with _reading(database, file):
+            # Before it is copied, so that whatever fails leaves nothing in the target.
+            ledger = Ledger(source, record.id)
+            ledger.update_config(to_record(config))
+            ledger.release_owner("", reason="restored from a backup")
+            restored = _summary(record, ledger, manifest, file.stat().st_size)
+        with _restored(archive, manifest, Artifacts(config.storage.artifacts)), _reading(database, file, alone=False):
+            copy_study(source, target, name=record.name)
         source.dispose()
         target.dispose()
         return restored
@@ -219,13 +222,13 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> io.Buffe
 
 
 @contextlib.contextmanager
-def _reading(database: Path, file: Path) -> Iterator[None]:
-    """Name the file that the user gave, whatever is wrong with the database in it."""
+def _reading(database: Path, file: Path, *, alone: bool = True) -> Iterator[None]:
+    """Name the file that the user gave, whatever is wrong with the database in it; unless `alone`, another is used."""
     try:
         yield
-    except (LookupError, RecursionError, TypeError, ValueError) as error:
-        if isinstance(error, StorageError) and str(database) not in str(error):
-            raise  # the target's
+    except (AssertionError, LookupError, RecursionError, SQLAlchemyError, TypeError, ValueError) as error:
+        if not alone and isinstance(error, StorageError) and str(database) not in str(error):
+            raise
         found = str(error) if isinstance(error, StorageError) else f"{DATABASE} holds what no study has"
         raise ConfigError(f"{file}: {found}".replace(str(database), DATABASE)) from None
 

@@ -192,7 +192,7 @@ def migrate(engine: Engine, *, copy: bool = True) -> None:
         found = _revision(connection)
         if found is not None and found not in revisions():
             raise StorageError(
-                f"{_place(engine.url)}: written by a newer version of fold-search "
+                f"{place(engine.url)}: written by a newer version of fold-search "
                 f"(found schema {found}, expected at most {SCHEMA}); upgrade fold-search"
             )
         if found not in (None, SCHEMA) and copy:
@@ -202,7 +202,7 @@ def migrate(engine: Engine, *, copy: bool = True) -> None:
 
 def _keep_copy(url: URL, *, found: str) -> None:
     """Copy an older database as it is before the upgrade, or say how that is done; raises StorageError."""
-    upgraded = f"{_place(url)}: the schema is upgraded from {found} to {SCHEMA}, which older versions cannot read"
+    upgraded = f"{place(url)}: the schema is upgraded from {found} to {SCHEMA}, which older versions cannot read"
     if not url.drivername.startswith("sqlite"):
         log.warning("%s; the way back is a dump from before: pg_dump --format=custom", upgraded)
         return
@@ -266,7 +266,8 @@ def _prepare_postgresql(connection: Any, _: object) -> None:
     connection.commit()
 
 
-def _place(url: URL) -> str:
+def place(url: URL) -> str:
+    """The database in words: a SQLite file's path, or the URL without its password."""
     return str(url.database) if url.drivername.startswith("sqlite") else redact(url.render_as_string())
 
 
@@ -277,7 +278,7 @@ def _explained(url: URL, error: DBAPIError) -> StorageError:
     code = getattr(error.orig, "sqlite_errorname", "")
     for name, meaning in SQLITE_ERRORS.items():
         if code.startswith(name):
-            return StorageError(f"{_place(url)}: {meaning} ({found})")
+            return StorageError(f"{place(url)}: {meaning} ({found})")
     # A PostgreSQL refuses writes for a while when another server takes over from it.
     refused = getattr(error.orig, "sqlstate", None) == "25006"
     passing = (
@@ -285,4 +286,4 @@ def _explained(url: URL, error: DBAPIError) -> StorageError:
         or code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
         or (not code and (error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)))
     )
-    return (StorageUnavailable if passing else StorageError)(f"{_place(url)}: {found}")
+    return (StorageUnavailable if passing else StorageError)(f"{place(url)}: {found}")

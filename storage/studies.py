@@ -12,7 +12,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from storage.database import connect, engine_options, explaining, parse
+from storage.database import connect, engine_options, explaining, parse, place
+from storage.errors import StorageError
 from storage.records import Direction
 
 CREATION_ATTEMPTS = 5
@@ -50,8 +51,11 @@ def optuna_storage(url: str) -> RDBStorage:
     template = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     options = engine_options(parsed)
     with optuna_errors(url):
-        _create_tables(template, options)
-        return RDBStorage(template, engine_kwargs=options)
+        try:
+            _create_tables(template, options)
+            return RDBStorage(template, engine_kwargs=options)
+        except RuntimeError as error:  # another version of Optuna wrote its tables
+            raise StorageError(f"{place(parsed)}: {error}") from None
 
 
 @contextmanager
