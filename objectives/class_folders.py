@@ -27,7 +27,7 @@ def read_class_folders(path: Path) -> pd.DataFrame:
             paths = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         else:
             with zipfile.ZipFile(path) as archive:
-                paths = [member.filename for member in archive.infolist() if not member.is_dir()]
+                paths = [name for name in archive.namelist() if name and not name.endswith("/")]
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except DAMAGES as error:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import struct
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from objectives.arrays import read_arrays
 from objectives.checkpoints import pack, unpack
+from objectives.class_folders import read_class_folders
 from objectives.data import DataSpec, RelationSpec, content_of, read_chunks, read_dataset
 from objectives.errors import DataError, TrialError
 from objectives.image_files import check_images, decode_images
@@ -137,6 +139,15 @@ def test_images(folder: Path, content: bytes):
         check(error)
 
 
+def test_a_member_of_a_zip_file_without_a_name_is_no_image(folder: Path):
+    """Of the first of two, the name is its comment."""
+    content = bytearray(zipped(picture("red")))
+    header = content.index(b"PK\1\2")
+    content[header + 28 : header + 34] = struct.pack("<3H", 0, 0, len("a/1.png"))
+    (folder / "d.zip").write_bytes(content)
+    assert read_class_folders(folder / "d.zip")["file"].tolist() == ["b/2.png"]
+
+
 def arrays() -> bytes:
     content = io.BytesIO()
     np.savez_compressed(content, format=np.array(1), standing=np.zeros((1, 2, 3), np.float32), params="[]", about="{}")
@@ -147,20 +158,29 @@ CHECKPOINT = pack({"weight": torch.zeros(2, 3)}, {"epoch": 1, "scores": [0.5]})
 
 
 @FUZZ
-@given(content=damaged(arrays()) | damaged(arrays()[:200]), checkpoint=damaged(CHECKPOINT))
-def test_arrays_and_checkpoints(folder: Path, content: bytes, checkpoint: bytes):
-    """Predictions, sample proofs, curves, and what fold runs are continued from."""
+@given(content=damaged(arrays()) | damaged(arrays()[:200]))
+def test_arrays(folder: Path, content: bytes):
+    """Predictions, sample proofs and curves."""
     (folder / "c.npz").write_bytes(content)
     for read, refusal in (
         (lambda: read_arrays(content), ValueError),
         (lambda: LeakProof.from_bytes(content), DataError),
         (lambda: load_curves(folder / "c.npz"), ConfigError),
-        (lambda: unpack(checkpoint), TrialError),
     ):
         try:
             read()
         except refusal as error:
             check(error)
+
+
+@FUZZ
+@given(content=damaged(CHECKPOINT))
+def test_checkpoints(folder: Path, content: bytes):
+    """What fold runs are continued from."""
+    try:
+        unpack(content)
+    except TrialError as error:
+        check(error)
 
 
 @FUZZ
