@@ -1,7 +1,7 @@
 """The paired race: run what promises the most chance of a new best for its cost, and stop what has hardly any left."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from search.racing.verdicts import Action, Choice, Decision, Verdict
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
 CROWD = 0.25  # how much less another fold run of a trial is worth for each that is being trained
 PATIENCE = 2.0  # how much more than this fold run another one must promise before this one is paused
+SURPRISE = 0.03  # a study's chance that its best trial is one of which the beliefs are wrong: what replays showed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,10 @@ class Paired:
             return Verdict(decision=Decision.CONTINUE)
         if matrix.complete[row] or matrix.done[:, 0].sum() < self.min_trials or not matrix.complete.any():
             return Verdict(decision=Decision.CONTINUE)
-        beliefs = believe(matrix)
+        num_trials = len(matrix.numbers) + trials_left
+        beliefs = _believe_with_surprise(matrix, num_trials)
         chance = float(beliefs.chance[row])
-        if chance <= self.risk / (2 * (len(matrix.numbers) + trials_left)):
+        if chance <= self.risk / num_trials:
             if is_audited(trial, self.audit):
                 # It is trained on when nothing else is left to do.
                 decision = Decision.PAUSE if trials_left else Decision.CONTINUE
@@ -55,7 +57,7 @@ class Paired:
         """Choose the fold run, or the new trial, with the most chance of a new best for its cost."""
         may_run = _may_run(matrix)
         candidates = may_run.any(axis=1)
-        beliefs = believe(matrix)
+        beliefs = _believe_with_surprise(matrix, len(matrix.numbers) + trials_left)
         begun = beliefs.trained > 0
         fresh = np.flatnonzero(candidates & ~begun & ~(matrix.states == RunState.RUNNING).any(axis=1))
         promise = np.where(candidates & begun, _promise(matrix, beliefs) / _crowd(matrix), -1.0)
@@ -89,6 +91,13 @@ class Paired:
             f"{matrix.sign * beliefs.mean[best]:.4f} is the best (trial {int(matrix.numbers[best])}): "
             f"a chance of {beliefs.chance[row]:.2g}"
         )
+
+
+def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:
+    """Believe less firmly: any trial may surprise, as far as it is not trained, all of the study's with SURPRISE."""
+    beliefs = believe(matrix)
+    surprise = SURPRISE / max(num_trials, 1) * (1 - beliefs.trained)
+    return replace(beliefs, chance=np.where(matrix.complete, 0.0, np.minimum(beliefs.chance + surprise, 1.0)))
 
 
 def is_audited(trial: int, share: float) -> bool:

@@ -10,7 +10,7 @@ from search.config import RaceConfig
 from search.race import gain_is_within_noise, next_fold_run, verdict
 from search.racing.beliefs import believe, expected_gain
 from search.racing.matrix import Matrix, RunState
-from search.racing.paired import is_audited
+from search.racing.paired import SURPRISE, is_audited
 from search.racing.verdicts import Action, Decision
 
 PAIRED = RaceConfig(rule="paired", audit=0.0)
@@ -188,8 +188,9 @@ def test_a_weak_fold_run_is_paused_for_a_new_trial_and_goes_on_when_there_is_non
     full = study(np.concatenate([usual(num=12), [0.63]]), noise=0.03)
     matrix = trained_only(full, 12, 3)
     running = matrix.with_state(12, 0, RunState.RUNNING)
-    chance = believe(matrix).chance[12]
-    assert 0.0005 < chance < 0.2
+    beliefs = believe(matrix)
+    chance = beliefs.chance[12] + SURPRISE / 13 * (1 - beliefs.trained[12])
+    assert 0.003 < chance < 0.2
     assert verdict(running, trial=12, fold=0, settings=PAIRED, trials_left=50).decision is Decision.PAUSE
     assert next_fold_run(matrix, settings=PAIRED, trials_left=50).action is Action.START
     careful = RaceConfig(risk=float(chance) / 2)
@@ -197,7 +198,20 @@ def test_a_weak_fold_run_is_paused_for_a_new_trial_and_goes_on_when_there_is_non
     assert (last.action, last.trial, last.fold) == (Action.RUN, 12, 0)
     bold = RaceConfig(risk=min(0.99, float(chance) * 2), audit=0.0)
     end = next_fold_run(matrix, settings=bold, trials_left=0)
-    assert (end.action, end.chances) == (Action.END, {12: chance})
+    assert (end.action, end.chances) == (Action.END, {12: pytest.approx(chance)})
+
+
+def test_a_risk_below_that_of_a_surprise_is_kept_by_training_on():
+    """However hopeless all others look, they are the best together with the chance that the beliefs are wrong."""
+    matrix = study(np.concatenate([usual(num=10), np.full(10, 0.1)]))
+    for trial in range(10, 20):
+        matrix = trained_only(matrix, trial, NUM_EPOCHS)  # one fold of five
+    assert believe(matrix).chance.sum() < 1e-3
+    surprise = SURPRISE * 0.8 * 10 / 20
+    end = next_fold_run(matrix, settings=RaceConfig(risk=1.1 * surprise, audit=0.0), trials_left=0)
+    assert end.action is Action.END
+    assert sum(end.chances.values()) == pytest.approx(surprise, rel=0.1)
+    assert next_fold_run(matrix, settings=RaceConfig(risk=0.9 * surprise), trials_left=0).action is Action.RUN
 
 
 def test_breadth_first_begins_new_trials_before_any_second_fold():
