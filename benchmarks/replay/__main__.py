@@ -7,21 +7,16 @@ All studies of a set share its trials; with --trials 50 and --shuffle-folds they
 """
 
 import argparse
-import re
 import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from benchmarks.replay.outcomes import Studies, compare
+from benchmarks.replay.recorded import read_sets
 from benchmarks.replay.rules import rule_of
 from benchmarks.replay.synthetic import KINDS, synthetic
 from benchmarks.replay.tables import calibration, comparison
-from search.curves import Curves, load_curves
 from search.errors import ConfigError
-
-SETS = Path(__file__).parent / "sets.yaml"
 
 
 def main() -> None:
@@ -69,19 +64,6 @@ def main() -> None:
         print("\n" + comparison(outcomes, per_set=True))
     print("\n" + calibration(outcomes))
     print(f"{len(outcomes)} studies of {len(sets)} sets in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-
-
-def read_sets(folder: Path | None, *, role: str | None, names: list[str] | None) -> dict[str, list[Curves]]:
-    """Read the curves by set; ConfigError where a file cannot be used."""
-    if folder is None:
-        return {}
-    declared = yaml.safe_load(SETS.read_text(encoding="utf-8"))["sets"]
-    sets: dict[str, list[Curves]] = {}
-    for path in sorted(folder.glob("*.npz")):
-        name = re.sub(r"-\d+$", "", path.stem)
-        if (names is None or name in names) and (role is None or declared.get(name, {}).get("role") == role):
-            sets.setdefault(name, []).append(load_curves(path))
-    return sets
 
 
 if __name__ == "__main__":

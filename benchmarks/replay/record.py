@@ -5,6 +5,7 @@ run` without a race, then `search export-curves`. --data is the folder of the da
 """
 
 import argparse
+import copy
 import csv
 import gzip
 import json
@@ -17,7 +18,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-SETS = Path(__file__).parent / "sets.yaml"
+from benchmarks.replay.recorded import SETS
+
 TINY_VIT = {
     "model_type": "vit",
     "hidden_size": 32,
@@ -64,13 +66,18 @@ def search(*words: str, work: Path) -> None:
 def study_sections(declared: dict[str, Any], chosen: dict[str, Any], *, data: Path | None) -> dict[str, Any]:
     """Return the study file of a set, but for its folds and its budget."""
     source = {"path": "train.csv", "label": "label"}
+    study = copy.deepcopy(declared["study"])
+    for section, key in (("space", "learning_rate"), ("training", "epochs")):
+        if key in chosen:
+            study[section][key] = chosen[key]
     if "image" in chosen:
         model = declared["image"]["model"] | {"encoder": "config:vit.json"}
         assert data is not None
         images = str((data / chosen["data"] / "images.zip").absolute())
-        return {**declared["study"], "data": source | {"image": chosen["image"], "images": images}, "model": model}
-    model = declared["text"]["model"] | {"max_length": chosen["max_length"]}
-    return {**declared["study"], "data": source | {"text": chosen["text"]}, "model": model}
+        return {**study, "data": source | {"image": chosen["image"], "images": images}, "model": model}
+    own = {key: chosen[key] for key in ("max_length", "trainable_layers") if key in chosen}
+    model = declared["text"]["model"] | own
+    return {**study, "data": source | {"text": chosen["text"]}, "model": model}
 
 
 def prepare(chosen: dict[str, Any], *, data: Path | None, work: Path) -> None:

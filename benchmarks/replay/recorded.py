@@ -1,16 +1,20 @@
 """Recorded curves as a replay reads them: the first folds alone, larger is better, and what each epoch costs."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from search.curves import Curves
+from search.curves import Curves, load_curves
 
 Unit = Literal["epoch", "second"]
 FloatArray = NDArray[np.float64]
 
+SETS = Path(__file__).parent / "sets.yaml"
 TIE = 1e-6  # means that differ by less are the same: scores are recorded in float32
 
 
@@ -58,3 +62,16 @@ def recorded(
         sign=curves.sign,
         curves=curves,
     )
+
+
+def read_sets(folder: Path | None, *, role: str | None, names: list[str] | None) -> dict[str, list[Curves]]:
+    """Read the curves by set; ConfigError where a file cannot be used."""
+    if folder is None:
+        return {}
+    declared = yaml.safe_load(SETS.read_text(encoding="utf-8"))["sets"]
+    sets: dict[str, list[Curves]] = {}
+    for path in sorted(folder.glob("*.npz")):
+        name = re.sub(r"-\d+$", "", path.stem)
+        if (names is None or name in names) and (role is None or declared.get(name, {}).get("role") == role):
+            sets.setdefault(name, []).append(load_curves(path))
+    return sets
