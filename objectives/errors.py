@@ -26,10 +26,13 @@ class OutOfMemory(TrialError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error says so: Python's, NumPy's, CUDA's, and PyTorch's and oneDNN's where the host has too little.
 
-    oneDNN does not say why it "could not create a primitive": in a process with a memory limit, that is why.
+    oneDNN does not say why it "could not create a primitive", nor Python and tokenizers (in Rust, which panics) why
+    they have no new thread: in a process with a memory limit, that is why.
     """
     if isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     limited = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
-    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+    if type(error).__name__ == "PanicException":
+        return limited
+    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory", "can't start new")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs[: None if limited else 1])

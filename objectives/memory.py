@@ -3,6 +3,7 @@
 import ctypes
 import json
 import math
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,8 +51,10 @@ def limit_memory(limit: int) -> None:
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     held = held_memory()
     if limit <= held:
-        raise OutOfMemory(f"found a limit of {limit} bytes, expected more than the {held} that a worker begins with")
+        raise OutOfMemory(f"found a limit of {limit} bytes, expected more than the {held} that the process begins with")
     resource.setrlimit(resource.RLIMIT_DATA, (_in_bytes("VmData") + limit - held, resource.RLIM_INFINITY))
+    # Where memory ends while Rust says where it ended, it waits for itself for ever.
+    os.environ["RUST_BACKTRACE"] = "0"
     # glibc otherwise keeps what was freed in pieces that fit nothing else.
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 2**17)

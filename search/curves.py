@@ -63,10 +63,7 @@ def export_curves(study: OpenStudy, out: Path, *, test: Path | None, overrides: 
         scores, reasons = score_on(study, config, test, trials=curves.numbers.tolist())
         if reasons:
             first = min(reasons)
-            say(
-                f"{len(reasons)} of {len(curves.numbers)} trials have no test score, for want of their weights; "
-                f"trial {first}: {reasons[first]}"
-            )
+            say(f"{len(reasons)} of {len(curves.numbers)} trials have no test score; trial {first}: {reasons[first]}")
         curves = _with_test(curves, scores, test)
     write_curves(curves, out)
     return curves

@@ -35,9 +35,9 @@ def score_on(
 ) -> tuple[Scores, dict[int, str]]:
     """Return each trial's score by fold, (folds,), and that of the mean of its folds' predictions; and why some lack.
 
-    By the study's metric. A trial has none whose weights were not kept, or were of another version's job. Raises
-    ConfigError if the study's data changed, DataError if the file cannot be read or has a label that the study does not
-    know, EncoderError.
+    By the study's metric. A trial has none whose weights were not kept or were of another version's job, or that does
+    not fit into memory with one row at a time. Raises ConfigError if the study's data changed, DataError if the file
+    cannot be read or has a label that the study does not know, EncoderError.
     """
     rows = StudyRows(ledger=study.ledger, config=config)
     update = {"path": file, "extra": None, "format": format_of(file) or config.data.format}

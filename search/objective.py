@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from models.classifiers import Classifier
 from models.params import ModelParams, Scalar
 from objectives import memory
-from objectives.errors import OutOfMemory
+from objectives.errors import OutOfMemory, is_out_of_memory
 from objectives.exported import trained_classifier
 from objectives.jobs import FoldJob
 from objectives.memory import describe_device
@@ -116,8 +117,23 @@ def share_cores(num_workers: int) -> None:
 
 
 def limit_memory(limit: int) -> None:
-    """Let this worker process hold at most `limit` bytes of the host's memory; ConfigError if it holds more by now."""
+    """Let this process hold at most `limit` bytes of the host's memory; ConfigError if it holds more by now."""
     try:
         memory.limit_memory(limit)
     except OutOfMemory as error:
         raise ConfigError(f"--memory-limit: {error}") from None
+
+
+@contextmanager
+def memory_limited(limit: int | None) -> Iterator[None]:
+    """The same, without a limit if None; ConfigError too where what is done within does not fit, whatever it tries."""
+    if limit is None:
+        yield
+        return
+    limit_memory(limit)
+    try:
+        yield
+    except BaseException as error:  # a panic of Rust's is no Exception
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(f"--memory-limit: {limit} bytes are too few: {str(error) or type(error).__name__}") from error

@@ -14,6 +14,7 @@ from search.commands.options import (
     images_option,
     json_option,
     machine_option,
+    memory_option,
     model_option,
     storage_option,
     study_option,
@@ -33,6 +34,7 @@ from search.commands.options import (
 )
 @storage_option
 @machine_option
+@memory_option
 @click.option("--force", is_flag=True, help="Replace an exported model.")
 @click.option("--mlflow", is_flag=True, help="Make the folder an MLflow model as well.")
 @click.option("--register", metavar="NAME", help="The same, registered under this name in the study's MLflow.")
@@ -43,6 +45,7 @@ def export(
     form: Literal["ensemble", "refit", "fold"],
     storage: str | None,
     overrides: Sequence[str],
+    memory_limit: int | None,
     force: bool,
     mlflow: bool,
     register: str | None,
@@ -50,9 +53,13 @@ def export(
     """Write a trial's model as a folder that predicts without the study."""
     study = find_study(name, storage)
     from search.export import export
+    from search.objective import memory_limited
 
     mlflow = mlflow or register is not None
-    description = export(study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=say)
+    with memory_limited(memory_limit):
+        description = export(
+            study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=say
+        )
     if register is not None:
         from search import mlflow_model
         from search.environment import Secrets, give_mlflow_its_token
@@ -91,6 +98,7 @@ def export_curves(name: str, out: Path, test: Path | None, storage: str | None, 
 @columns_option
 @images_option
 @batch_size_option
+@memory_option
 def predict(
     folder: Path,
     data: Path,
@@ -102,11 +110,13 @@ def predict(
     columns: Sequence[str],
     images: Path | None,
     batch_size: int | None,
+    memory_limit: int | None,
 ) -> None:
     """Predict the rows of a file, or the images in a folder or zip file, with an exported model."""
     if template is not None and (keep or top_k or no_probabilities):
         raise click.UsageError("--template says all columns; expected no --keep, --top-k or --no-probabilities with it")
     from search.layout import read_template, usual_layout
+    from search.objective import memory_limited
     from search.predict import is_image_folder, load_model, parse_columns, predict
 
     renamed = parse_columns(columns)
@@ -117,7 +127,8 @@ def predict(
         keep = keep or (("file",) if is_image_folder(model.description, data) else ())
         layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
     console = new_console(stderr=True)
-    num_rows = predict(model, data, out, layout=layout, columns=renamed, images=images, console=console)
+    with memory_limited(memory_limit):
+        num_rows = predict(model, data, out, layout=layout, columns=renamed, images=images, console=console)
     click.echo(f"wrote {out}: {num_rows:,} rows")
 
 
@@ -127,16 +138,25 @@ def predict(
 @columns_option
 @images_option
 @batch_size_option
+@memory_option
 @json_option
 def evaluate(
-    folder: Path, data: Path, columns: Sequence[str], images: Path | None, batch_size: int | None, as_json: bool
+    folder: Path,
+    data: Path,
+    columns: Sequence[str],
+    images: Path | None,
+    batch_size: int | None,
+    memory_limit: int | None,
+    as_json: bool,
 ) -> None:
     """Score an exported model on a file with labels, beside what the study estimated."""
+    from search.objective import memory_limited
     from search.predict import evaluate, evaluation_as_json, load_model, parse_columns, render_evaluation
 
     renamed = parse_columns(columns)
     model = load_model(folder, batch_size=batch_size)
-    evaluation = evaluate(model, data, columns=renamed, images=images, console=new_console(stderr=True))
+    with memory_limited(memory_limit):
+        evaluation = evaluate(model, data, columns=renamed, images=images, console=new_console(stderr=True))
     if as_json:
         print_json(evaluation_as_json(evaluation, model.description))
     else:

@@ -46,6 +46,14 @@ def size(text: str) -> int:
     return int(float(found[1]) * {"MB": 10**6, "GB": 10**9}[found[2].upper()])
 
 
+memory_option = click.option(
+    "--memory-limit",
+    type=size,
+    metavar="SIZE",
+    help="Memory of this machine that each process may hold, such as 8GB.  [default: no limit]",
+)
+
+
 def database_url(storage: str | None) -> str:
     """The URL that --storage says, or the usual one, with the password of the environment."""
     from search.environment import Secrets, with_password

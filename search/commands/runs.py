@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from search.commands.answers import new_console, print_best
-from search.commands.options import find_study, images_option, machine_option, size, storage_option, study_option
+from search.commands.options import (
+    find_study,
+    images_option,
+    machine_option,
+    memory_option,
+    storage_option,
+    study_option,
+)
 
 if TYPE_CHECKING:
     from search.config import StudyConfig
     from search.environment import Secrets
     from search.study import OpenStudy
-
-memory_option = click.option(
-    "--memory-limit",
-    type=size,
-    metavar="SIZE",
-    help="Memory of this machine that each worker process may hold, such as 8GB.  [default: no limit]",
-)
 
 
 @click.command("init")

@@ -1,5 +1,6 @@
 """`search run` where every trial fails, and where memory is too short, as real processes."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -56,6 +57,35 @@ def test_a_batch_that_a_memory_limit_has_no_room_for_is_halved_and_costs_no_tria
     assert (trial.state, trial.failure, len(trial.fold_scores)) == (TrialState.COMPLETE, None, 2)
     events = user.ledger().last_events([EventKind.OUT_OF_MEMORY], limit=100)
     assert {event.payload["rows"] for event in events} in ({640}, {640, 320})
+
+
+def test_predictions_within_a_memory_limit_are_those_without(user: UserFolder):
+    """Rows that do not fit at once go in parts."""
+    rows = [f"{'fox' if row % 3 else 'cash'} {'the ' * 50}{row},{row % 3 == 0}" for row in range(4096)]
+    for name, num_rows in (("long.csv", 4096), ("some.csv", 40)):
+        (user.folder / name).write_text("\n".join(["text,label", *rows[:num_rows]]))
+    user.write_study_file(
+        data={"path": "some.csv", "label": "label", "text": "text"},
+        model=user.sections["model"] | {"max_length": 64},
+        training={"epochs": 1, "batch_size": 16},
+        folds={"k": 2},
+        budget={"trials": 1},
+    )
+    user.search(*command(user))
+    user.search("export", "--study", "tiny", "--storage", user.storage, "--form", "fold", "--out", "model")
+
+    def predict(out: str, *options: str) -> str:
+        process = user.start("predict", "--model", "model", "long.csv", "--out", out, "--batch-size", "4096", *options)
+        return process.communicate(timeout=600)[0]
+
+    begins = int(re.findall(r"\d+", predict("none.csv", "--memory-limit", "50MB"))[1]) // 1_000_000
+    predict("free.csv")
+    predict("little.csv", "--memory-limit", f"{begins + 160}MB")
+    free, little = (
+        list(csv.DictReader((user.folder / name).read_text().splitlines())) for name in ("free.csv", "little.csv")
+    )
+    assert [row["label"] for row in little] == [row["label"] for row in free]
+    assert [float(row["p_True"]) for row in little] == pytest.approx([float(row["p_True"]) for row in free], abs=1e-5)
 
 
 def command(user: UserFolder) -> list[str]:

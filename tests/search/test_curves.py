@@ -83,7 +83,7 @@ def test_a_trial_without_weights_has_no_test_score(study: Trained, test_file: Pa
     study.artifacts.delete(name)
     result = export(study, tmp_path / "some.npz", "--test", test_file)
     study.artifacts.put(name, kept)
-    assert "1 of 2 trials have no test score, for want of their weights; trial 0: " in result.output
+    assert "1 of 2 trials have no test score; trial 0: " in result.output
     assert "there is no such artifact" in result.output
     some = load_curves(tmp_path / "some.npz")
     assert np.isnan(some.test_ensemble).tolist() == [True, False]

@@ -248,6 +248,18 @@ def test_a_file_that_cannot_be_predicted_is_refused(
     assert list(tmp_path.iterdir()) == [data]
 
 
+@pytest.mark.parametrize("command", ["predict", "evaluate", "export"])
+def test_a_memory_limit_below_what_the_process_holds_is_refused(
+    study: Trained, model: Path, tmp_path: Path, command: str
+):
+    """As of a worker; nothing is written."""
+    named = ("--study", study.name, "--storage", study.url) if command == "export" else ("--model", model, study.data)
+    out = () if command == "evaluate" else ("--out", tmp_path / "out.csv")
+    found = "error: --memory-limit: found a limit of 50000000 bytes, expected more than the"
+    refused(search(command, *named, *out, "--memory-limit", "50MB"), found)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_files_own_columns_stand_for_those_of_the_study(study: Trained, model: Path, tmp_path: Path):
     """Also where the file has other columns of these names."""
     plain, renamed = tmp_path / "plain.csv", tmp_path / "renamed.csv"
