@@ -18,12 +18,18 @@ class App(click.Group):
         """Call the command; --debug shows the traceback of a user's error."""
         try:
             code = super().invoke(context)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             from search.errors import USER_ERRORS
 
-            if context.obj or not isinstance(error, USER_ERRORS):
+            said = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                # Of a file that cannot even be looked at: its name is too long, its folder closed to this user.
+                said = f"{error.strerror}: {error.filename}"
+            elif not isinstance(error, USER_ERRORS):
                 raise
-            say(f"error: {' '.join(str(error).splitlines())[:LONGEST_ERROR]}", err=True)
+            if context.obj:
+                raise
+            say(f"error: {' '.join(said.splitlines())[:LONGEST_ERROR]}", err=True)
             code = 2
         sys.exit(code or 0)
 

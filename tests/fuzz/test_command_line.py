@@ -72,6 +72,24 @@ def test_options(folder: Path, arguments: list[str]):
     assert result.exit_code in (0, 1, 2)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["init", "NAME"],
+        ["init", "d.csv", "--image", "text", "--label", "label", "--images", "NAME"],
+        ["list", "--storage", "sqlite:///NAME"],
+        ["data", "demo", "--out", "NAME"],
+    ],
+)
+def test_a_name_that_no_file_can_have(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]):
+    """Longer than file systems allow."""
+    (folder / "d.csv").write_text("text,label\nx,a\ny,b\n")
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(app, [argument.replace("NAME", "9" * 300) for argument in arguments])
+    assert result.exit_code == 2, result.exception
+    assert result.output == f"error: File name too long: {'9' * 300}\n"
+
+
 DESCRIPTION_OF_A_MODEL = json.loads(
     Description(
         form="fold",
