@@ -75,8 +75,10 @@ chromium:
 FREEZE = pip freeze --all --exclude pip --exclude fold-search | sed -e 's/+c[pu][u0-9]*$$//' -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^triton=/d'
 HEADER = Written by `make lock` from pyproject.toml; what torch needs for CUDA is left to pip.
 
-fuzz: $(DEV) ## Fuzz for longer, with new inputs: EXAMPLES=5000 a test.
+fuzz: $(DEV) ## Fuzz for longer, with new inputs: EXAMPLES=5000 a test; by coverage where atheris is installed, SECONDS=60 a target.
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/fuzz --timeout=0
+	@! $(BIN)/python -c 'import atheris' 2>/dev/null || for target in $$($(BIN)/python -m tests.fuzz.guided); do \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.guided $$target -max_total_time=$(or $(SECONDS),60) || exit 2; done
 
 audit: $(DEV) ## Check the locked packages: conflicts, known vulnerabilities (online), a bill of materials.
 	$(BIN)/pip check

@@ -117,7 +117,7 @@ def _parquet_chunks(path: Path, *, rows: int) -> Iterator[tuple[pd.DataFrame, fl
         read = 0
         for batch in file.iter_batches(batch_size=rows):
             read += batch.num_rows
-            yield _parquet_table(pa.table(batch)), read / file.metadata.num_rows
+            yield _parquet_table(pa.table(batch)), read / max(read, file.metadata.num_rows)
 
 
 def _size(path: Path) -> int:

@@ -93,6 +93,13 @@ def test_tables(folder: Path, name: str, data: st.DataObject):
     read(folder / name)
 
 
+def test_a_parquet_file_that_says_it_has_no_rows_is_read(folder: Path):
+    """Its footer does, though there are eight."""
+    spec = DataSpec(path=folder / "d.parquet", label="label", text=("text",))
+    spec.path.write_bytes(parquet().replace(b"\x16\x10\x19", b"\x16\x00\x19", 1))
+    assert [len(chunk.table) for chunk in read_chunks(spec, rows=3)] == [3, 3, 2]
+
+
 @FUZZ
 @given(rows=changed(ROWS))
 def test_jsonl_with_other_values(folder: Path, rows: list):
