@@ -6,9 +6,11 @@ beside this file, which is given what hypothesis makes of them. What led somewhe
 failed is build/fuzz/TARGET-crash-..., -timeout-... or -oom-...: such a file in place of the options is tried again.
 """
 
+import importlib
 import inspect
 import io
 import json
+import pkgutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,12 +25,16 @@ with atheris.instrument_imports(INSTRUMENTED):
     import numpy as np
     from hypothesis import given
 
+    import search
     from tests.fuzz import conftest  # noqa: F401 - the tests' settings
     from tests.fuzz import test_backups as backups
     from tests.fuzz import test_command_line as commands
     from tests.fuzz import test_data_files as data
     from tests.fuzz import test_predictions as predictions
     from tests.fuzz import test_study_files as studies
+
+    for module in pkgutil.iter_modules(search.__path__, "search."):  # commands import what they need when they run
+        importlib.import_module(module.name)
 
 FOUND = Path("build/fuzz")
 LIMITS = ["-timeout=30", "-rss_limit_mb=4096", "-max_len=1000000", "-print_final_stats=1"]

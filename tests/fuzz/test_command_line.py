@@ -36,9 +36,12 @@ COMMANDS = {
     "diagnose": ["--study", "--trial", "--out", "--storage"],
     "export": ["--study", "--trial", "--out", "--form", "--storage"],
     "export-curves": ["--study", "--out", "--test", "--storage"],
-    "predict": ["--model", "--out", "--keep", "--top-k", "--template", "--columns", "--images"],
-    "evaluate": ["--model", "--columns", "--images", "--batch-size", "--json"],
+    "predict": ["--model", "--out", "--keep", "--top-k", "--template", "--columns", "--images", "--memory-limit"],
+    "evaluate": ["--model", "--columns", "--images", "--batch-size", "--memory-limit", "--json"],
     "publish": ["--study", "--storage", "--rebuild"],
+    "backup": ["--study", "--out", "--storage", "--set"],
+    "restore": ["--storage", "--set"],
+    "clean": ["--study", "--storage"],
 }
 
 
