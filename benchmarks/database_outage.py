@@ -1,8 +1,9 @@
 """Does a search outlive a database that is gone for minutes? `python -m benchmarks.database_outage --minutes 6`.
 
 A real search (`search run`, a tiny encoder, leases as long as a user's) runs once undisturbed and once with its
-PostgreSQL stopped, or its SQLite file write-locked, for so long in the middle of an epoch. It has to go on in the same
-processes, to lose and repeat no recorded epoch, and to end with the same params, scores and results.
+PostgreSQL stopped, or its SQLite file write-locked, for so long in the middle of an epoch. It has to lose and repeat no
+recorded epoch and to end with the same params, scores and results; whether it went on by itself is printed. One that
+gave up, after ten minutes, is started again by the same command.
 """
 
 import argparse
@@ -65,36 +66,52 @@ def write_study(folder: Path, url: str, *, trials: int) -> None:
 
 def run(folder: Path, url: str, postgres: Postgres | None, *, seconds: float) -> object:
     """Run the study, without its database for so long, and return its outcome; AssertionError if it lost anything."""
-    command = [str(Path(sys.executable).with_name("search")), "run", "--study", NAME, "--config", "study.yaml"]
-    with (folder / "log").open("wb") as log:
-        search = psutil.Popen([*command, "--workers", "2"], cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    search = start(folder)
     try:
         while (ledger := find(url)) is None or len(ledger.epochs()) < EPOCHS_BEFORE:
-            assert search.poll() is None, (folder / "log").read_text()
+            assert search.poll() is None, said(folder)
             time.sleep(0.2)
         if seconds:
-            before = {process.pid for process in search.children(recursive=True)}
+            before = children(search)
             with gone(folder, postgres):
                 time.sleep(seconds)
+            if search.poll() is not None:
+                print(f"gave up with exit code {search.returncode}: {said(folder).splitlines()[-1]}")
+                search = start(folder)
             at, back = len(ledger.epochs()), time.monotonic()
             while len(ledger.epochs()) == at and search.poll() is None:
                 time.sleep(0.2)
-            same = before == {process.pid for process in search.children(recursive=True)}
             waited = time.monotonic() - back
             print(f"gone for {seconds:.0f} s after {at} epochs; next epoch {waited:.1f} s after its return")
-            print("all processes are the same ones" if same else "processes were replaced")
+            print("all processes are the same ones" if before == children(search) else "processes were replaced")
         code = search.wait()
     finally:
         for process in [*search.children(recursive=True), search] if search.is_running() else []:
             process.kill()
-    said = (folder / "log").read_text()
-    assert code == 0, said
-    assert "Traceback" not in said, said
+    assert code == 0, said(folder)
+    assert "Traceback" not in said(folder), said(folder)
     events = all_events(ledger)
     check_ledger(ledger, events, complete=True)
     claims = sum(event.kind is EventKind.FOLD_STARTED for event in events)
     print(f"{len(ledger.epochs())} epochs, {len(ledger.fold_runs())} fold runs, {claims} claims of them", flush=True)
     return outcome(ledger)
+
+
+def start(folder: Path) -> psutil.Popen:
+    """Start the search."""
+    command = [str(Path(sys.executable).with_name("search")), "run", "--study", NAME, "--config", "study.yaml"]
+    with (folder / "log").open("ab") as log:
+        return psutil.Popen([*command, "--workers", "2"], cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+
+def children(search: psutil.Popen) -> set[int]:
+    """The process numbers of all that the search started."""
+    return {process.pid for process in search.children(recursive=True)} if search.is_running() else set()
+
+
+def said(folder: Path) -> str:
+    """What the search has printed."""
+    return (folder / "log").read_text()
 
 
 def find(url: str) -> Ledger | None:

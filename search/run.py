@@ -165,7 +165,8 @@ class _Run:
                 self.outage_since = time.monotonic()
                 self.progress.say(f"{error}; trying again for {PATIENCE_SECONDS:.0f} s, nothing is lost")
             if time.monotonic() - self.outage_since > PATIENCE_SECONDS:
-                raise
+                waited = f"given up after {PATIENCE_SECONDS:.0f} s; the same command continues"
+                raise StorageUnavailable(f"{error}; {waited}") from error
             return True
 
     def _leave_if_due(self, deadline: float | None) -> None:

@@ -12,6 +12,7 @@ import optuna
 import pytest
 
 import search.coordinator
+import search.run
 from search.coordinator import ROLE, ROLE_SECONDS, Coordinator
 from search.engines import local
 from search.run import _Run
@@ -102,6 +103,23 @@ def test_a_worker_that_finds_no_database_for_a_while_claims_later(scripted_study
 def test_a_worker_waits_at_least_five_minutes_for_its_database():
     """The bound of every read and write of a worker, and of the run's own loop."""
     assert local.PATIENCE_SECONDS >= 300
+
+
+def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):
+    """It has said before for how long it tries."""
+    monkeypatch.setattr(search.run, "PATIENCE_SECONDS", 0.05)
+    said: list[str] = []
+
+    def step() -> bool:
+        raise StorageUnavailable("the database is locked")
+
+    parts: dict[str, Any] = {"coordinator": SimpleNamespace(step=step), "progress": SimpleNamespace(say=said.append)}
+    going = _Run(ledger=None, engine=None, counter=None, **parts)
+    assert going._round()
+    assert said == ["the database is locked; trying again for 0 s, nothing is lost"]
+    time.sleep(0.1)
+    with pytest.raises(StorageUnavailable, match="is locked; given up after 0 s; the same command continues"):
+        going._round()
 
 
 def test_a_fold_run_that_gets_further_never_uses_its_attempts_up(scripted_study: Studies):
