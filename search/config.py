@@ -125,7 +125,7 @@ class RaceConfig(_Section):
         gt=0,
         lt=1,
         description="The chance that the configuration which full cross-validation would have chosen is thrown away; "
-        "paired only.",
+        "below 0.03 much more is trained, as some of that chance no early epoch can tell; paired only.",
     )
     order: Literal["adaptive", "breadth"] = Field(
         "adaptive",
