@@ -11,8 +11,8 @@ import inspect
 import io
 import json
 import pkgutil
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -106,15 +106,16 @@ def target(name: str, folder: Path) -> tuple[Callable[[bytes], object], bytes]:
 
 def main(name: str, options: list[str]) -> None:
     """Fuzz one target, from what earlier runs left; libFuzzer ends the process."""
-    known = FOUND / name
+    known, folder = FOUND / name, (FOUND / "files" / name).absolute()
     known.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        run, valid = target(name, Path(folder))
-        (known / "valid").write_bytes(valid)
-        tried_again = bool(options) and not options[-1].startswith("-")
-        corpus = [] if tried_again else [str(known)]
-        atheris.Setup([name, *LIMITS, f"-artifact_prefix={FOUND}/{name}-", *options, *corpus], run)
-        atheris.Fuzz()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    run, valid = target(name, folder)
+    (known / "valid").write_bytes(valid)
+    tried_again = bool(options) and not options[-1].startswith("-")
+    corpus = [] if tried_again else [str(known)]
+    atheris.Setup([name, *LIMITS, f"-artifact_prefix={FOUND}/{name}-", *options, *corpus], run)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
