@@ -20,19 +20,25 @@ objectives.losses.build_loss = build_loss
 
 
 def test_a_study_whose_trials_all_fail_ends_and_is_continued_by_the_same_command(user: UserFolder, tmp_path: Path):
-    """With one line that says why and exit code 2; the trials that are left are trained once that is mended."""
+    """With one line that says why and exit code 2; the trials that are left are trained once that is mended.
+
+    A third trial may fail before the coordinator has seen that two did.
+    """
     user.write_study_file(budget={"trials": 4, "max_failures": 2})
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     process = user.start(*command(user), PYTHONPATH=str(tmp_path))
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 2, output
-    reason = "2 trials failed in a row, the last of them, trial 1: code error: ValueError: this library is broken"
-    assert output.splitlines()[-1] == f"error: {reason}; the same command continues once that is mended"
     status = user.json("status")
-    assert (status["state"], status["failures"]) == ("failed", {"code_error": 2})
+    failed = status["failures"]["code_error"]
+    assert (status["state"], status["failures"]) == ("failed", {"code_error": failed})
+    assert failed in (2, 3)
+    reason = r"2 trials failed in a row, the last of them, trial [12]: code error: ValueError: this library is broken"
+    last = output.splitlines()[-1]
+    assert re.fullmatch(f"error: {reason}; the same command continues once that is mended", last), last
     user.search(*command(user))
     assert user.ledger().study().state is StudyState.FINISHED
-    assert user.json("status")["trials"] == {"failed": 2, "complete": 2}
+    assert user.json("status")["trials"] == {"failed": failed, "complete": 4 - failed}
 
 
 def test_a_batch_that_a_memory_limit_has_no_room_for_is_halved_and_costs_no_trial(user: UserFolder):
