@@ -43,7 +43,8 @@ class Paired:
                 decision = Decision.PAUSE if trials_left else Decision.CONTINUE
                 return Verdict(decision=decision, reason="would be stopped; kept", chance=chance, audited=True)
             return Verdict(decision=Decision.STOP, reason=self._reason(matrix, beliefs, row), chance=chance)
-        if finished:
+        only_audits_run = not trials_left and not self._is_worth_it(beliefs, matrix)
+        if finished or (only_audits_run and is_audited(trial, self.audit)):
             return Verdict(decision=Decision.CONTINUE, chance=chance)
         promise = _promise(matrix, beliefs)
         others = np.where(_may_run(matrix).any(axis=1), promise / _crowd(matrix), 0.0)

@@ -171,6 +171,19 @@ def test_an_audited_trial_is_kept():
     assert (kept.decision, kept.audited) == (Decision.PAUSE, True)
 
 
+def test_an_audited_trial_that_runs_when_nothing_else_does_is_not_paused():
+    """However much more others promise: nothing would run instead of it."""
+    matrix = study(np.concatenate([usual(num=12), [0.5, 0.63]]), noise=0.03)
+    weak, better = 12, 13
+    matrix = trained_only(trained_only(matrix, better, NUM_EPOCHS), weak, 3).with_state(weak, 0, RunState.RUNNING)
+    beliefs = believe(matrix)
+    chance = beliefs.chance + SURPRISE / 14 * (1 - beliefs.trained)
+    careful, bold = (RaceConfig(risk=share * (chance[weak] + chance[better]), audit=1.0) for share in (0.9, 1.1))
+    assert bold.risk / 14 < chance[weak] < 0.4 * chance[better]
+    assert verdict(matrix, trial=weak, fold=0, settings=careful, trials_left=0).decision is Decision.PAUSE
+    assert verdict(matrix, trial=weak, fold=0, settings=bold, trials_left=0).decision is Decision.CONTINUE
+
+
 def test_the_audited_share_is_the_share():
     """By number, the same for all processes."""
     assert sum(is_audited(trial, 0.05) for trial in range(10_000)) == pytest.approx(500, abs=70)
