@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--shuffle-folds", action="store_true", help="another order of the folds in each study")
     parser.add_argument("--unit", choices=["epoch", "second"], default="epoch", help="what work is counted in")
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--role", choices=["tuning", "reporting", "confirming"], help="only the sets that sets.yaml gives this role")
+    parser.add_argument(
+        "--role", choices=["tuning", "reporting", "confirming"], help="only the sets that sets.yaml gives this role"
+    )
     parser.add_argument("--per-set", action="store_true", help="a table for each set as well")
     parser.add_argument("--processes", type=int)
     arguments = parser.parse_args()
