@@ -1,6 +1,7 @@
 """The checkpoints of a fold run: two generations while it is trained, one while it is paused, none after its end."""
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,11 +15,32 @@ from storage.records import Claim
 log = logging.getLogger(__name__)
 
 
+# What takes less is written after every epoch; the writing of others is to take a tenth of the training at most.
+CHEAP_SECONDS = 0.5
+MOST_SHARE = 0.1
+
+
 class Restorable(Protocol):
     """A training that can go back to where it was saved."""
 
+    def save(self) -> bytes:
+        """Return a checkpoint of the state after the last epoch."""
+
     def restore(self, checkpoint: bytes) -> None:
         """Go back there; raises TrialError, and changes nothing, if the checkpoint is damaged or another training's."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Pace:
+    """When a worker writes the next checkpoint: that may take longer than a fast GPU takes for an epoch."""
+
+    cost: float = 0.0  # seconds, of the one written last, whichever fold run's
+    trained: float = 0.0  # seconds of training that no checkpoint holds
+
+    @property
+    def due(self) -> bool:
+        """Whether to write one now."""
+        return self.cost < CHEAP_SECONDS or self.cost <= MOST_SHARE * self.trained
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +50,7 @@ class Checkpoints:
     ledger: Ledger
     artifacts: Artifacts
     claim: Claim
+    pace: Pace = field(default_factory=Pace)
     _generations: list[str] = field(default_factory=list)  # the oldest first; the ledger knows the last
 
     def restore(self, training: Restorable) -> None:
@@ -46,13 +69,14 @@ class Checkpoints:
                 log.warning("%s; %s", found, "the epoch before is used" if candidates else "it starts afresh")
         self._generations = candidates
 
-    def save(self, checkpoint: bytes, *, epoch: int) -> str:
-        """Store the state after an epoch; returns its name, to be recorded with the epoch."""
-        # The token in the name keeps a late writer of an older lease away from this checkpoint.
-        name = f"{self._folder}/{CHECKPOINT}{self.claim.token}-{epoch}.safetensors"
-        self.artifacts.put(name, checkpoint)
-        self._generations.append(name)
-        return name
+    def save_when_due(self, training: Restorable, *, epoch: int) -> str | None:
+        """Store the state after an epoch, if it is time; returns its name, to be recorded with the epoch."""
+        return self._save(training, epoch=epoch) if self.pace.due else None
+
+    def save_last(self, training: Restorable, *, epoch: int) -> None:
+        """Store and record the state after a recorded epoch that a claim ends with, unless that is done."""
+        if not self._generations or _epoch(self._generations[-1]) != epoch:
+            self.ledger.record_checkpoint(self.claim, self._save(training, epoch=epoch))
 
     def keep(self, generations: int) -> None:
         """Remove all but the last few; to be called when the last one is recorded."""
@@ -69,11 +93,22 @@ class Checkpoints:
             self.artifacts.delete(name)
 
     def _recorded(self) -> list[str]:
-        """The checkpoints of recorded epochs, the latest last; the one that the ledger names is the latest of all."""
+        """The checkpoints of recorded epochs, the latest last; the one that the ledger names last of all."""
         if self.claim.checkpoint is None:
             return []
-        found = [name for name in self.artifacts.names(self._folder) if _epoch(name) in range(1, self.claim.num_epochs)]
-        return [*sorted(found, key=_epoch), self.claim.checkpoint]
+        last = self.claim.checkpoint
+        epochs = range(1, self.claim.num_epochs)
+        found = [name for name in self.artifacts.names(self._folder) if _epoch(name) in epochs and name != last]
+        return [*sorted(found, key=_epoch), last]
+
+    def _save(self, training: Restorable, *, epoch: int) -> str:
+        start = time.perf_counter()
+        # The token in the name keeps a late writer of an older lease away from this checkpoint.
+        name = f"{self._folder}/{CHECKPOINT}{self.claim.token}-{epoch}.safetensors"
+        self.artifacts.put(name, training.save())
+        self._generations.append(name)
+        self.pace.cost, self.pace.trained = time.perf_counter() - start, 0.0
+        return name
 
     @property
     def _folder(self) -> str:

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from objectives.errors import Diverged, TrialError
 from objectives.jobs import EpochScore
 from objectives.leaks import LeakProof
-from search.checkpoints import Checkpoints
+from search.checkpoints import Checkpoints, Pace
 from search.errors import USER_ERRORS, failure_of
 from search.keeping import PREDICTIONS, fold_folder, weights_name
 from search.presence import Presence
@@ -82,6 +82,7 @@ class Worker:
     diverged: Literal["worst", "failed"] = "worst"
     paused_checkpoints: int = 100
     lease_seconds: float = LEASE_SECONDS
+    pace: Pace = field(default_factory=Pace)
 
     def work(self) -> None:
         """Claim and train until the study is finished or a stop is asked for."""
@@ -145,12 +146,13 @@ class Worker:
     def _train(self, claim: Claim) -> None:
         training = self.objective(claim)
         self._record_sample(training.sample, claim)
-        checkpoints = Checkpoints(ledger=self.ledger, artifacts=self.artifacts, claim=claim)
+        checkpoints = Checkpoints(ledger=self.ledger, artifacts=self.artifacts, claim=claim, pace=self.pace)
         checkpoints.restore(training)
         for score in training.epochs():
+            self.pace.trained += score.seconds
             if score.epoch <= claim.num_epochs:
-                continue  # recorded before the checkpoint was lost; the same seed gave the same score
-            checkpoint = checkpoints.save(training.save(), epoch=score.epoch)
+                continue  # recorded after its checkpoint, or that was lost; the same seed gave the same score
+            checkpoint = checkpoints.save_when_due(training, epoch=score.epoch)
             trial_state = self._record(claim, score, checkpoint)
             checkpoints.keep(2)
             if not math.isfinite(score.standing):
@@ -163,17 +165,19 @@ class Worker:
                 return
             if judged.decision is Decision.PAUSE and not last:
                 # The checkpoint stays: whoever continues the fold run begins there.
+                checkpoints.save_last(training, epoch=score.epoch)
                 self.ledger.finish_fold(claim, FoldRunState.PAUSED, reason=judged.reason, chance=judged.chance)
                 checkpoints.keep(1)
                 checkpoints.bound_paused(self.paused_checkpoints)
                 return
             if self.stop.is_set() and not last:
+                checkpoints.save_last(training, epoch=score.epoch)
                 self.ledger.release(claim, reason="the worker was asked to leave")
                 return
         self._finish(training, claim)
         checkpoints.keep(0)
 
-    def _record(self, claim: Claim, score: EpochScore, checkpoint: str) -> TrialState:
+    def _record(self, claim: Claim, score: EpochScore, checkpoint: str | None) -> TrialState:
         try:
             return self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
         except StorageUnavailable:

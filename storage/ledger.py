@@ -98,14 +98,16 @@ class Ledger(LedgerView):
                 change.event(EventKind.FOLD_SAMPLED, sample, trial=run.trial, fold=run.fold)
 
     def record_epoch(self, claim: Claim, score: ScoredEpoch, *, checkpoint: str | None) -> TrialState:
-        """Record the next epoch together with the checkpoint written after it; returns the trial's state by now.
+        """Record the next epoch with the checkpoint written after it, if one was; returns the trial's state by now.
 
-        Attempts count from 1 again: a fold run that gets further is nobody's end. The same call twice records the epoch
-        once; any other epoch that is recorded already raises LeaseLost too: another process is ahead.
+        Without one the fold run's checkpoint stays that of an earlier epoch. Attempts count from 1 again: a fold run
+        that gets further is nobody's end. The same call twice records the epoch once; any other epoch that is recorded
+        already raises LeaseLost too: another process is ahead.
         """
         with self._changing() as change:
             run = leases.held(change, claim)
-            if checkpoint is not None and (score.epoch, checkpoint) == (run.num_epochs, run.checkpoint):
+            written = checkpoint or run.checkpoint
+            if (score.epoch, written) == (run.num_epochs, run.checkpoint):
                 return leases.trial_state(change, run.trial)
             if score.epoch != run.num_epochs + 1:
                 raise LeaseLost(
@@ -116,10 +118,15 @@ class Ledger(LedgerView):
             where = {"trial": run.trial, "fold": run.fold, "epoch": score.epoch}
             change.connection.execute(insert(EpochRow), {"study_id": self.study_id} | where | result)
             seconds = run.seconds + score.seconds
-            further = {"num_epochs": score.epoch, "checkpoint": checkpoint, "seconds": seconds}
+            further = {"num_epochs": score.epoch, "checkpoint": written, "seconds": seconds}
             leases.set_values(change, run, **further, attempt=1)
             change.event(EventKind.EPOCH, result, **where)
             return leases.trial_state(change, run.trial)
+
+    def record_checkpoint(self, claim: Claim, checkpoint: str) -> None:
+        """Record the checkpoint written after the last recorded epoch."""
+        with self._changing() as change:
+            leases.set_values(change, leases.held(change, claim), checkpoint=checkpoint)
 
     def finish_fold(
         self,

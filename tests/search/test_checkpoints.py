@@ -81,3 +81,64 @@ def test_only_so_many_paused_fold_runs_keep_a_checkpoint(scripted_study: Studies
     assert len(study.ledger.epochs()) == 9
     assert [epoch for _, fold, epoch in script.trained if fold == 2] == [1, 2, 3]
     assert [epoch for _, fold, epoch in script.trained if fold == 1] == [1, 1, 2, 3]
+
+
+def test_what_takes_long_to_write_takes_a_tenth_of_the_time(scripted_study: Studies, tmp_path: Path):
+    """Epochs of 0.1 s and checkpoints of 0.6 s: none is written on the way, and who is asked to leave loses nothing."""
+    study = scripted_study()
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    script = Script(lambda trial, fold: [0.2] * 100)
+    worker = study.worker(script)
+
+    def on_epoch(trial: int, fold: int, epoch: int) -> None:
+        worker.pace.cost = 0.595
+        if epoch == 80:
+            study.stop.set()
+
+    script.on_epoch = on_epoch
+    worker.train(claimed(study))
+    assert [path.stem.rpartition("-")[2] for path in stored(tmp_path)] == ["60", "80"]
+    study.stop.clear()
+    script.on_epoch = lambda *_: None
+    study.worker(script).train(claimed(study))
+    assert [epoch for *_, epoch in script.trained] == list(range(1, 101))
+
+
+def test_epochs_that_no_checkpoint_holds_are_trained_again_and_recorded_once(scripted_study: Studies, tmp_path: Path):
+    """The worker died between two checkpoints: its next one begins at the first of them."""
+    study = scripted_study()
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    script = Script(lambda trial, fold: [0.1, 0.2, 0.3, 0.4, 0.5])
+    died = study.worker(script)
+
+    def on_epoch(trial: int, fold: int, epoch: int) -> None:
+        died.pace.cost = 0.6 if epoch > 2 else 0.0
+        if epoch == 5:
+            raise KeyboardInterrupt
+
+    script.on_epoch = on_epoch
+    with pytest.raises(KeyboardInterrupt):
+        died.train(claimed(study))
+    assert study.ledger.fold_runs()[0].num_epochs == 4
+    assert study.ledger.release_owner("worker", reason="it died") == 1
+    script.on_epoch = lambda *_: None
+    study.worker(script).train(claimed(study))
+    assert study.ledger.fold_runs()[0].state is FoldRunState.DONE
+    assert [record.epoch for record in study.ledger.epochs()] == [1, 2, 3, 4, 5]
+    assert [epoch for *_, epoch in script.trained] == [1, 2, 3, 4, 5, 3, 4, 5]
+
+
+def test_a_fold_run_is_paused_with_what_it_has_trained(scripted_study: Studies, tmp_path: Path):
+    """Also where no checkpoint was due: whoever continues it trains no epoch again."""
+    study = scripted_study()
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    study.policy = ScriptedRace(
+        verdicts={(0, 0, 2): Verdict(decision=Decision.PAUSE, reason="others promise more")}, choose=waits
+    )
+    script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
+    worker = study.worker(script)
+    worker.pace.cost = 60.0
+    worker.train(claimed(study))
+    assert [path.stem.rpartition("-")[2] for path in stored(tmp_path)] == ["2"]
+    worker.train(study.ledger.claim_run("worker", trial=0, fold=0, lease_seconds=60))
+    assert [epoch for *_, epoch in script.trained] == [1, 2, 3]
