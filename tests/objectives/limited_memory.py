@@ -51,8 +51,8 @@ def train_within(folder: Path, *, headroom: int) -> tuple[Trained, Trained]:
     return first, train(folder, rows_that_fit=dict(first.tried))
 
 
-def train(folder: Path, *, rows_that_fit: Mapping[str, int] = MappingProxyType({})) -> Trained:
-    """Train two epochs of batches of 512 long rows, without dropout."""
+def train(folder: Path, *, rows_that_fit: Mapping[str, int] = MappingProxyType({}), device: str = "cpu") -> Trained:
+    """Train two epochs of batches of 512 long rows in float32, without dropout."""
     data = folder / "data.csv"
     rows = [f"{'fox' if row % 3 else 'cash'} {'the ' * 50}{row},{row % 3 == 0}" for row in range(NUM_ROWS)]
     data.write_text("\n".join(["text,label", *rows]))
@@ -60,8 +60,9 @@ def train(folder: Path, *, rows_that_fit: Mapping[str, int] = MappingProxyType({
     encoder = build_tiny_encoder(folder, dataset.texts)
     inputs = prepare_text(dataset, encoder=str(encoder), max_length=64, cache=folder / "cache")
     model = ModelParams(encoder=inputs.encoder, max_length=64, dropout=0.0, encoder_dropout=0.0)
+    settings = TrainingParams(epochs=2, batch_size=512, learning_rate=3e-3, precision="fp32")
     job = FoldJob(
-        params=Params(model=model, training=TrainingParams(epochs=2, batch_size=512, learning_rate=3e-3)),
+        params=Params(model=model, training=settings),
         goal=Goal(metric="macro_f1", epoch_metric="macro_f1"),
         labels=dataset.labels,
         label_names=tuple(dataset.label_names),
@@ -73,7 +74,7 @@ def train(folder: Path, *, rows_that_fit: Mapping[str, int] = MappingProxyType({
     training = FoldTraining(
         job,
         inputs=inputs,
-        device="cpu",
+        device=device,
         rows_that_fit=rows_that_fit,
         remember=lambda shape, rows: tried.append((shape, rows)),
     )
