@@ -1,0 +1,100 @@
+"""The same training on a GPU: its scores, its precision, its checkpoints, its memory. Skipped where there is none."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from objectives.devices import uses_bf16
+from objectives.errors import OutOfMemory
+from objectives.training import FoldTraining
+from tests.objectives import limited_memory
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+GPU = "cuda:0"
+WITHOUT_DROPOUT = {"dropout": 0.0, "encoder_dropout": 0.0}
+
+
+@pytest.fixture
+def train(inputs, make_job) -> Callable[..., FoldTraining]:
+    """Build a training, not begun, of the first of three folds."""
+
+    def train(*, device: str = GPU, **settings) -> FoldTraining:
+        return FoldTraining(make_job(**settings), inputs=inputs, device=device)
+
+    return train
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Callable[[int], None]]:
+    """Let this process allocate only so many bytes more on the GPU."""
+    total = torch.cuda.get_device_properties(GPU).total_memory
+
+    def leave(headroom: int) -> None:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(GPU) + headroom) / total, GPU)
+
+    yield leave
+    torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+
+
+def test_a_gpu_scores_what_a_cpu_scores(train):
+    """In float32, without dropout, whose random numbers are other ones there."""
+    settings = {"model": WITHOUT_DROPOUT, "precision": "fp32"}
+    on_cpu, on_gpu = (list(train(device=device, **settings).epochs()) for device in ("cpu", GPU))
+    for expected, found in zip(on_cpu, on_gpu, strict=True):
+        assert found.metrics["val_loss"] == pytest.approx(expected.metrics["val_loss"], rel=1e-3)
+        assert found.score == pytest.approx(expected.score, abs=0.06)  # one row of 18 on the edge
+
+
+def test_bfloat16_is_chosen_and_learns(train):
+    """Where the hardware has it; the weights stay in float32."""
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this GPU has no bfloat16")
+    assert uses_bf16("auto", torch.device(GPU))
+    settings = {"model": WITHOUT_DROPOUT, "epochs": 5}
+    training = train(**settings)
+    scores = list(training.epochs())
+    precise = list(train(precision="fp32", **settings).epochs())
+    assert scores[-1].metrics["val_loss"] != precise[-1].metrics["val_loss"]
+    assert scores[-1].metrics["val_loss"] == pytest.approx(precise[-1].metrics["val_loss"], rel=0.1)
+    assert {weight.dtype for weight in training._state.values() if weight.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd", "schedule_free_adamw"])
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_training_is_continued_exactly(train, optimiser, ema_decay):
+    """With dropout: from a checkpoint each epoch scores what it scored without a break, to the last bit."""
+    settings = {"optimiser": optimiser, "ema_decay": ema_decay, "epochs": 3}
+    whole, broken, resumed = train(**settings), train(**settings), train(**settings)
+    expected = list(whole.epochs())
+    next(broken.epochs())
+    resumed.restore(broken.save())
+    found = [*broken.scores, *resumed.epochs()]
+    for one, other in zip(found, expected, strict=True):
+        assert {**one.metrics, "rows_per_second": 0} == {**other.metrics, "rows_per_second": 0}
+
+
+def test_little_memory_gives_the_scores_of_much(tmp_path, little_memory):
+    """CUDA refuses memory: fewer rows pass at once; whoever knows how many fit meets no such limit again."""
+    free = limited_memory.train(tmp_path, device=GPU)
+    little_memory(60_000_000)
+    limited = limited_memory.train(tmp_path, device=GPU)
+    again = limited_memory.train(tmp_path, device=GPU, rows_that_fit=dict(limited.tried))
+    shape, rows = limited.tried[-1]
+    assert shape.startswith("training: ")
+    assert 1 < rows < 512
+    assert free.tried == again.tried == []
+    for epoch, expected in enumerate(free.metrics):
+        for name in ("train_loss_running", "train_loss", "val_loss", "val_macro_f1"):
+            assert limited.metrics[epoch][name] == pytest.approx(expected[name], rel=1e-3)
+
+
+def test_a_gpu_without_room_ends_the_trial_and_not_the_process(train, little_memory):
+    """The configuration has failed; the next one that fits is trained."""
+    little_memory(0)
+    with pytest.raises(OutOfMemory, match="out of memory on cuda:0: CUDA out of memory"):
+        list(train(batch_size=8).epochs())
+    little_memory(1_000_000_000)
+    assert len(list(train(batch_size=8).epochs())) == 3
