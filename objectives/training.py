@@ -89,14 +89,14 @@ class FoldTraining:
         )
         self._targets, self._scale = _targets(job), label_scale(job)
         self._training_sample = _choose(job.training_rows, len(job.validation_rows), seed=job.seed)
-        self._loss = build_loss(
-            training,
-            counts=job.counts(drawn.rows),
-            label_names=job.label_names,
-            device=self._device,
-            before=job.counts(job.training_rows),
-        )
         with seeded(job.seed, 0, self._device), memory_of(self._device):
+            self._loss = build_loss(
+                training,
+                counts=job.counts(drawn.rows),
+                label_names=job.label_names,
+                device=self._device,
+                before=job.counts(job.training_rows),
+            )
             self._network = Network(job, inputs=inputs, device=self._device)
         most = {"training": training.batch_size, "evaluation": rows_per_forward(self._device)}
         self._rows_at_once = {}
