@@ -20,7 +20,7 @@ STATES = {
     FoldRunState.PAUSED: RunState.PAUSED,
     FoldRunState.DONE: RunState.DONE,
     FoldRunState.STOPPED: RunState.ENDED,
-    FoldRunState.FAILED: RunState.ENDED,
+    FoldRunState.FAILED: RunState.FAILED,
 }
 
 

@@ -13,7 +13,7 @@ from search.racing.estimates import estimates
 from search.racing.matrix import Matrix, RunState
 from search.racing.verdicts import Action, Decision
 
-WAITING, RUNNING, PAUSED, DONE, ENDED = (int(state) for state in RunState)
+WAITING, RUNNING, PAUSED, DONE, ENDED, _ = (int(state) for state in RunState)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

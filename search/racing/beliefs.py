@@ -18,8 +18,8 @@ class Beliefs:
     """For every trial of the matrix, each (trials,), larger is better.
 
     `mean` and `deviation` are of its mean over all folds, exact for complete trials; `chance` is that of being better
-    than the best complete trial (0 for complete ones), and while none is complete than the one that is expected to be;
-    `trained` is the share of its epochs that are trained. `best` is the row of the best complete trial.
+    than the best complete trial (0 for complete and failed ones), and while none is complete than the one that is
+    expected to be; `trained` is the share of its epochs that are trained. `best` is the row of the best complete trial.
     """
 
     mean: FloatArray
@@ -75,9 +75,9 @@ def believe(matrix: Matrix) -> Beliefs:
             fold_noise**2 / max(noise.degrees, 1.0) + other**2 / max(0.2 * len(known_curves.rows), 3.0), 1e-300
         )
         chance = 1 - stdtr(np.maximum(degrees, 1.0), ahead / np.maximum(deviation, 1e-12))
-    elif (known > 0).any(axis=1).sum() >= 2:
-        chance = _chance_to_lead(np.where((known > 0).any(axis=1), mean, -np.inf), variance)
-    chance = np.where(complete, 0.0, chance)
+    elif (rivals := (known > 0).any(axis=1) & ~matrix.failed).sum() >= 2:
+        chance = _chance_to_lead(np.where(rivals, mean, -np.inf), variance)
+    chance = np.where(complete | matrix.failed, 0.0, chance)
     return Beliefs(
         mean=mean,
         deviation=deviation,

@@ -18,7 +18,7 @@ def estimates(matrix: Matrix) -> dict[int, float]:
         return {}
     matrix = matrix.take(rows_that_count(matrix))
     # To the race a fold run that was stopped says nothing any more; the sampler learns from it as from a paused one.
-    matrix = replace(matrix, states=np.where(matrix.states == RunState.ENDED, RunState.PAUSED, matrix.states))
+    matrix = replace(matrix, states=np.where(matrix.states >= RunState.ENDED, RunState.PAUSED, matrix.states))
     standing = matrix.standing
     # Before there are curves to learn from, what a trial has reached is the best guess.
     guess = matrix.done.any(axis=1) | (matrix.done.sum() >= FEWEST_CURVES)

@@ -12,13 +12,14 @@ BoolArray = NDArray[np.bool_]
 
 
 class RunState(IntEnum):
-    """A fold run as the race sees it; ENDED is stopped or failed, and its trial with it."""
+    """A fold run as the race sees it; ENDED is stopped, and its trial with it, which a FAILED one ends too."""
 
     WAITING = 0
     RUNNING = 1
     PAUSED = 2
     DONE = 3
     ENDED = 4
+    FAILED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,13 @@ class Matrix:
     @property
     def open(self) -> BoolArray:
         """Which trials may still be trained, (trials,)."""
-        ended = np.equal(self.states, RunState.ENDED)
+        ended = np.greater_equal(self.states, RunState.ENDED)
         return ~(self.complete | np.asarray(ended.any(axis=1)))
+
+    @property
+    def failed(self) -> BoolArray:
+        """Which trials can never be complete, whatever they scored, (trials,)."""
+        return np.asarray(np.equal(self.states, RunState.FAILED).any(axis=1))
 
     @property
     def num_epochs(self) -> NDArray[np.int64]:

@@ -97,8 +97,9 @@ class Paired:
 def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:
     """Believe less firmly: any trial may surprise, as far as it is not trained, all of the study's with SURPRISE."""
     beliefs = believe(matrix)
+    possible = ~(matrix.complete | matrix.failed)
     surprise = SURPRISE / max(num_trials, 1) * (1 - beliefs.trained)
-    return replace(beliefs, chance=np.where(matrix.complete, 0.0, np.minimum(beliefs.chance + surprise, 1.0)))
+    return replace(beliefs, chance=np.where(possible, np.minimum(beliefs.chance + surprise, 1.0), 0.0))
 
 
 def is_audited(trial: int, share: float) -> bool:

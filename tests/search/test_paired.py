@@ -263,6 +263,17 @@ def test_a_search_that_gains_nothing_ends_early():
     assert not gain_is_within_noise(study(np.full(19, 0.7), noise=0.05))
 
 
+def test_a_trial_that_failed_keeps_no_race_from_ending():
+    """It was the best by far on four folds and cannot be chosen; stopped there, it could have been."""
+    full = study(np.array([0.9, *usual()]))
+    ends = {}
+    for state in (RunState.ENDED, RunState.FAILED):
+        matrix = trained_only(trained_only(full, 0, *[NUM_EPOCHS] * 4), 5, NUM_EPOCHS)
+        matrix = matrix.with_state(0, 4, state)
+        ends[state] = next_fold_run(matrix, settings=PAIRED, trials_left=0).action
+    assert ends == {RunState.ENDED: Action.RUN, RunState.FAILED: Action.END}
+
+
 def test_trials_that_ended_long_ago_do_not_count():
     """Of 520 stopped trials the first 20 have no say; what is believed of the others is as without them."""
     full = study(usual(num=540))
@@ -293,7 +304,7 @@ def test_whatever_the_matrix_holds_the_answer_can_be_done(data: st.DataObject):
     # An epoch is trained after the one before it.
     scores[np.isnan(scores).cumsum(axis=2) > 0] = np.nan
     states = np.array(
-        data.draw(st.lists(st.integers(0, 4), min_size=trials * folds, max_size=trials * folds)), np.int8
+        data.draw(st.lists(st.integers(0, 5), min_size=trials * folds, max_size=trials * folds)), np.int8
     ).reshape(trials, folds)
     states[(states == RunState.DONE) & np.isnan(scores[:, :, 0])] = RunState.WAITING
     matrix = Matrix(numbers=np.arange(trials), scores=scores, states=states, lengths=np.full(trials, 3))
