@@ -21,7 +21,8 @@ from models.classifiers import Classifier
 from models.encoders import load_encoder, load_tokenizer, quietly
 from models.images import ImageClassifier, save_processor
 from objectives.calibration import apply_temperature
-from objectives.data import Content, DataSpec
+from objectives.data import Content
+from objectives.data_spec import DataSpec
 from objectives.devices import rows_per_forward, seeded, uses_bf16
 from objectives.errors import ModelError, OutOfMemory, TrialError
 from objectives.image_root import first_line

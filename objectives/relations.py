@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from objectives.data import Content, Dataset, RelationSpec
+from objectives.data import Content, Dataset
+from objectives.data_spec import RelationSpec
 from objectives.errors import DataError
 
 Form = Literal["separated", "markers", "typed_markers", "typed_punctuation"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from models.params import ModelParams
-from objectives.data import DataSpec
+from objectives.data_spec import DataSpec
 from search.parameters import Choices, Range
 from search.wording import suggestion, unmet
 

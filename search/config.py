@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from models.params import ModelParams
-from objectives.data import DataSpec
+from objectives.data_spec import DataSpec
 from objectives.metrics import METRICS, TOP_K
 from objectives.params import Params, TrainingParams
 from search.columns import check_columns

@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from models.encoders import quietly
-from objectives.data import DataSpec, content_of
+from objectives.data import content_of
+from objectives.data_spec import DataSpec
 from objectives.exported import Description, ExportedModel
 from search.errors import ConfigError
 from search.predict import ROWS_PER_CHUNK, load_model

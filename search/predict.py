@@ -17,7 +17,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from objectives.class_folders import FILE, FOLDER, is_class_folders
-from objectives.data import DataSpec, Labels, content_of, read_chunks, read_labels, require_columns
+from objectives.data import Labels, content_of, read_chunks, read_labels, require_columns
+from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.exported import Description, ExportedModel
 from objectives.metrics import defined_metrics, score_all

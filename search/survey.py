@@ -9,7 +9,8 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from objectives.data import DataSpec, content_of, group_images, group_texts, read_table, require_columns
+from objectives.data import content_of, group_images, group_texts, read_table, require_columns
+from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.image_files import look_at_images
 

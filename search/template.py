@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from models.params import ModelParams
-from objectives.data import DataSpec
+from objectives.data_spec import DataSpec
 from objectives.params import REGRESSION_LOSSES, TrainingParams
 from search.config import BudgetConfig, FoldsConfig, GoalConfig, RaceConfig, StorageConfig, StudyConfig, TrackersConfig
 from search.errors import ConfigError

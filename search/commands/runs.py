@@ -50,7 +50,7 @@ def init(
     DATA may be a folder or a zip file with a folder of images for each class; nothing else need then be said.
     """
     from objectives.class_folders import FILE, FOLDER, is_class_folders
-    from objectives.data import DataSpec
+    from objectives.data_spec import DataSpec
     from search.survey import render_table, survey
     from search.template import write_study_file
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from objectives.arrays import read_arrays
 from objectives.checkpoints import pack, unpack
 from objectives.class_folders import read_class_folders
-from objectives.data import DataSpec, RelationSpec, content_of, read_chunks, read_dataset
+from objectives.data import content_of, read_chunks, read_dataset
+from objectives.data_spec import DataSpec, RelationSpec
 from objectives.errors import DataError, TrialError
 from objectives.image_files import check_images, decode_images
 from objectives.leaks import LeakProof

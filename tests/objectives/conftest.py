@@ -7,7 +7,8 @@ import pytest
 from hypothesis import settings
 
 from models.params import ModelParams
-from objectives.data import Dataset, DataSpec, read_dataset
+from objectives.data import Dataset, read_dataset
+from objectives.data_spec import DataSpec
 from objectives.folds import assign_folds
 from objectives.jobs import FoldJob
 from objectives.metrics import Goal

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from models.params import ModelParams
-from objectives.data import DataSpec, read_dataset
+from objectives.data import read_dataset
+from objectives.data_spec import DataSpec
 from objectives.jobs import FoldJob
 from objectives.memory import held_memory, limit_memory
 from objectives.metrics import Goal

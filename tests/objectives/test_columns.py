@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models.params import ModelParams
-from objectives.data import Dataset, DataSpec, read_dataset
+from objectives.data import Dataset, read_dataset
+from objectives.data_spec import DataSpec
 from objectives.exported import (
     DESCRIPTION,
     Description,

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from objectives.data import Dataset, DataSpec, group_texts, read_dataset, read_table
+from objectives.data import Dataset, group_texts, read_dataset, read_table
+from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 
 ROWS = [

@@ -10,7 +10,8 @@ from PIL import Image
 from transformers import EfficientNetConfig, ViTConfig, ViTModel
 
 from models.params import ModelParams
-from objectives.data import Dataset, DataSpec, read_chunks, read_dataset, read_table
+from objectives.data import Dataset, read_chunks, read_dataset, read_table
+from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.folds import assign_folds
 from objectives.image_augmentation import ImageAugmentation

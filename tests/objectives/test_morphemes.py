@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from models.params import ModelParams
-from objectives.data import DataSpec, RelationSpec, content_of, read_table
+from objectives.data import content_of, read_table
+from objectives.data_spec import DataSpec, RelationSpec
 from objectives.errors import DataError
 from objectives.relations import Entity, Relation
 from objectives.tasks.morphemes import cut_relations, cut_texts

@@ -11,7 +11,8 @@ import torch
 from models.encoders import load_tokenizer
 from models.params import ModelParams
 from models.relations import RelationClassifier
-from objectives.data import Dataset, DataSpec, RelationSpec, read_dataset
+from objectives.data import Dataset, read_dataset
+from objectives.data_spec import DataSpec, RelationSpec
 from objectives.errors import DataError
 from objectives.exported import trained_classifier, write_classifier
 from objectives.folds import assign_folds

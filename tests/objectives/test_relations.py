@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from objectives.data import DataSpec, RelationSpec, read_dataset
+from objectives.data import read_dataset
+from objectives.data_spec import DataSpec, RelationSpec
 from objectives.errors import DataError
 from objectives.relations import Entity, Relation, entity_types, mark, new_tokens, read_relations
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from models.params import ModelParams
-from objectives.data import DataSpec, read_dataset
+from objectives.data import read_dataset
+from objectives.data_spec import DataSpec
 from objectives.folds import assign_folds, split
 from objectives.jobs import EpochScore, FoldJob
 from objectives.metrics import Goal

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from objectives.data import Dataset, DataSpec, read_dataset
+from objectives.data import Dataset, read_dataset
+from objectives.data_spec import DataSpec
 from search.config import StudyConfig
 from search.disk import EncoderSize, check_disk, in_bytes, weigh
 from search.errors import ConfigError

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from objectives.data import DataSpec, read_dataset
+from objectives.data import read_dataset
+from objectives.data_spec import DataSpec
 from objectives.folds import assign_folds, small_classes
 from search.cli import app
 from search.extractive import choose_sentences, split_sentences

@@ -10,7 +10,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from objectives.data import DataSpec, RelationSpec
+from objectives.data_spec import DataSpec, RelationSpec
 from search.mlflow_model import _example, _requirements
 from storage.publishing import publish_pending
 from storage.trackers.mlflow import MlflowTracker

@@ -10,7 +10,8 @@ import yaml
 from rich.console import Console
 from transformers import ViTConfig
 
-from objectives.data import DataSpec, read_dataset
+from objectives.data import read_dataset
+from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.folds import assign_folds
 from search.beginning import check_settings

@@ -16,7 +16,8 @@ import pyarrow.parquet
 import pytest
 
 from objectives.arrays import read_arrays
-from objectives.data import DataSpec, read_chunks, read_dataset
+from objectives.data import read_chunks, read_dataset
+from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.image_files import check_images
 from tests.tiny_images import picture

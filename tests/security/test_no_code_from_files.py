@@ -22,7 +22,8 @@ from models.encoders import check_encoder, load_encoder, load_tokenizer
 from models.errors import EncoderError
 from objectives.arrays import read_arrays
 from objectives.checkpoints import unpack
-from objectives.data import DataSpec, read_dataset
+from objectives.data import read_dataset
+from objectives.data_spec import DataSpec
 from objectives.errors import DataError, TrialError
 from objectives.image_files import check_images
 from objectives.leaks import LeakProof
