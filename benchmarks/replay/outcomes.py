@@ -47,8 +47,8 @@ class Outcome:
     rule: str
     setting: Setting
     share: float  # of the work of all trials in full
-    speedup: float  # time until the full-CV best is complete: without a race, over the rule's
-    censored: bool  # it was never complete; its time is then the study's end, or the end without a race if later
+    speedup: float  # time until the best that either study drew is complete: without a race, over the rule's
+    censored: bool  # it was never complete
     lost: bool  # the best of the trials was not complete at the end
     validation_regret: float
     test_regret: float  # NaN where there are no test scores
@@ -63,23 +63,24 @@ def no_race() -> Policy:
 def outcome(found: Replay, reference: Replay, *, of: Recorded, rule: str, setting: Setting) -> Outcome:
     """Compare a study with the same one without a race.
 
-    The best are the trials with the best mean over all folds, several where they tie, among those that the study
-    without a race trains; among its own where it drew others, as TPE may from a larger set.
+    The best are the trials with the best mean over all folds, several where they tie. TPE, told other scores, may draw
+    others than without a race: the speed-up is then to the best that either study drew, so that none is favoured by
+    having drawn it, and all else is about what the study itself drew. Which of the two never completes it is taken to
+    have done so when the later of them ended.
     """
-    same = set(found.drawn) <= set(reference.drawn)
-    rows = np.array(reference.drawn if same else found.drawn)
+    rows = np.array(sorted({*found.drawn} if {*found.drawn} - {*reference.drawn} else {*reference.drawn}))
     best = float(of.final[rows].max())
-    target = best if same else float(of.final[list(reference.drawn)].max())
+    target = float(of.final[[*found.drawn, *reference.drawn]].max())
     reached, needed = _reached(found, of, target), _reached(reference, of, target)
-    censored = bool(np.isinf(reached))
+    end = max(found.end, reference.end)
     chosen = found.drawn[found.chosen]
     winner = int(rows[of.final[rows].argmax()])
     return Outcome(
         rule=rule,
         setting=setting,
         share=found.work / float(of.work[rows].sum()),
-        speedup=needed / (max(found.end, reference.end) if censored else reached),
-        censored=censored,
+        speedup=min(needed, end) / min(reached, end),
+        censored=bool(np.isinf(reached)),
         lost=bool(np.isinf(_reached(found, of, best))),
         validation_regret=best - float(of.final[chosen]),
         test_regret=float(of.test[winner] - of.test[chosen]),

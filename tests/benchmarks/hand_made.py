@@ -40,14 +40,15 @@ def curves_of(
 
 @dataclass
 class Listed:
-    """Draws the trials as they are recorded."""
+    """Draws the trials as they are recorded, or as `rows` says."""
 
     learns: bool = False
+    rows: tuple[int, ...] | None = None
     seen: list[list[int]] = field(default_factory=list)
 
     def draw(self, drawn: Sequence[int], ranking: Sequence[int]) -> int:
         self.seen.append(list(ranking))
-        return len(drawn)
+        return len(drawn) if self.rows is None else self.rows[len(drawn)]
 
 
 @dataclass

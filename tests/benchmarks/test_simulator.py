@@ -146,6 +146,15 @@ def test_speed_up_is_the_time_to_the_best_against_no_race():
     assert [(claim.chance, claim.best) for claim in result.claims] == [(0.25, False)]
 
 
+def test_neither_study_is_favoured_by_what_it_drew():
+    """One draws the best of three trials first, the other not at all: twice as fast, or half as fast."""
+    of = recorded(THREE, name="hand")
+    lucky, unlucky = (replay(of, policy=no_race(), order=Listed(rows=rows), num_trials=2) for rows in ((1, 0), (2, 0)))
+    one = outcome(lucky, unlucky, of=of, rule="none", setting=SETTING)
+    other = outcome(unlucky, lucky, of=of, rule="none", setting=SETTING)
+    assert (one.speedup, one.censored, other.speedup, other.censored) == (8 / 4, False, 4 / 8, True)
+
+
 def test_a_tie_with_the_best_is_the_best():
     """Of two trials with the same final mean one is enough."""
     of = recorded(curves_of([[[0.5], [0.5]], [[0.5], [0.5]]]), name="hand")
