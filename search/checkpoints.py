@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Protocol
 
 from objectives.errors import TrialError
@@ -34,13 +36,14 @@ class Restorable(Protocol):
 class Pace:
     """When a worker writes the next checkpoint: that may take longer than a fast GPU takes for an epoch."""
 
-    cost: float = 0.0  # seconds, of the one written last, whichever fold run's
     trained: float = 0.0  # seconds of training that no checkpoint holds
+    costs: deque[float] = field(default_factory=lambda: deque(maxlen=3))  # seconds of the last ones, of all fold runs
 
     @property
     def due(self) -> bool:
         """Whether to write one now."""
-        return self.cost < CHEAP_SECONDS or self.cost <= MOST_SHARE * self.trained
+        cost = median_low(self.costs) if self.costs else 0.0  # a disk may be slow for once
+        return cost < CHEAP_SECONDS or cost <= MOST_SHARE * self.trained
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,7 +110,8 @@ class Checkpoints:
         name = f"{self._folder}/{CHECKPOINT}{self.claim.token}-{epoch}.safetensors"
         self.artifacts.put(name, training.save())
         self._generations.append(name)
-        self.pace.cost, self.pace.trained = time.perf_counter() - start, 0.0
+        self.pace.costs.append(time.perf_counter() - start)
+        self.pace.trained = 0.0
         return name
 
     @property

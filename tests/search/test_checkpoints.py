@@ -91,7 +91,7 @@ def test_what_takes_long_to_write_takes_a_tenth_of_the_time(scripted_study: Stud
     worker = study.worker(script)
 
     def on_epoch(trial: int, fold: int, epoch: int) -> None:
-        worker.pace.cost = 0.595
+        worker.pace.costs.extend([0.595] * 3)
         if epoch == 80:
             study.stop.set()
 
@@ -112,7 +112,7 @@ def test_epochs_that_no_checkpoint_holds_are_trained_again_and_recorded_once(scr
     died = study.worker(script)
 
     def on_epoch(trial: int, fold: int, epoch: int) -> None:
-        died.pace.cost = 0.6 if epoch > 2 else 0.0
+        died.pace.costs.extend([0.6 if epoch > 2 else 0.0] * 3)
         if epoch == 5:
             raise KeyboardInterrupt
 
@@ -137,7 +137,7 @@ def test_a_fold_run_is_paused_with_what_it_has_trained(scripted_study: Studies, 
     )
     script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
     worker = study.worker(script)
-    worker.pace.cost = 60.0
+    worker.pace.costs.append(60.0)
     worker.train(claimed(study))
     assert [path.stem.rpartition("-")[2] for path in stored(tmp_path)] == ["2"]
     worker.train(study.ledger.claim_run("worker", trial=0, fold=0, lease_seconds=60))
