@@ -68,7 +68,8 @@ def outcome(found: Replay, reference: Replay, *, of: Recorded, rule: str, settin
     having drawn it, and all else is about what the study itself drew. Which of the two never completes it is taken to
     have done so when the later of them ended.
     """
-    rows = np.array(sorted({*found.drawn} if {*found.drawn} - {*reference.drawn} else {*reference.drawn}))
+    # In the order in which they were drawn: of several that tie the first is chosen.
+    rows = np.array(reference.drawn if {*found.drawn} <= {*reference.drawn} else found.drawn)
     best = float(of.final[rows].max())
     target = float(of.final[[*found.drawn, *reference.drawn]].max())
     reached, needed = _reached(found, of, target), _reached(reference, of, target)

@@ -163,6 +163,16 @@ def test_a_tie_with_the_best_is_the_best():
     assert not outcome(replay(of, policy=policy, order=Listed()), reference, of=of, rule="", setting=SETTING).lost
 
 
+def test_of_a_tie_the_first_that_was_drawn_is_chosen():
+    """Two trials tie on the folds and not on the test file: who trains both in full regrets nothing."""
+    curves = curves_of([[[0.5], [0.5]], [[0.5], [0.5]]])
+    curves.test_folds[1] = 0.9
+    of = recorded(curves, name="hand")
+    for rows in ((0, 1), (1, 0)):
+        found = replay(of, policy=no_race(), order=Listed(rows=rows))
+        assert outcome(found, found, of=of, rule="none", setting=SETTING).test_regret == 0
+
+
 def test_the_first_folds_are_taken():
     """K = 2 of K = 3 are the first two folds, with their own means."""
     curves = curves_of([[[0.1], [0.3], [0.9]]])
