@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from models.params import ModelParams
@@ -29,6 +30,17 @@ class Trained:
 
     metrics: list[dict[str, float]]
     tried: list[tuple[str, int]]
+
+
+def check_same(free: Trained, limited: Trained, again: Trained, *, rel: float) -> None:
+    """Assert that little memory halved the rows of a step and changed no score, and that who knew met no limit."""
+    shape, rows = limited.tried[-1]
+    assert shape.startswith("training: ")
+    assert 1 < rows < 512
+    assert free.tried == again.tried == []
+    for epoch, expected in enumerate(free.metrics):
+        for name in ("train_loss_running", "train_loss", "val_loss", "val_macro_f1"):
+            assert limited.metrics[epoch][name] == pytest.approx(expected[name], rel=rel)
 
 
 def room_for(most: int, run: Callable[..., Any], *, training: bool | None = None) -> Callable[..., Any]:

@@ -86,13 +86,7 @@ def test_little_memory_gives_the_scores_of_much(tmp_path, little_memory):
     little_memory(60_000_000)
     limited = limited_memory.train(tmp_path, device=GPU)
     again = limited_memory.train(tmp_path, device=GPU, rows_that_fit=dict(limited.tried))
-    shape, rows = limited.tried[-1]
-    assert shape.startswith("training: ")
-    assert 1 < rows < 512
-    assert free.tried == again.tried == []
-    for epoch, expected in enumerate(free.metrics):
-        for name in ("train_loss_running", "train_loss", "val_loss", "val_macro_f1"):
-            assert limited.metrics[epoch][name] == pytest.approx(expected[name], rel=1e-3)
+    limited_memory.check_same(free, limited, again, rel=1e-3)
 
 
 def test_a_gpu_without_room_ends_the_trial_and_not_the_process(tmp_path):
