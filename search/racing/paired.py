@@ -12,6 +12,7 @@ from search.racing.verdicts import Action, Choice, Decision, Verdict
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
 CROWD = 0.25  # how much less another fold run of a trial is worth for each that is being trained
 PATIENCE = 2.0  # how much more than this fold run another one must promise before this one is paused
+NEARLY_DONE = 0.8  # share of its work from which a trial is trained through: ending it saves little, and loses the best
 SURPRISE = 0.03  # a study's chance that its best trial is one of which the beliefs are wrong: what replays showed
 
 
@@ -37,6 +38,8 @@ class Paired:
         num_trials = len(matrix.numbers) + trials_left
         beliefs = _believe_with_surprise(matrix, num_trials)
         chance = float(beliefs.chance[row])
+        if beliefs.trained[row] >= NEARLY_DONE and not matrix.failed[row]:
+            return Verdict(decision=Decision.CONTINUE, chance=chance)
         if chance <= self.risk / num_trials:
             if is_audited(trial, self.audit):
                 # It is trained on when nothing else is left to do.

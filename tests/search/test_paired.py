@@ -164,6 +164,22 @@ def test_a_hopeless_trial_is_stopped_with_its_chance_and_a_promising_one_is_not(
     assert verdict(good, trial=21, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
 
 
+@pytest.mark.parametrize(
+    ("epochs", "decision"),
+    [((6, 6, 6, 4), Decision.STOP), ((6, 6, 6, 6), Decision.CONTINUE), ((6, 6, 6, 6, 2), Decision.CONTINUE)],
+)
+def test_what_is_nearly_done_is_trained_through(epochs: tuple[int, ...], decision: Decision):
+    """However hopeless it looks: what is left of it costs little."""
+    matrix = trained_only(study(np.concatenate([usual(), [0.2]])), 20, *epochs)
+    assert verdict(matrix, trial=20, fold=len(epochs) - 1, settings=PAIRED, trials_left=10).decision is decision
+
+
+def test_a_nearly_done_trial_with_a_failed_fold_is_stopped():
+    """It can never be complete."""
+    matrix = trained_only(study(usual()), 19, 6, 6, 6, 6, 2).with_state(19, 0, RunState.FAILED)
+    assert verdict(matrix, trial=19, fold=4, settings=PAIRED, trials_left=10).decision is Decision.STOP
+
+
 def test_an_audited_trial_is_kept():
     """With a share of 1 every trial that would be stopped is marked and kept."""
     full = study(np.concatenate([usual(), [0.2]]))
