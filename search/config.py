@@ -140,7 +140,7 @@ class RaceConfig(_Section):
         "stated chances can be checked; paired only.",
     )
     min_trials: int = Field(
-        8,
+        4,
         ge=1,
         description="What must be known before anything is stopped: so many first folds to their last epoch (paired), "
         "or so many complete trials (forgiving).",

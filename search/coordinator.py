@@ -30,6 +30,7 @@ ROLE = "coordinator"
 ROLE_SECONDS = 20.0
 RENEWAL_SECONDS = 1.0
 MAX_ATTEMPTS = 5
+MOST_PASSED_OVER = 10  # trials that are asked for in one step and not begun: the role is to be renewed
 NOT_WORTH_IT = "the race expects nothing of training on"
 TOLD_AS = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
@@ -223,15 +224,18 @@ class Coordinator:
         study._storage.set_trial_intermediate_value(trial_id, step, expected)
 
     def _provide(self, *, num_workers: int) -> bool:
-        """Ask for the trials that the race wants begun; finish the study when it wants nothing more.
+        """Ask for the trials that the race wants; finish the study when it wants nothing more.
 
-        One worker waits for the sampler, so that every proposal knows the same past each time: reproducible. For
-        several, what one of them will want next is there ahead of time.
+        One whose params speak against it is not begun, and another one asked for, a few in one step. One worker waits
+        for the sampler, so that every proposal knows the same past each time: reproducible. For several, what one of
+        them will want next is there ahead of time.
         """
         num_running = int((self.race.scores.matrix().states == RunState.RUNNING).sum())
         wanted = max(0, num_workers - num_running) + 1 if num_workers > 1 else 1 - num_running
         taken: list[tuple[int, int]] = []  # what the workers will claim, the idle ones first
-        for _ in range(wanted):
+        for _ in range(wanted + MOST_PASSED_OVER):
+            if len(taken) == wanted:
+                break
             matrix = self.race.scores.matrix()
             for trial, fold in taken:
                 matrix = matrix.with_state(trial, fold, RunState.RUNNING)
@@ -240,7 +244,7 @@ class Coordinator:
                 case Action.RUN:
                     taken.append((choice.trial, choice.fold))
                 case Action.START if self.asking:
-                    taken.append((self._begin_trial(), 0))
+                    self._add_trial()
                 case Action.END if not (num_running or taken):
                     return not self._finish(matrix, choice.chances)
                 case _:
@@ -264,10 +268,9 @@ class Coordinator:
         self.ledger.finish_study(f"{reason}: {NOT_WORTH_IT}" if left else reason, race=figures)
         return True
 
-    def _begin_trial(self) -> int:
+    def _add_trial(self) -> None:
         number, params = self._ask()
         self.ledger.add_trial(number, params)
-        return number
 
     def _ask(self) -> tuple[int, dict[str, Scalar]]:
         study = self._optuna()

@@ -4,16 +4,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from search import race
 from search.config import RaceConfig, StudyConfig
+from search.parameters import Domain
 from search.racing.matrix import Matrix, RunState, build_matrix
 from search.racing.verdicts import Action, Choice, Decision, Verdict
-from search.space import most_trials
+from search.space import most_trials, position
 from storage.records import Event, EventKind, FoldRunState
 from storage.view import LedgerView
 
 PAGE = 1000
+SPACE = TypeAdapter(dict[str, Domain])
 STATES = {
     FoldRunState.WAITING: RunState.WAITING,
     FoldRunState.LEASED: RunState.RUNNING,
@@ -36,6 +39,7 @@ class Scores:
         self._sequence = 0
         self._num_trials = 0
         self._epochs = 1  # of a trial that samples no other number
+        self._space: dict[str, Domain] = {}
         self._arrays: Matrix | None = None
 
     def matrix(self) -> Matrix:
@@ -53,23 +57,27 @@ class Scores:
             scores=arrays.scores[known],
             states=arrays.states[known],
             lengths=arrays.lengths[known],
+            params=arrays.params[known],
         )
 
     def _read(self) -> Matrix:
         """Read everything, the events' number first: what is written meanwhile is applied once more, to no effect."""
         study = self._ledger.study()
         self._epochs = study.config.get("training", {}).get("epochs", 1)
+        self._space = SPACE.validate_python(study.config.get("space", {}))
         self._sequence = self._ledger.last_sequence()
         standings, states = self._ledger.standings(), self._ledger.run_states()
         params, self.audited = self._ledger.params(), self._ledger.audited()
         self._num_trials = len(params)
-        return build_matrix(
+        matrix = build_matrix(
             [(trial, self._length(sampled)) for trial, sampled in params.items()],
             [(trial, fold, STATES[state]) for trial, fold, state in states],
             standings,
             num_folds=study.num_folds,
             maximize=study.direction == "maximize",
         )
+        positions = np.array([position(self._space, params[number]) for number in matrix.numbers.tolist()], np.float64)
+        return replace(matrix, params=positions.reshape(len(params), len(self._space)))
 
     def _apply(self, event: Event, arrays: Matrix) -> Matrix:
         """Bring the arrays up to date with one event, which they may know already."""
@@ -96,9 +104,10 @@ class Scores:
         number, length = event.trial or 0, self._length(event.payload["params"])
         arrays = _with_room(arrays, num_trials=self._num_trials + 1, num_epochs=length)
         later, moved = slice(row, self._num_trials), slice(row + 1, self._num_trials + 1)
-        for values in (arrays.numbers, arrays.scores, arrays.states, arrays.lengths):
+        for values in (arrays.numbers, arrays.scores, arrays.states, arrays.lengths, arrays.params):
             values[moved] = values[later].copy()
         arrays.numbers[row], arrays.lengths[row] = number, length
+        arrays.params[row] = position(self._space, event.payload["params"])
         arrays.scores[row], arrays.states[row] = np.nan, RunState.WAITING
         self._num_trials += 1
         return arrays
@@ -120,6 +129,7 @@ def _with_room(arrays: Matrix, *, num_trials: int, num_epochs: int) -> Matrix:
         scores=np.pad(arrays.scores, [(0, more_rows), (0, 0), (0, more_epochs)], constant_values=np.nan),
         states=np.pad(arrays.states, [(0, more_rows), (0, 0)]),
         lengths=np.pad(arrays.lengths, (0, more_rows)),
+        params=np.pad(arrays.params, [(0, more_rows), (0, 0)]),
     )
 
 

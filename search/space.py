@@ -1,6 +1,7 @@
 """The space of a study: what a trial samples of it, what then stands for all parameters, and every combination."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from models.params import Scalar
 from objectives.params import Params
 from search.config import StudyConfig
 from search.errors import ConfigError
-from search.parameters import Choices, Range, build_params, is_active
+from search.parameters import Choices, Domain, Range, build_params, is_active
 from search.wording import describe
 
 if TYPE_CHECKING:
@@ -41,6 +42,24 @@ def field_values(config: StudyConfig, name: str) -> list[Scalar]:
     """The values that parameter `name` may take: the choices, the two ends of a range, or the fixed one."""
     domain = config.space.get(name)
     return domain.ends() if domain else [config.fixed[name]]
+
+
+def position(space: Mapping[str, Domain], sampled: Mapping[str, Any]) -> list[float]:
+    """Where in the space a trial lies, a coordinate for every parameter.
+
+    A number goes from 0 to 0.9 along its range, by its logarithm where the range is on a log scale; one that is not
+    sampled lies in the middle. A choice is its index, -1 where none is sampled.
+    """
+    return [_coordinate(domain, sampled.get(name)) for name, domain in space.items()]
+
+
+def _coordinate(domain: Domain, value: Scalar) -> float:
+    if isinstance(domain, Choices):
+        return float(domain.choices.index(value)) if value in domain.choices else -1.0
+    if not isinstance(value, int | float):
+        return 0.45
+    low, high, at = (math.log(end) if domain.log else float(end) for end in (domain.low, domain.high, value))
+    return 0.9 * min(max((at - low) / (high - low), 0.0), 1.0)
 
 
 def most_trials(config: StudyConfig) -> int:

@@ -1,15 +1,19 @@
 """Recorded curves as a replay reads them: the first folds alone, larger is better, and what each epoch costs."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from search.curves import Curves, load_curves
+from search.parameters import Choices, Range
+from search.space import position
 
 Unit = Literal["epoch", "second"]
 FloatArray = NDArray[np.float64]
@@ -29,6 +33,7 @@ class Recorded:
     costs: FloatArray  # (trials, folds): of one epoch
     final: FloatArray  # (trials,): the mean over these folds after the last epoch
     test: FloatArray  # (trials,): the mean of these folds' models on the test file, NaN where there is none
+    params: FloatArray  # (trials, parameters): where each lies in the space, see `search.space.position`
     sign: float
     curves: Curves
 
@@ -59,9 +64,27 @@ def recorded(
         costs=np.ones(lengths.shape) if unit == "epoch" else curves.seconds[:, folds].astype(np.float64),
         final=last.mean(axis=1),
         test=curves.sign * curves.test_folds[:, folds].astype(np.float64).mean(axis=1),
+        params=positions(curves.params),
         sign=curves.sign,
         curves=curves,
     )
+
+
+def positions(params: Sequence[Mapping[str, Any]]) -> FloatArray:
+    """Where the trials lie in the space that they show, (trials, parameters that differ)."""
+    space = {name: domain for name in sorted({*chain(*params)}) if (domain := _domain(name, params)) is not None}
+    return np.array([position(space, sampled) for sampled in params]).reshape(len(params), len(space))
+
+
+def _domain(name: str, params: Sequence[Mapping[str, Any]]) -> Range | Choices | None:
+    """The range or the choices of one parameter's values, the range on the scale that spreads them more evenly."""
+    values = list(dict.fromkeys(sampled[name] for sampled in params if name in sampled))
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(values) or len(numbers) <= 2:
+        return Choices(choices=tuple(values)) if len(values) > 1 else None
+    low, high, middle = min(numbers), max(numbers), float(np.median(numbers))
+    log = low > 0 and abs(np.log(middle / low) / np.log(high / low) - 0.5) < abs((middle - low) / (high - low) - 0.5)
+    return Range(low=low, high=high, log=log)
 
 
 def read_sets(folder: Path | None, *, role: str | None, names: list[str] | None) -> dict[str, list[Curves]]:

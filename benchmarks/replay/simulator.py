@@ -179,6 +179,7 @@ class _Study:
             scores=self.scores[:num],
             states=self.states[:num],
             lengths=self.recorded.planned[self.drawn],
+            params=self.recorded.params[self.drawn],
             sign=self.recorded.sign,
         )
 

@@ -1,6 +1,6 @@
 """What the race believes of every trial: its mean over all folds, and its chance to be the best."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,9 @@ from scipy.special import ndtr, stdtr
 from search.racing.gains import FinishedCurves, finished_curves
 from search.racing.matrix import FloatArray, Matrix, last_scores
 from search.racing.noise import Noise, fit_noise
+from search.racing.surrogate import look_out
 
+FLOOR = 4.0  # of levels: so many times as far below the upper quartile as the best lies above it
 MOST_ENDED = 500  # of the stopped and failed trials, how many of the latest count
 
 
@@ -19,13 +21,16 @@ class Beliefs:
 
     `mean` and `deviation` are of its mean over all folds, exact for complete trials; `chance` is that of being better
     than the best complete trial (0 for complete and failed ones), and while none is complete than the one that is
-    expected to be; `trained` is the share of its epochs that are trained. `best` is the row of the best complete trial.
+    expected to be; `trained` is the share of its epochs that are trained. `outlook` is how likely its params alone
+    make it the best, against the trials that were begun: 1 where they say nothing. `best` is the row of the best
+    complete trial.
     """
 
     mean: FloatArray
     deviation: FloatArray
     chance: FloatArray
     trained: FloatArray
+    outlook: FloatArray
     best: int | None
     noise: Noise
 
@@ -50,7 +55,7 @@ def believe(matrix: Matrix) -> Beliefs:
     known = noise.variance * precision  # 1 for a finished fold, 0 for one of which nothing is known
     residual = np.where(known > 0, values - noise.effects, 0.0)
     residual = np.where(np.isfinite(residual), residual, -1e9)
-    prior, spread = _trials_at_large(residual, precision)
+    prior, spread = _prior(matrix.params, residual, precision)
     level_precision = 1 / spread + precision.sum(axis=1)
     level = (prior / spread + (precision * residual).sum(axis=1)) / level_precision
     unknown = (1 - known).sum(axis=1)
@@ -65,6 +70,9 @@ def believe(matrix: Matrix) -> Beliefs:
     mean[complete] = standing[complete].mean(axis=1)
     deviation[complete] = 0.0
     best = _best(complete, mean)
+    trained = num_epochs.sum(axis=1) / np.maximum(matrix.lengths * num_folds, 1)
+    alone = noise.effects.mean() + prior, spread + noise.variance / num_folds
+    outlook = _outlook(*alone, mean, best, begun=trained > 0)
     chance = np.ones(len(mean))
     if best is not None:
         ahead = mean[best] - mean
@@ -82,7 +90,8 @@ def believe(matrix: Matrix) -> Beliefs:
         mean=mean,
         deviation=deviation,
         chance=chance,
-        trained=num_epochs.sum(axis=1) / np.maximum(matrix.lengths * num_folds, 1),
+        trained=trained,
+        outlook=outlook,
         best=best,
         noise=noise,
     )
@@ -141,11 +150,40 @@ def rows_that_count(matrix: Matrix) -> NDArray[np.int64]:
 def _spread(beliefs: Beliefs, rows: NDArray[np.int64], num_trials: int) -> Beliefs:
     """The beliefs of some rows among all: of the others nothing is expected, and they have no chance."""
     usual = float(beliefs.trained.mean())
-    mean, deviation, chance, trained = (np.full(num_trials, value) for value in (-np.inf, 0.0, 0.0, usual))
+    mean, deviation, chance, trained, outlook = (np.full(num_trials, at) for at in (-np.inf, 0.0, 0.0, usual, 0.0))
     mean[rows], deviation[rows] = beliefs.mean, beliefs.deviation
-    chance[rows], trained[rows] = beliefs.chance, beliefs.trained
+    chance[rows], trained[rows], outlook[rows] = beliefs.chance, beliefs.trained, beliefs.outlook
     best = None if beliefs.best is None else int(rows[beliefs.best])
-    return Beliefs(mean=mean, deviation=deviation, chance=chance, trained=trained, best=best, noise=beliefs.noise)
+    return replace(beliefs, mean=mean, deviation=deviation, chance=chance, trained=trained, outlook=outlook, best=best)
+
+
+def _prior(params: FloatArray, residual: FloatArray, precision: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance, (trials,), of what each trial's level is without its own scores: by its params, if they tell.
+
+    What lies far below the good trials is raised to a floor: how bad it is tells nothing about where the best is.
+    """
+    center, spread = _trials_at_large(residual, precision)
+    weight = precision.sum(axis=1)
+    seen = weight > 0
+    levels = np.where(seen, (precision * residual).sum(axis=1) / np.where(seen, weight, 1.0), center)
+    floor = center - FLOOR * (levels.max(initial=center) - center)
+    known = 1 / np.where(seen, weight, 1.0)
+    outlook = look_out(params, np.maximum(levels, floor), known, seen)
+    if outlook is None:
+        return np.full(len(levels), center), np.full(len(levels), spread)
+    return outlook.mean, np.minimum(outlook.variance, spread)
+
+
+def _outlook(
+    expected: FloatArray, variance: FloatArray, mean: FloatArray, best: int | None, *, begun: NDArray[np.bool_]
+) -> FloatArray:
+    """The chance to be better than the best by params alone, against that of the trials that were begun, on average."""
+    if not begun.any() or np.ptp(expected) == 0:
+        return np.ones(len(expected))
+    mark = mean[begun].max() if best is None else mean[best]
+    alone = ndtr((expected - mark) / np.sqrt(variance))
+    usual = float(alone[begun].mean())
+    return alone / usual if usual > 0 else np.ones(len(expected))
 
 
 def _trials_at_large(residual: FloatArray, precision: FloatArray) -> tuple[float, float]:
@@ -158,6 +196,6 @@ def _trials_at_large(residual: FloatArray, precision: FloatArray) -> tuple[float
     # Good trials crowd near the best that is possible, and what failed lies far below: the prior is centred among the
     # good ones, and as wide as all but the failed lie around them.
     center = float(np.quantile(means, 0.75))
-    usual = means >= center - 4 * (means.max() - center)
+    usual = means >= center - FLOOR * (means.max() - center)
     variance = float(((means[usual] - center) ** 2).mean())
     return center, max(variance - float(np.median(1 / weight[seen][usual])), 0.5 * variance, 1e-12)

@@ -24,17 +24,19 @@ class RunState(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """All scores of a study, trials ascending by number.
+    """All scores of a study, and what was trained with what, trials ascending by number.
 
     `scores` is (trials, folds, epochs), larger is better: the metric times `sign` at the epoch that is chosen so far,
     NaN where nothing was trained, -inf where it was not finite. `states` is (trials, folds), of RunState; `lengths`
-    (trials,) is how many epochs a fold run of the trial has.
+    (trials,) is how many epochs a fold run of the trial has. `params` is (trials, parameters):
+    where in its range a number lies, a choice as a whole number (see `search.space.position`); there may be none.
     """
 
     numbers: NDArray[np.int64]
     scores: FloatArray
     states: NDArray[np.int8]
     lengths: NDArray[np.int64]
+    params: FloatArray
     sign: float = 1.0
 
     def row(self, trial: int) -> int:
@@ -52,18 +54,18 @@ class Matrix:
     @property
     def complete(self) -> BoolArray:
         """Which trials have all their folds, (trials,)."""
-        return np.asarray(self.done.all(axis=1))
+        return np.equal(count(self.done), self.states.shape[1])
 
     @property
     def open(self) -> BoolArray:
         """Which trials may still be trained, (trials,)."""
         ended = np.greater_equal(self.states, RunState.ENDED)
-        return ~(self.complete | np.asarray(ended.any(axis=1)))
+        return ~(self.complete | (count(ended) > 0))
 
     @property
     def failed(self) -> BoolArray:
         """Which trials can never be complete, whatever they scored, (trials,)."""
-        return np.asarray(np.equal(self.states, RunState.FAILED).any(axis=1))
+        return count(np.equal(self.states, RunState.FAILED)) > 0
 
     @property
     def num_epochs(self) -> NDArray[np.int64]:
@@ -83,6 +85,7 @@ class Matrix:
             scores=self.scores[rows],
             states=self.states[rows],
             lengths=self.lengths[rows],
+            params=self.params[rows],
         )
 
     def with_state(self, trial: int, fold: int, state: RunState) -> "Matrix":
@@ -92,10 +95,14 @@ class Matrix:
         return replace(self, states=states)
 
 
+def count(mask: BoolArray) -> NDArray[np.int64]:
+    """How many are true along the last axis; as a product, which is several times as fast as a sum or an any."""
+    return np.asarray((mask.astype(np.float32) @ np.ones(mask.shape[-1], np.float32)).astype(np.int64))
+
+
 def count_epochs(scores: FloatArray) -> NDArray[np.int64]:
-    """How many scores are there along the last axis; as a product, which is several times as fast as a sum."""
-    there = (~np.isnan(scores)).astype(np.float32)
-    return np.asarray((there @ np.ones(scores.shape[-1], np.float32)).astype(np.int64))
+    """How many scores are there along the last axis."""
+    return count(~np.isnan(scores))
 
 
 def last_scores(scores: FloatArray, num_epochs: NDArray[np.int64] | None = None) -> FloatArray:
@@ -115,7 +122,10 @@ def build_matrix(
     num_folds: int,
     maximize: bool = True,
 ) -> Matrix:
-    """Build the matrix from (trial, its epochs), (trial, fold, state) and (trial, fold, epoch from 1, standing)."""
+    """Build the matrix from (trial, its epochs), (trial, fold, state) and (trial, fold, epoch from 1, standing).
+
+    It has no params.
+    """
     sign = 1.0 if maximize else -1.0
     ordered = sorted(trials)
     rows = {number: row for row, (number, _) in enumerate(ordered)}
@@ -128,4 +138,5 @@ def build_matrix(
     for trial, fold, epoch, score in scores:
         values[rows[trial], fold, epoch - 1] = sign * score if np.isfinite(score) else -np.inf
     numbers = np.array([number for number, _ in ordered], dtype=np.int64)
-    return Matrix(numbers=numbers, scores=values, states=states, lengths=lengths, sign=sign)
+    no_params = np.zeros((len(ordered), 0))
+    return Matrix(numbers=numbers, scores=values, states=states, lengths=lengths, params=no_params, sign=sign)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from search.racing.beliefs import Beliefs, believe
-from search.racing.matrix import BoolArray, FloatArray, Matrix, RunState
+from search.racing.matrix import BoolArray, FloatArray, Matrix, RunState, count
 from search.racing.verdicts import Action, Choice, Decision, Verdict
 
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
@@ -49,8 +49,8 @@ class Paired:
         only_audits_run = not trials_left and not self._is_worth_it(beliefs, matrix)
         if finished or (only_audits_run and is_audited(trial, self.audit)):
             return Verdict(decision=Decision.CONTINUE, chance=chance)
-        promise = _promise(matrix, beliefs)
-        others = np.where(_may_run(matrix).any(axis=1), promise / _crowd(matrix), 0.0)
+        promise = _promise(matrix, beliefs, trials_left=trials_left)
+        others = np.where(count(_may_run(matrix)) > 0, promise / _crowd(matrix), 0.0)
         others[row] = 0.0
         best = max(float(others.max()), _promise_of_a_new_one(beliefs) if trials_left else 0.0)
         if best > PATIENCE * float(promise[row]):
@@ -60,25 +60,22 @@ class Paired:
     def next_fold_run(self, matrix: Matrix, *, trials_left: int) -> Choice:
         """Choose the fold run, or the new trial, with the most chance of a new best for its cost."""
         may_run = _may_run(matrix)
-        candidates = may_run.any(axis=1)
+        candidates = count(may_run) > 0
         beliefs = _believe_with_surprise(matrix, len(matrix.numbers) + trials_left)
-        begun = beliefs.trained > 0
-        fresh = np.flatnonzero(candidates & ~begun & ~(matrix.states == RunState.RUNNING).any(axis=1))
-        promise = np.where(candidates & begun, _promise(matrix, beliefs) / _crowd(matrix), -1.0)
-        new = _promise_of_a_new_one(beliefs) if fresh.size or trials_left else -1.0
-        if self.breadth and new >= 0:
-            promise[:] = -1.0
+        fresh = candidates & _is_fresh(matrix, beliefs)
+        if self.breadth and fresh.any():
+            return _run(matrix, may_run, int(fresh.argmax()))
+        promise = np.where(candidates, _promise(matrix, beliefs, trials_left=trials_left) / _crowd(matrix), -1.0)
         row = int(promise.argmax()) if promise.size else -1
-        if row >= 0 and promise[row] > new:
-            if new >= 0 or self._is_worth_it(beliefs, matrix):
+        best = float(promise[row]) if row >= 0 and not self.breadth else 0.0
+        if trials_left and best <= _promise_of_a_new_one(beliefs) and not (fresh & (promise > 0)).any():
+            return Choice(action=Action.START)
+        if candidates.any():
+            if trials_left or self._is_worth_it(beliefs, matrix):
                 return _run(matrix, may_run, row)
             audited = [int(r) for r in np.flatnonzero(candidates) if is_audited(int(matrix.numbers[r]), self.audit)]
             if audited:
                 return _run(matrix, may_run, audited[0])
-        elif fresh.size:
-            return _run(matrix, may_run, int(fresh[0]))
-        elif trials_left:
-            return Choice(action=Action.START)
         if (matrix.states == RunState.RUNNING).any():
             return Choice(action=Action.WAIT)
         left = {int(matrix.numbers[row]): float(beliefs.chance[row]) for row in np.flatnonzero(candidates)}
@@ -111,16 +108,26 @@ def is_audited(trial: int, share: float) -> bool:
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
+def _is_fresh(matrix: Matrix, beliefs: Beliefs) -> BoolArray:
+    """Which trials nothing was trained of, nor is, (trials,)."""
+    return np.equal(beliefs.trained, 0) & np.equal(count(matrix.states == RunState.RUNNING), 0)
+
+
 def _may_run(matrix: Matrix) -> BoolArray:
     waiting = (matrix.states == RunState.WAITING) | (matrix.states == RunState.PAUSED)
     return np.asarray(waiting & matrix.open[:, None])
 
 
-def _promise(matrix: Matrix, beliefs: Beliefs) -> FloatArray:
-    """The chance of a new best for the share of a trial's work that it takes, (trials,)."""
+def _promise(matrix: Matrix, beliefs: Beliefs, *, trials_left: int) -> FloatArray:
+    """The chance of a new best for the share of a trial's work that it takes, (trials,).
+
+    A trial that was not begun promises what any new one does, as far as its params speak for it. One whose params speak
+    against it promises nothing while others can be drawn instead.
+    """
     smallest = 0.5 / matrix.states.shape[1] / max(int(matrix.lengths.max(initial=1)), 1)
-    promise: FloatArray = beliefs.chance / np.maximum(1 - beliefs.trained, smallest)
-    return promise
+    begun = beliefs.chance / np.maximum(1 - beliefs.trained, smallest)
+    outlook = np.where((beliefs.outlook >= 1) | (trials_left == 0), beliefs.outlook, 0.0)
+    return np.where(_is_fresh(matrix, beliefs), _promise_of_a_new_one(beliefs) * outlook, begun)
 
 
 def _crowd(matrix: Matrix) -> FloatArray:
@@ -128,7 +135,8 @@ def _crowd(matrix: Matrix) -> FloatArray:
 
     Early on, one fold says nearly as much of a trial as five; but a likely best one is complete sooner with several.
     """
-    return 1 + CROWD * np.asarray((matrix.states == RunState.RUNNING).sum(axis=1), np.float64)
+    crowd: FloatArray = 1 + CROWD * count(matrix.states == RunState.RUNNING).astype(np.float64)
+    return crowd
 
 
 def _promise_of_a_new_one(beliefs: Beliefs) -> float:

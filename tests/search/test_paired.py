@@ -1,5 +1,7 @@
 """The paired race: what it believes, whether its chances are true, and what it does with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,6 +29,7 @@ def study(means: np.ndarray, *, folds: int = 5, noise: float = 0.02, seed: int =
         scores=np.maximum.accumulate(rising, axis=2),
         states=np.full((len(means), folds), RunState.DONE, np.int8),
         lengths=np.full(len(means), NUM_EPOCHS),
+        params=np.zeros((len(means), 0)),
     )
 
 
@@ -38,7 +41,7 @@ def trained_only(full: Matrix, row: int, *epochs: int) -> Matrix:
         scores[row, fold, count:] = np.nan
         if count < NUM_EPOCHS:
             states[row, fold] = RunState.PAUSED if count else RunState.WAITING
-    return Matrix(numbers=full.numbers, scores=scores, states=states, lengths=full.lengths, sign=full.sign)
+    return replace(full, scores=scores, states=states)
 
 
 def usual(seed: int = 0, num: int = 20) -> np.ndarray:
@@ -63,7 +66,7 @@ def test_an_easy_fold_is_no_merit():
     for fold in (0, 3):
         scores = full.scores.copy()
         scores[:, fold] += 0.2
-        easy = Matrix(numbers=full.numbers, scores=scores, states=full.states, lengths=full.lengths)
+        easy = replace(full, scores=scores)
         mean = believe(easy).mean[best]
         row = (best + 1) % 20
         scores[row] = scores[best]
@@ -102,7 +105,7 @@ def test_a_late_learner_keeps_its_chance_however_many_workers_train_it():
     full = study(usual(num=12), noise=0.01)
     scores = full.scores.copy()
     scores[5] = 0.3 + 0.02 * np.arange(NUM_EPOCHS)
-    late = Matrix(numbers=full.numbers, scores=scores, states=full.states, lengths=full.lengths)
+    late = replace(full, scores=scores)
     alone, everywhere = (believe(trained_only(late, 5, *epochs)) for epochs in ((2,), (2, 2, 2, 2, 2)))
     assert everywhere.deviation[5] > 0.9 * alone.deviation[5]
     # What was trained furthest counts as it would alone.
@@ -119,6 +122,7 @@ def test_a_curve_unlike_all_others_which_are_alike_is_believed_something_of():
         scores=scores,
         states=np.full((6, 2), RunState.DONE, np.int8),
         lengths=np.full(6, NUM_EPOCHS),
+        params=np.zeros((6, 0)),
     )
     for epochs in range(1, NUM_EPOCHS):
         beliefs = believe(trained_only(alike, 5, epochs))
@@ -145,7 +149,7 @@ def test_idle_workers_spread_over_the_trials_that_promise_about_as_much():
         scores = full.scores.copy()
         scores[rows] = scores[best] - 0.01
         scores[rows[0]] += ahead
-        twins = Matrix(numbers=full.numbers, scores=scores, states=full.states, lengths=full.lengths)
+        twins = replace(full, scores=scores)
         for row in rows:
             twins = trained_only(twins, row, NUM_EPOCHS)
         busy = twins.with_state(rows[0], 1, RunState.RUNNING)
@@ -206,10 +210,10 @@ def test_the_audited_share_is_the_share():
 
 
 def test_nothing_is_stopped_before_enough_is_known():
-    """Seven first folds are too few for eight."""
-    full = study(np.concatenate([usual(num=7), [0.1]]))
-    matrix = trained_only(full, 7, 3)
-    assert verdict(matrix, trial=7, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
+    """Three first folds are too few for four."""
+    full = study(np.concatenate([usual(num=3), [0.1]]))
+    matrix = trained_only(full, 3, 3)
+    assert verdict(matrix, trial=3, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
 
 
 def test_a_weak_fold_run_is_paused_for_a_new_trial_and_goes_on_when_there_is_none():
@@ -250,11 +254,45 @@ def test_breadth_first_begins_new_trials_before_any_second_fold():
     assert next_fold_run(matrix, settings=RaceConfig(order="breadth"), trials_left=5).action is Action.START
 
 
+def with_params(full: Matrix, *, of_last: float) -> Matrix:
+    """Trials whose only parameter, from 0 to 0.9, says exactly how good they are; the last one is not begun."""
+    means = full.scores[:, :, -1].mean(axis=1)
+    places = 0.9 * (means - means.min()) / np.ptp(means)
+    places[-1] = of_last
+    return trained_only(replace(full, params=places[:, None]), len(means) - 1)
+
+
+def test_rather_than_one_whose_params_speak_against_it_another_trial_is_drawn():
+    """It is begun when none is left to draw; one whose params speak for it is begun at once."""
+    full = study(usual(num=30))
+    last = len(full.numbers) - 1
+    hopeful, hopeless = (with_params(full, of_last=place) for place in (0.9, 0.0))
+    choice = next_fold_run(hopeful, settings=PAIRED, trials_left=10)
+    assert (choice.action, choice.trial, choice.fold) == (Action.RUN, last, 0)
+    assert next_fold_run(hopeless, settings=PAIRED, trials_left=10).action is Action.START
+    assert next_fold_run(hopeless, settings=RaceConfig(risk=0.001), trials_left=0).trial == last
+    chance, low = believe(hopeful).chance[last], believe(hopeless).chance[last]
+    assert chance > 0.1 > 0.01 > low
+    breadth = next_fold_run(hopeless, settings=RaceConfig(order="breadth"), trials_left=10)
+    assert (breadth.action, breadth.trial) == (Action.RUN, last)
+
+
+def test_params_sharpen_what_is_believed_of_a_trial_that_was_begun():
+    """After one epoch less is doubtful of it, and it is expected where trials like it ended."""
+    full = study(usual(num=30), noise=0.01)
+    end = full.scores[12, :, -1].mean()
+    blind = believe(trained_only(full, 12, 1))
+    means = full.scores[:, :, -1].mean(axis=1)
+    knowing = believe(trained_only(replace(full, params=0.9 * (means - means.min())[:, None] / np.ptp(means)), 12, 1))
+    assert knowing.deviation[12] < blind.deviation[12]
+    assert abs(knowing.mean[12] - end) < 3 * knowing.deviation[12]
+
+
 def test_a_smaller_metric_is_the_mirror_image():
     """The matrix holds the metric times its sign; the words show the metric's own numbers."""
     full = study(np.concatenate([usual(), [0.2]]))
     matrix = trained_only(full, 20, NUM_EPOCHS)
-    mirrored = Matrix(numbers=full.numbers, scores=matrix.scores, states=matrix.states, lengths=full.lengths, sign=-1.0)
+    mirrored = replace(matrix, sign=-1.0)
     judged = verdict(mirrored, trial=20, fold=0, settings=PAIRED, trials_left=10)
     assert judged.decision is Decision.STOP
     assert "-0.6" in judged.reason or "-0.7" in judged.reason
@@ -297,7 +335,7 @@ def test_trials_that_ended_long_ago_do_not_count():
     states[:520, 1:] = RunState.ENDED
     scores = full.scores.copy()
     scores[:520, 1:] = np.nan
-    late = Matrix(numbers=full.numbers, scores=scores, states=states, lengths=full.lengths)
+    late = replace(full, scores=scores, states=states)
     matrix = trained_only(late, 539, 3)
     beliefs, without = believe(matrix), believe(matrix.take(np.arange(20, 540)))
     np.testing.assert_array_equal(beliefs.chance[20:], without.chance)
@@ -323,7 +361,9 @@ def test_whatever_the_matrix_holds_the_answer_can_be_done(data: st.DataObject):
         data.draw(st.lists(st.integers(0, 5), min_size=trials * folds, max_size=trials * folds)), np.int8
     ).reshape(trials, folds)
     states[(states == RunState.DONE) & np.isnan(scores[:, :, 0])] = RunState.WAITING
-    matrix = Matrix(numbers=np.arange(trials), scores=scores, states=states, lengths=np.full(trials, 3))
+    params = np.random.default_rng(0).random((trials, data.draw(st.integers(0, 2))))
+    numbers, lengths = np.arange(trials), np.full(trials, 3)
+    matrix = Matrix(numbers=numbers, scores=scores, states=states, lengths=lengths, params=params)
     left = data.draw(st.integers(0, 3))
     choice = next_fold_run(matrix, settings=RaceConfig(min_trials=1), trials_left=left)
     assert choice == next_fold_run(matrix, settings=RaceConfig(min_trials=1), trials_left=left)

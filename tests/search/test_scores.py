@@ -30,6 +30,7 @@ def equal(found: Matrix, expected: Matrix) -> None:
     np.testing.assert_array_equal(found.numbers, expected.numbers)
     np.testing.assert_array_equal(found.states, expected.states)
     np.testing.assert_array_equal(found.lengths, expected.lengths)
+    np.testing.assert_array_equal(found.params, expected.params)
     epochs = expected.scores.shape[2]
     np.testing.assert_array_equal(found.scores[:, :, :epochs], expected.scores)
     assert np.isnan(found.scores[:, :, epochs:]).all()
@@ -48,12 +49,14 @@ def test_after_any_history_it_is_what_a_new_look_reads(scripted_study: Studies):
     assert len(matrix.numbers) > 16
     assert set(np.unique(matrix.states)) == set(RunState)
     assert np.isneginf(matrix.scores).any()
+    assert 0 < matrix.params.min() < matrix.params.max() < 0.9
 
 
 def change(ledger: Ledger, chance: random.Random) -> None:
     """Do one of the things that happen in a study."""
     if chance.random() < 0.2:
-        ledger.add_trial(chance.randrange(1000), {"epochs": chance.randrange(1, 6)})
+        params = {"epochs": chance.randrange(1, 6), "learning_rate": 10 ** -chance.uniform(3, 5)}
+        ledger.add_trial(chance.randrange(1000), params)
         return
     runs = [run for run in ledger.fold_runs() if run.state in (FoldRunState.WAITING, FoldRunState.PAUSED)]
     if not runs:

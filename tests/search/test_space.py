@@ -14,7 +14,7 @@ from objectives.params import TrainingParams
 from search.config import StudyConfig, load_config
 from search.errors import ConfigError
 from search.parameters import PARAMETERS, Choices, Range
-from search.space import field_values, grid, resolve, suggest
+from search.space import field_values, grid, position, resolve, suggest
 
 FOCAL: dict[str, Any] = {
     "class_balanced_beta": [0.9, 0.999],
@@ -270,3 +270,23 @@ def test_a_space_made_in_python_is_checked_like_one_from_a_file():
     """The model itself refuses it."""
     with pytest.raises(ValidationError, match="expected at most"):
         config_of({"learning_rate": {"low": 1, "high": 20}})
+
+
+def test_a_trial_s_position_in_the_space():
+    """Ranges from 0 to 0.9 on their own scale, choices by index; what was not sampled lies apart from the ends."""
+    space = config_of(
+        {
+            "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+            "dropout": {"low": 0.0, "high": 0.6},
+            "loss": ["cross_entropy", "focal"],
+            "focal_gamma": {"low": 0.5, "high": 4.0},
+        }
+    ).space
+    at = position(space, {"learning_rate": 1e-4, "dropout": 0.6, "loss": "cross_entropy"})
+    assert dict(zip(space, at, strict=True)) == {
+        "learning_rate": pytest.approx(0.45),
+        "dropout": pytest.approx(0.9),
+        "loss": 0.0,
+        "focal_gamma": 0.45,
+    }
+    assert position(space, {"loss": "focal", "focal_gamma": 0.5})[-2:] != at[-2:]
