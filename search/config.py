@@ -116,9 +116,9 @@ class RaceConfig(_Section):
 
     rule: Literal["paired", "forgiving", "none"] = Field(
         "paired",
-        description="paired: run what promises the most chance of a new best for its cost, compared on the same folds, "
-        "pause the rest, stop what is out of the question; forgiving: stop a trial whose mean over its finished folds "
-        "is not better than the best trial's worst of those folds; none: train everything.",
+        description="paired: run what promises the most chance of a new best for its cost, by scores on the same folds "
+        "and by params, pause the rest, stop what is out of the question; forgiving: stop a trial whose mean over its "
+        "finished folds is not better than the best trial's worst of those folds; none: train everything.",
     )
     risk: float = Field(
         0.05,
