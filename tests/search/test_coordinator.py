@@ -180,6 +180,36 @@ def test_a_race_goes_breadth_first_and_one_worker_s_trials_are_asked_for_one_at_
     assert [trial.state for trial in optuna_study(study).get_trials()] == [OptunaState.COMPLETE] * 4
 
 
+def third_only(matrix: Matrix) -> Choice | None:
+    """Nothing but the third trial."""
+    if len(matrix.numbers) < 3:
+        return Choice(action=Action.START)
+    if matrix.complete[2]:
+        return Choice(action=Action.END, chances={0: 0.01, 1: 0.02})
+    fold = int((matrix.states[2] == RunState.WAITING).argmax())
+    return Choice(action=Action.RUN, trial=2, fold=fold)
+
+
+def test_trials_that_the_race_does_not_want_are_passed_over_and_stopped_at_the_end(scripted_study: Studies):
+    """One step asks for as many as it takes; what was never begun ends without a score, at the chance that was left."""
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 3})
+    study.policy = ScriptedRace(choose=third_only)
+    coordinator, script = study.coordinator(), Script(lambda trial, fold: rising(0.6))
+    study.ledger.acquire_role("worker/one", "one", lease_seconds=60)
+    coordinator.step()
+    assert len(study.ledger.trials()) == 3
+    study.run(script, coordinator)
+    assert script.trained == [(2, fold, epoch) for fold in range(3) for epoch in range(1, 4)]
+    passed_over, complete = study.ledger.trials()[:2], study.ledger.trials()[2]
+    assert complete.state is TrialState.COMPLETE
+    assert [(trial.state, trial.chance, trial.estimate) for trial in passed_over] == [
+        (TrialState.STOPPED, 0.01, None),
+        (TrialState.STOPPED, 0.02, None),
+    ]
+    told = [trial.state for trial in optuna_study(study).get_trials()]
+    assert told == [OptunaState.PRUNED, OptunaState.PRUNED, OptunaState.COMPLETE]
+
+
 def test_several_idle_workers_are_given_a_trial_each_and_one_is_ahead(scripted_study: Studies):
     """Two idle workers of a breadth-first race: three trials; while both train, the third is still ahead."""
     study = scripted_study(race={"rule": "none"})
