@@ -1,5 +1,6 @@
 """A study in simulated time: workers train recorded fold runs epoch by epoch, and a policy says which and how far."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Literal
@@ -67,6 +68,7 @@ class _Study:
     ended: set[int] = field(default_factory=set)
     stated: list[Stated] = field(default_factory=list)
     chances: dict[int, float | None] = field(default_factory=dict)
+    chances_left: Mapping[int, float] = field(default_factory=dict)  # when the policy ended the study
     audited: set[int] = field(default_factory=set)
     matrix: Matrix = field(init=False)
     scores: FloatArray = field(init=False)
@@ -164,6 +166,7 @@ class _Study:
                 self._begin_epoch(trial, fold)
             else:
                 assert choice.action is Action.END or self.events, "the policy waits, and nothing is running"
+                self.chances_left = choice.chances
                 return
 
     def _begin_epoch(self, trial: int, fold: int) -> None:
@@ -190,7 +193,9 @@ class _Study:
             if trial in self.ended or trial in self.audited or np.isfinite(self.completed[trial]):
                 continue
             chance = self.chances.get(trial)
-            if chance is not None:
+            if chance is None:  # it was never judged: all that there is is what the study ended with
+                chance = self.chances_left.get(trial)
+            else:
                 fold = max(fold for fold, epochs in enumerate(progress) if epochs)
                 verdict = self.policy.verdict(self.matrix, trial=trial, fold=fold, trials_left=0)
                 chance = chance if verdict.chance is None else verdict.chance

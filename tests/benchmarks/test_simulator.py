@@ -116,6 +116,21 @@ def test_an_end_leaves_trials_unfinished():
     assert result.test_regret == pytest.approx(0.75 - 0.55)
 
 
+def test_of_a_trial_that_was_never_begun_the_chance_is_what_the_study_ended_with():
+    """A loss of it counts like any other."""
+
+    class PassesOver(Scripted):
+        def next_fold_run(self, matrix: Matrix, *, trials_left: int) -> Choice:
+            if len(matrix.numbers) < 2:
+                return Choice(action=Action.START)
+            if matrix.complete[0]:
+                return Choice(action=Action.END, chances={1: 0.25})
+            return Choice(action=Action.RUN, trial=0, fold=int(matrix.done[0].sum()))
+
+    found = replay(recorded(THREE, name="hand"), policy=PassesOver(rule=lambda *_: CONTINUE), order=Listed())
+    assert found.stated == (Stated(trial=1, chance=0.25, kind="left"),)
+
+
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
