@@ -12,7 +12,7 @@ from search.racing.noise import Noise, fit_noise
 from search.racing.surrogate import look_out
 
 FLOOR = 4.0  # of levels: so many times as far below the upper quartile as the best lies above it
-MOST_ENDED = 500  # of the stopped and failed trials, how many of the latest count
+MOST_ENDED = 300  # of the stopped and failed trials, how many of the latest count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

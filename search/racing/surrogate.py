@@ -1,12 +1,13 @@
 """What params say of a trial: a Gaussian process over the levels of all trials."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 from search.racing.matrix import BoolArray, FloatArray
 
@@ -42,8 +43,15 @@ def look_out(params: FloatArray, levels: FloatArray, variances: FloatArray, seen
         return None
     rows = np.flatnonzero(seen)[-MOST_TRIALS:]
     known = (levels[rows].tobytes(), variances[rows].tobytes())
-    mean, variance = _predict(params.tobytes(), params.shape, rows.tobytes(), *known)
+    # On matrices as small as these, several threads of BLAS spend their time waiting for each other.
+    with _libraries().limit(limits=1, user_api="blas"):
+        mean, variance = _predict(params.tobytes(), params.shape, rows.tobytes(), *known)
     return Outlook(mean=mean, variance=variance)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @lru_cache(maxsize=4)

@@ -329,15 +329,15 @@ def test_a_trial_that_failed_keeps_no_race_from_ending():
 
 
 def test_trials_that_ended_long_ago_do_not_count():
-    """Of 520 stopped trials the first 20 have no say; what is believed of the others is as without them."""
-    full = study(usual(num=540))
+    """Of 320 stopped trials the first 20 have no say; what is believed of the others is as without them."""
+    full = study(usual(num=340))
     states = full.states.copy()
-    states[:520, 1:] = RunState.ENDED
+    states[:320, 1:] = RunState.ENDED
     scores = full.scores.copy()
-    scores[:520, 1:] = np.nan
+    scores[:320, 1:] = np.nan
     late = replace(full, scores=scores, states=states)
-    matrix = trained_only(late, 539, 3)
-    beliefs, without = believe(matrix), believe(matrix.take(np.arange(20, 540)))
+    matrix = trained_only(late, 339, 3)
+    beliefs, without = believe(matrix), believe(matrix.take(np.arange(20, 340)))
     np.testing.assert_array_equal(beliefs.chance[20:], without.chance)
     np.testing.assert_array_equal(beliefs.mean[20:], without.mean)
     assert beliefs.chance[:20].max() == 0
