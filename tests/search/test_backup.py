@@ -163,7 +163,11 @@ def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def backup(backed_up: Path, tmp_path: Path) -> Path:
     """The backup of a finished study, beside its database; the artifacts stay where they are."""
-    shutil.copy(backed_up / "origin.db", tmp_path)
+    # As SQLite copies it: while a connection is open, what was written last is not in the file but in its log.
+    origin, copy = (sqlite3.connect(folder / "origin.db") for folder in (backed_up, tmp_path))
+    origin.backup(copy)
+    origin.close()
+    copy.close()
     return Path(shutil.copy(backed_up / "backup.tar", tmp_path))
 
 
