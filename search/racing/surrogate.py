@@ -65,9 +65,7 @@ def _predict(
     squares = _square_distances(params, shape, rows_seen)
     fitted = slice(max(0, len(rows) - MOST_FITTED), None)
     signal, nugget, weights = _fit(squares[:, rows[fitted], fitted], y[fitted], noise[fitted])
-    distances = np.tensordot(weights, squares, axes=1)
-    way = SQRT5 * np.sqrt(distances)
-    kernel = signal * (1 + way + 5 / 3 * distances) * np.exp(-way)
+    kernel, _ = _matern(np.tensordot(weights, squares, axes=1), signal)
     inverse, _ = _invert(kernel[rows] + np.diag(noise + nugget))
     level = _level(inverse, y)
     pull = inverse @ (y - level)
@@ -94,14 +92,12 @@ def _fit(squares: FloatArray, y: FloatArray, noise: FloatArray) -> tuple[float, 
         signal, nugget = np.exp(logarithms[:2])
         weights = np.exp(-2 * logarithms[2:])
         distances = (weights @ flat).reshape(num_points, num_points)
-        way = SQRT5 * np.sqrt(distances)
-        decay = signal * np.exp(-way)
-        kernel = (1 + way + 5 / 3 * distances) * decay
+        kernel, steepness = _matern(distances, signal)
         inverse, half_determinant = _invert(kernel + np.diag(noise + nugget))
         level = _level(inverse, y)
         pull = inverse @ (y - level)
         slope = 0.5 * (inverse - np.outer(pull, pull))
-        by_scale = (flat @ (slope * (1 + way) * decay).ravel()) * weights * (5 / 3)
+        by_scale = 2 * weights * (flat @ (slope * steepness).ravel())
         gradient = np.concatenate([[(slope * kernel).sum(), nugget * np.trace(slope)], by_scale])
         off = (logarithms - usual) / deviation
         quadratic = float((y - level) @ pull) + level**2 + float(off @ off)
@@ -111,6 +107,13 @@ def _fit(squares: FloatArray, y: FloatArray, noise: FloatArray) -> tuple[float, 
     options = {"maxiter": ITERATIONS, "maxfun": ITERATIONS + 3}
     best = minimize(loss, usual, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
     return float(np.exp(best[0])), float(np.exp(best[1])), np.exp(-2 * best[2:])
+
+
+def _matern(distances: FloatArray, signal: float) -> tuple[FloatArray, FloatArray]:
+    """The kernel at square distances, and how steeply it falls with them: minus its derivative."""
+    way = SQRT5 * np.sqrt(distances)
+    decay = signal * np.exp(-way)
+    return (1 + way + 5 / 3 * distances) * decay, 5 / 6 * (1 + way) * decay
 
 
 @lru_cache(maxsize=4)
