@@ -139,13 +139,18 @@ class RaceConfig(_Section):
         description="Share of the trials that are trained to the end even if the rule would stop them, so that its "
         "stated chances can be checked; paired only.",
     )
-    min_trials: int = Field(
-        4,
+    min_trials: int | None = Field(
+        None,
         ge=1,
-        description="What must be known before anything is stopped: so many first folds to their last epoch (paired), "
-        "or so many complete trials (forgiving).",
+        description="What must be known before anything is stopped: so many first folds to their last epoch (paired, 4 "
+        "if null), or so many complete trials (forgiving, 8 if null).",
     )
     min_epochs: int = Field(1, ge=1, description="Epochs before a fold run is stopped or paused within a fold.")
+
+    @property
+    def fewest_trials(self) -> int:
+        """`min_trials`, or what the rule needs."""
+        return self.min_trials or (8 if self.rule == "forgiving" else 4)
 
 
 class BudgetConfig(_Section):

@@ -20,7 +20,9 @@ def verdict(matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig, tria
     if settings.rule == "paired":
         return _paired(settings).verdict(matrix, trial=trial, fold=fold, trials_left=trials_left)
     if settings.rule == "forgiving":
-        return forgiving(matrix, trial=trial, fold=fold, min_trials=settings.min_trials, min_epochs=settings.min_epochs)
+        return forgiving(
+            matrix, trial=trial, fold=fold, min_trials=settings.fewest_trials, min_epochs=settings.min_epochs
+        )
     return Verdict(decision=Decision.CONTINUE)
 
 
@@ -56,7 +58,7 @@ def _paired(settings: RaceConfig) -> Paired:
     return Paired(
         risk=settings.risk,
         audit=settings.audit,
-        min_trials=settings.min_trials,
+        min_trials=settings.fewest_trials,
         min_epochs=settings.min_epochs,
         breadth=settings.order == "breadth",
     )

@@ -134,3 +134,9 @@ def test_the_matrix_marks_holes_and_divergence_differently():
     matrix = study([[0.5, float("inf")]])
     assert np.isnan(matrix.scores[0, 1]).all()
     assert matrix.scores[0, 0, :2].tolist() == [0.5, -np.inf]
+
+
+def test_how_much_must_be_known_follows_the_rule_unless_it_is_given():
+    """Four first folds are enough for the paired race; the forgiving rule with four complete trials loses more."""
+    assert [RaceConfig(rule=rule).fewest_trials for rule in ("paired", "forgiving")] == [4, 8]
+    assert RaceConfig(rule="forgiving", min_trials=2).fewest_trials == 2
