@@ -80,13 +80,11 @@ def test_predictions_within_a_memory_limit_are_those_without(user: UserFolder):
     user.search(*command(user))
     user.search("export", "--study", "tiny", "--storage", user.storage, "--form", "fold", "--out", "model")
 
-    def predict(out: str, *options: str) -> str:
-        process = user.start("predict", "--model", "model", "long.csv", "--out", out, "--batch-size", "4096", *options)
-        return process.communicate(timeout=600)[0]
-
-    begins = int(re.findall(r"\d+", predict("none.csv", "--memory-limit", "50MB"))[1]) // 1_000_000
-    predict("free.csv")
-    predict("little.csv", "--memory-limit", f"{begins + 160}MB")
+    predict = ["predict", "--model", "model", "long.csv", "--batch-size", "4096", "--out"]
+    refused, _ = user.start(*predict, "none.csv", "--memory-limit", "50MB").communicate(timeout=600)
+    begins = int(re.findall(r"\d+", refused)[1]) // 1_000_000
+    user.search(*predict, "free.csv")
+    user.search(*predict, "little.csv", "--memory-limit", f"{begins + 160}MB")
     free, little = (
         list(csv.DictReader((user.folder / name).read_text().splitlines())) for name in ("free.csv", "little.csv")
     )

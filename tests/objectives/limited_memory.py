@@ -1,6 +1,8 @@
 """Memory that runs out: passes of a small device, and a real training in a process whose memory the kernel limits."""
 
+import resource
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +16,7 @@ from models.params import ModelParams
 from objectives.data import read_dataset
 from objectives.data_spec import DataSpec
 from objectives.jobs import FoldJob
-from objectives.memory import held_memory, limit_memory
+from objectives.memory import RowsAtOnce, held_memory, limit_memory
 from objectives.metrics import Goal
 from objectives.params import Params, TrainingParams
 from objectives.tasks.text import prepare_text
@@ -62,6 +64,31 @@ def train_within(folder: Path, *, headroom: int) -> tuple[Trained, Trained]:
     limit_memory(held_memory() + headroom)
     first = train(folder)
     return first, train(folder, rows_that_fit=dict(first.tried))
+
+
+def activate_with_memory_from_the_second_try() -> tuple[str, list[float]]:
+    """Pass two rows without memory to allocate, then one with plenty; returns the first try's error, and the row.
+
+    The activation is one that oneDNN compiles for these rows.
+    """
+    rows = torch.ones(2, 200)
+    errors = []
+
+    def activate(size: int) -> torch.Tensor:
+        resource.setrlimit(resource.RLIMIT_DATA, (1 if size == 2 else 2**40, resource.RLIM_INFINITY))
+        held: list[bytearray] = []
+        with suppress(MemoryError):
+            while size == 2:
+                held.append(bytearray(2**18))  # what was freed earlier, in pieces of a kernel
+        try:
+            return torch.nn.functional.gelu(rows[:size])
+        except RuntimeError as error:
+            errors.append(str(error))
+            raise
+
+    activated = RowsAtOnce(rows=2, device=torch.device("cpu")).attempt(activate)
+    [error] = errors
+    return error, activated[0].tolist()
 
 
 def train(folder: Path, *, rows_that_fit: Mapping[str, int] = MappingProxyType({}), device: str = "cpu") -> Trained:

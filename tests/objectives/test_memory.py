@@ -45,6 +45,14 @@ def test_a_process_with_little_memory_gives_the_scores_of_one_with_much(tmp_path
     assert measured[0] == pytest.approx(measured[1], rel=1e-6)
 
 
+def test_rows_pass_that_fit_after_memory_ended_within_a_compilation():
+    """OneDNN remembers for ever that it had no memory to compile a kernel; what needs less is passed all the same."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        error, row = processes.submit(limited_memory.activate_with_memory_from_the_second_try).result()
+    assert error == "could not create a primitive"
+    assert row == pytest.approx([0.8413447] * 200, rel=1e-6)
+
+
 def test_a_pass_without_gradients_is_split_too(train, monkeypatch):
     """Evaluation has a number of rows of its own, which is remembered by the same shape."""
     tried = []
