@@ -17,6 +17,17 @@ def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one core for a while."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
     """Whether forward passes run in bfloat16; `auto` chooses it where CUDA hardware has it."""
     if precision == "auto":

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from objectives.checkpoints import pack, unpack
-from objectives.devices import rows_per_forward, seeded
+from objectives.devices import one_thread, rows_per_forward, seeded
 from objectives.errors import Diverged, TrialError
 from objectives.jobs import EpochScore, FoldJob, Rows
 from objectives.leaks import prove
@@ -137,7 +138,7 @@ class FoldTraining:
     def epochs(self) -> Iterator[EpochScore]:
         """Train the epochs that remain; raises TrialError, of which Diverged and OutOfMemory."""
         while not self.finished:
-            with memory_of(self._device):
+            with memory_of(self._device), self._cores():
                 score, predictions = self._run_epoch(len(self.scores) + 1)
             self.scores.append(score)
             if self.best is score:
@@ -152,7 +153,7 @@ class FoldTraining:
         `best_weights` are then the last epoch's. The schedule plateau, which falls by scores, never does.
         """
         for epoch in range(1, self.num_epochs + 1):
-            with memory_of(self._device), seeded(self._job.seed, epoch, self._device):
+            with memory_of(self._device), seeded(self._job.seed, epoch, self._device), self._cores():
                 self._train_epoch(epoch)
             yield epoch
         self._best_weights = self._scored_weights()
@@ -194,6 +195,10 @@ class FoldTraining:
         """Return copies, on the CPU, of the weights that are scored after the last epoch."""
         with self._optimiser.averaged():
             return {name: weight.detach().to("cpu", copy=True) for name, weight in self._state.items()}
+
+    def _cores(self) -> AbstractContextManager[None]:
+        """Where a head alone is trained, one: several would mostly wait for each other."""
+        return nullcontext() if any(self._network.depths.values()) else one_thread()
 
     def _run_epoch(self, epoch: int) -> tuple[EpochScore, Predictions]:
         job = self._job

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from models.classifiers import TextClassifier
+from models.classifiers import Head, TextClassifier
 from objectives.checkpoints import pack, unpack
 from objectives.errors import Diverged, TrialError
 from objectives.jobs import EpochScore
@@ -65,6 +65,24 @@ def test_head_only_training_reads_the_encoder_s_states_from_the_cache(train, inp
         expected = whole(**inputs.tokens.batch(rows, max_length=24)).softmax(dim=1)
     torch.testing.assert_close(torch.tensor(training.predict(rows)), expected)
     assert set(training._trained) == {"head.linear.weight", "head.linear.bias"}
+
+
+@pytest.mark.parametrize(("layers", "expected"), [(0, {1}), (1, {3})])
+def test_a_head_alone_is_trained_by_one_thread(train, monkeypatch, layers, expected):
+    """Whatever torch is told to use, which it is told again afterwards; an encoder is trained by all of them."""
+    seen, run, before = set(), Head.forward, torch.get_num_threads()
+
+    def forward(head: Head, pooled: torch.Tensor) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return run(head, pooled)
+
+    monkeypatch.setattr(Head, "forward", forward)
+    torch.set_num_threads(3)
+    try:
+        list(train(epochs=1, model={"trainable_layers": layers}).epochs())
+        assert (seen, torch.get_num_threads()) == (expected, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_each_epoch_has_all_metrics(trained):
