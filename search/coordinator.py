@@ -32,6 +32,7 @@ RENEWAL_SECONDS = 1.0
 MAX_ATTEMPTS = 5
 MOST_PASSED_OVER = 10  # trials that are asked for in one step and not begun: the role is to be renewed
 NOT_WORTH_IT = "the race expects nothing of training on"
+NO_EXPECTED_GAIN = "ten more are expected to gain less than the folds' noise"
 TOLD_AS = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.STOPPED: OptunaState.PRUNED,
@@ -262,10 +263,13 @@ class Coordinator:
             chance = None if trial.audited else chances.get(trial.number)
             self._end(trial, runs, expected.get(trial.number), reason=NOT_WORTH_IT, chance=chance)
         self.prune()
-        reason = f"{self.race.num_trials - left} of {self.race.num_trials} trials"
+        num_trials = len(matrix.numbers)
+        reason = f"{num_trials} of {self.race.num_trials} trials"
+        if num_trials < self.race.num_trials:
+            reason += f": {NOT_WORTH_IT if left else NO_EXPECTED_GAIN}"
         summary = summarise(self.ledger)
         figures = {"work_saved": summary.work_saved, **asdict(summary.race)}
-        self.ledger.finish_study(f"{reason}: {NOT_WORTH_IT}" if left else reason, race=figures)
+        self.ledger.finish_study(reason, race=figures)
         return True
 
     def _add_trial(self) -> None:

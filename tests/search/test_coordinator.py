@@ -255,6 +255,16 @@ def test_a_race_that_ends_a_study_stops_what_is_open(scripted_study: Studies):
     assert (ended["race"]["stops"], ended["race"]["stated_chance"]) == (1, 0.03)
 
 
+def test_a_study_ends_once_ten_more_trials_are_expected_to_gain_nothing(scripted_study: Studies):
+    """`until: no-expected-gain`, of trials that differ by noise alone; the reason says why not all were asked for."""
+    study = scripted_study(race={"rule": "none"}, budget={"trials": 30, "until": "no-expected-gain"})
+    study.run(Script(lambda trial, fold: rising(0.7 + np.random.default_rng((trial, fold)).normal(0, 0.05))))
+    num_trials = len(study.ledger.trials())
+    assert 20 <= num_trials < 30
+    ended = study.ledger.events(after=study.ledger.last_sequence() - 1)[0].payload
+    assert ended["reason"] == f"{num_trials} of 30 trials: ten more are expected to gain less than the folds' noise"
+
+
 def test_a_study_that_leaves_does_not_end_early(scripted_study: Studies):
     """Its time is over: what is paused stays so, and the next run continues it."""
     study = scripted_study(race={"rule": "none"})
