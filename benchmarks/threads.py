@@ -83,11 +83,8 @@ def train(folder: str, study_file: str, cache: str, layers: str, epochs: str, th
         seed=0,
     )
     inputs = prepare(dataset, params=params.model, max_length=params.model.max_length, cache=Path(cache), device="cpu")
-    print(
-        statistics.fmean(
-            [score.seconds for score in training.FoldTraining(job, inputs=inputs, device="cpu").epochs()][1:]
-        )
-    )
+    scores = training.FoldTraining(job, inputs=inputs, device="cpu").epochs()
+    print(statistics.fmean([score.seconds for score in scores][1:]))
 
 
 if __name__ == "__main__":
