@@ -11,6 +11,9 @@ class ModelError(ValueError):
     """The folder of an exported model cannot be used; the message names the file, what was found and expected."""
 
 
+NO_KERNEL = "could not create a primitive"  # oneDNN
+
+
 class TrialError(RuntimeError):
     """The configuration cannot be trained: the trial ends as failed and the search goes on."""
 
@@ -26,7 +29,7 @@ class OutOfMemory(TrialError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error says so: Python's, NumPy's, CUDA's, and PyTorch's and oneDNN's where the host has too little.
 
-    oneDNN does not say why it "could not create a primitive", nor Python and tokenizers (in Rust, which panics) why
+    oneDNN does not say why it has no kernel, nor Python and tokenizers (in Rust, which panics) why
     they have no new thread: in a process with a memory limit, that is why.
     """
     if isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -34,5 +37,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     limited = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
     if type(error).__name__ == "PanicException":
         return limited
-    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory", "can't start new")
+    signs = ("can't allocate memory", NO_KERNEL, "could not create a memory", "can't start new")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs[: None if limited else 1])

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pyarrow
 import torch
 
-from objectives.errors import OutOfMemory, is_out_of_memory
+from objectives.errors import NO_KERNEL, OutOfMemory, is_out_of_memory
 from objectives.jobs import FoldJob, Rows
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ def memory_of(device: torch.device) -> Iterator[None]:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
         found = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "could not create a primitive" in found:
+        if NO_KERNEL in found:
             # Where memory ended while oneDNN compiled a kernel, it compiles none in this thread ever after.
             torch.backends.mkldnn.set_flags(_enabled=False)
         raise OutOfMemory(f"out of memory on {device}: {found}") from error

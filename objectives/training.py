@@ -138,7 +138,7 @@ class FoldTraining:
     def epochs(self) -> Iterator[EpochScore]:
         """Train the epochs that remain; raises TrialError, of which Diverged and OutOfMemory."""
         while not self.finished:
-            with memory_of(self._device), self._cores():
+            with memory_of(self._device), self._threads():
                 score, predictions = self._run_epoch(len(self.scores) + 1)
             self.scores.append(score)
             if self.best is score:
@@ -153,7 +153,7 @@ class FoldTraining:
         `best_weights` are then the last epoch's. The schedule plateau, which falls by scores, never does.
         """
         for epoch in range(1, self.num_epochs + 1):
-            with memory_of(self._device), seeded(self._job.seed, epoch, self._device), self._cores():
+            with memory_of(self._device), seeded(self._job.seed, epoch, self._device), self._threads():
                 self._train_epoch(epoch)
             yield epoch
         self._best_weights = self._scored_weights()
@@ -196,8 +196,8 @@ class FoldTraining:
         with self._optimiser.averaged():
             return {name: weight.detach().to("cpu", copy=True) for name, weight in self._state.items()}
 
-    def _cores(self) -> AbstractContextManager[None]:
-        """Where a head alone is trained, one: several would mostly wait for each other."""
+    def _threads(self) -> AbstractContextManager[None]:
+        """One where a head alone is trained, for several would mostly wait for each other; else all of torch's."""
         return nullcontext() if any(self._network.depths.values()) else one_thread()
 
     def _run_epoch(self, epoch: int) -> tuple[EpochScore, Predictions]:

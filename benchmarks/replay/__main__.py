@@ -49,6 +49,9 @@ def main() -> None:
             sets[f"{kind} {seed}"] = [synthetic(kind=kind, num_folds=max(arguments.folds), seed=seed)]
     if not sets:
         parser.error(f"no curves in {arguments.folder}, expected NAME-K.npz of the sets that were asked for")
+    fewest = min(len(curves.final) for name in sets for curves in sets[name])
+    if arguments.trials and arguments.trials > fewest:
+        parser.error(f"--trials: found {arguments.trials}, expected at most the {fewest} that are recorded")
     studies = Studies(
         sets=sets,
         folds=arguments.folds,

@@ -93,7 +93,7 @@ def test_the_command_prints_a_table_for_each_setting(tmp_path: Path):
 def test_the_command_refuses_what_is_no_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """An empty folder, a damaged file and an unknown rule end with one line and exit code 2."""
+    """No or damaged curves, an unknown rule and more trials than there are end with one line and exit code 2."""
 
     def refused(*words: object) -> str:
         monkeypatch.setattr(sys, "argv", ["replay", *map(str, words)])
@@ -105,3 +105,6 @@ def test_the_command_refuses_what_is_no_set(
     (tmp_path / "odd-3.npz").write_text("no")
     assert "odd-3.npz" in refused(tmp_path)
     assert "nothing" in refused("--synthetic", 1, "--rules", "nothing")
+    (tmp_path / "odd-3.npz").unlink()
+    write_curves(synthetic(num_trials=8, num_folds=3, num_epochs=3), tmp_path / "some-3.npz")
+    assert "--trials: found 9, expected at most the 8 that are recorded" in refused(tmp_path, "--trials", 9)

@@ -77,9 +77,8 @@ def activate_with_memory_from_the_second_try() -> tuple[str, list[float]]:
     def activate(size: int) -> torch.Tensor:
         resource.setrlimit(resource.RLIMIT_DATA, (1 if size == 2 else 2**40, resource.RLIM_INFINITY))
         held: list[bytearray] = []
-        with suppress(MemoryError):
-            while size == 2:
-                held.append(bytearray(2**18))  # what was freed earlier, in pieces of a kernel
+        with suppress(MemoryError):  # take what was freed earlier, in pieces as large as a kernel
+            held.extend(bytearray(2**18) for _ in range(4096 if size == 2 else 0))
         try:
             return torch.nn.functional.gelu(rows[:size])
         except RuntimeError as error:

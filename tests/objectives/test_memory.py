@@ -1,5 +1,7 @@
 """Memory that runs out: fewer rows pass at once, the scores are the same, and the next training knows."""
 
+import platform
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -9,7 +11,7 @@ import pytest
 from transformers import BertModel
 
 from models.classifiers import TextClassifier
-from objectives.errors import OutOfMemory
+from objectives.errors import NO_KERNEL, OutOfMemory
 from objectives.training import FoldTraining
 from tests.objectives import limited_memory
 from tests.objectives.limited_memory import room_for
@@ -45,11 +47,12 @@ def test_a_process_with_little_memory_gives_the_scores_of_one_with_much(tmp_path
     assert measured[0] == pytest.approx(measured[1], rel=1e-6)
 
 
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="oneDNN compiles no such kernel")
 def test_rows_pass_that_fit_after_memory_ended_within_a_compilation():
     """OneDNN remembers for ever that it had no memory to compile a kernel; what needs less is passed all the same."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         error, row = processes.submit(limited_memory.activate_with_memory_from_the_second_try).result()
-    assert error == "could not create a primitive"
+    assert error == NO_KERNEL
     assert row == pytest.approx([0.8413447] * 200, rel=1e-6)
 
 
