@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from search.curves import Curves, load_curves
 from search.parameters import Choices, Range
-from search.space import position
+from search.space import length_scales, position
 
 Unit = Literal["epoch", "second"]
 FloatArray = NDArray[np.float64]
@@ -34,6 +34,7 @@ class Recorded:
     final: FloatArray  # (trials,): the mean over these folds after the last epoch
     test: FloatArray  # (trials,): the mean of these folds' models on the test file, NaN where there is none
     params: FloatArray  # (trials, parameters): where each lies in the space, see `search.space.position`
+    length_scales: FloatArray  # (parameters,): those that are usual, see `search.space.length_scales`
     sign: float
     curves: Curves
 
@@ -56,6 +57,7 @@ def recorded(
     scores = curves.sign * curves.standing[:, folds].astype(np.float64)
     lengths = curves.lengths[:, folds].astype(np.int64)
     last = np.take_along_axis(scores, lengths[:, :, None] - 1, axis=2)[:, :, 0]
+    space, params = positions(curves.params)
     return Recorded(
         name=name,
         scores=scores,
@@ -64,16 +66,18 @@ def recorded(
         costs=np.ones(lengths.shape) if unit == "epoch" else curves.seconds[:, folds].astype(np.float64),
         final=last.mean(axis=1),
         test=curves.sign * curves.test_folds[:, folds].astype(np.float64).mean(axis=1),
-        params=positions(curves.params),
+        params=params,
+        length_scales=length_scales(space),
         sign=curves.sign,
         curves=curves,
     )
 
 
-def positions(params: Sequence[Mapping[str, Any]]) -> FloatArray:
-    """Where the trials lie in the space that they show, (trials, parameters that differ)."""
+def positions(params: Sequence[Mapping[str, Any]]) -> tuple[list[str], FloatArray]:
+    """The parameters that differ, and where the trials lie in the space that they show, (trials, parameters)."""
     space = {name: domain for name in sorted({*chain(*params)}) if (domain := _domain(name, params)) is not None}
-    return np.array([position(space, sampled) for sampled in params]).reshape(len(params), len(space))
+    places = np.array([position(space, sampled) for sampled in params])
+    return list(space), places.reshape(len(params), len(space))
 
 
 def _domain(name: str, params: Sequence[Mapping[str, Any]]) -> Range | Choices | None:

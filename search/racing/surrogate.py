@@ -19,7 +19,8 @@ CHOICES_APART = 0.5  # the square distance of two choices, where the ends of a r
 SQRT5 = 5**0.5
 
 # The fit's log-normal prior: of signal and nugget, for levels of variance 1, and of the length scales.
-SIGNAL, NUGGET, SHAPE_DEVIATION, SCALE_DEVIATION = 0.7, 0.2, 1.0, 1.2
+SIGNAL, NUGGET, SHAPE_DEVIATION = 0.7, 0.2, 1.0
+SCALE_DEVIATION, KNOWN_SCALE_DEVIATION = 0.8, 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +31,14 @@ class Outlook:
     variance: FloatArray
 
 
-def look_out(params: FloatArray, levels: FloatArray, variances: FloatArray, seen: BoolArray) -> Outlook | None:
+def look_out(
+    params: FloatArray, length_scales: FloatArray, levels: FloatArray, variances: FloatArray, seen: BoolArray
+) -> Outlook | None:
     """Predict every trial's level, (trials,), from its params, (trials, parameters), leaving its own scores out.
 
-    `levels` are known with `variances` where `seen`, which need be no more than finite elsewhere. None where params say
-    nothing: there are none, or fewer than 8 trials are seen.
+    `length_scales` are those that are usual, (parameters,), NaN where none is known. `levels` are known with
+    `variances` where `seen`, which need be no more than finite elsewhere. None where params say nothing: there are
+    none, or fewer than 8 trials are seen.
 
     The kernel is Matern 5/2 with a length scale for every parameter, and a nugget for what params do not explain,
     fitted to the largest posterior density (Rasmussen and Williams 2006, sections 5.4.1 and 5.4.2).
@@ -42,7 +46,7 @@ def look_out(params: FloatArray, levels: FloatArray, variances: FloatArray, seen
     if not params.size or seen.sum() < FEWEST_TRIALS:
         return None
     rows = np.flatnonzero(seen)[-MOST_TRIALS:]
-    known = (levels[rows].tobytes(), variances[rows].tobytes())
+    known = (levels[rows].tobytes(), variances[rows].tobytes(), length_scales.tobytes())
     # On matrices as small as these, several threads of BLAS spend their time waiting for each other.
     with _libraries().limit(limits=1, user_api="blas"):
         mean, variance = _predict(params.tobytes(), params.shape, rows.tobytes(), *known)
@@ -56,7 +60,7 @@ def _libraries() -> ThreadpoolController:
 
 @lru_cache(maxsize=4)
 def _predict(
-    params: bytes, shape: tuple[int, int], rows_seen: bytes, levels: bytes, variances: bytes
+    params: bytes, shape: tuple[int, int], rows_seen: bytes, levels: bytes, variances: bytes, usual_scales: bytes
 ) -> tuple[FloatArray, FloatArray]:
     rows = np.frombuffer(rows_seen, np.int64)
     y, noise = np.frombuffer(levels), np.frombuffer(variances)
@@ -64,7 +68,9 @@ def _predict(
     y, noise = (y - center) / scale, noise / scale**2
     squares = _square_distances(params, shape, rows_seen)
     fitted = slice(max(0, len(rows) - MOST_FITTED), None)
-    signal, nugget, weights = _fit(squares[:, rows[fitted], fitted], y[fitted], noise[fitted])
+    signal, nugget, weights = _fit(
+        squares[:, rows[fitted], fitted], y[fitted], noise[fitted], np.frombuffer(usual_scales)
+    )
     kernel, _ = _matern(np.tensordot(weights, squares, axes=1), signal)
     inverse, _ = _invert(kernel[rows] + np.diag(noise + nugget))
     level = _level(inverse, y)
@@ -79,13 +85,17 @@ def _predict(
     return center + scale * mean, scale**2 * np.maximum(variance, 1e-12)
 
 
-def _fit(squares: FloatArray, y: FloatArray, noise: FloatArray) -> tuple[float, float, FloatArray]:
+def _fit(
+    squares: FloatArray, y: FloatArray, noise: FloatArray, usual_scales: FloatArray
+) -> tuple[float, float, FloatArray]:
     """Signal, nugget, and a weight for the square distance along every parameter: its length scale to the power -2."""
     num_parameters, num_points, _ = squares.shape
     flat = squares.reshape(num_parameters, -1)
+    known = np.isfinite(usual_scales)
     # Length scales that grow with the number of parameters keep the distances where they are (Hvarfner 2024).
-    usual = np.concatenate([np.log([SIGNAL, NUGGET]), np.full(num_parameters, 0.5 * np.log(num_parameters))])
-    deviation = np.concatenate([np.full(2, SHAPE_DEVIATION), np.full(num_parameters, SCALE_DEVIATION)])
+    scales = np.where(known, usual_scales, np.sqrt(num_parameters))
+    usual = np.log(np.concatenate([[SIGNAL, NUGGET], scales]))
+    deviation = np.concatenate([np.full(2, SHAPE_DEVIATION), np.where(known, KNOWN_SCALE_DEVIATION, SCALE_DEVIATION)])
 
     def loss(logarithms: FloatArray) -> tuple[float, FloatArray]:
         """The negative logarithm of the posterior density, and its gradient."""
