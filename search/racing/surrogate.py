@@ -14,7 +14,7 @@ from search.racing.matrix import BoolArray, FloatArray
 FEWEST_TRIALS = 8
 MOST_TRIALS = 120  # that the process rests on, the latest
 MOST_FITTED = 64  # of these, to which its length scales are fitted
-ITERATIONS = 8
+ITERATIONS = 5
 CHOICES_APART = 0.5  # the square distance of two choices, where the ends of a range are at 0.81
 SQRT5 = 5**0.5
 
