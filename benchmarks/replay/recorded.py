@@ -34,9 +34,14 @@ class Recorded:
     final: FloatArray  # (trials,): the mean over these folds after the last epoch
     test: FloatArray  # (trials,): the mean of these folds' models on the test file, NaN where there is none
     params: FloatArray  # (trials, parameters): where each lies in the space, see `search.space.position`
-    length_scales: FloatArray  # (parameters,): those that are usual, see `search.space.length_scales`
+    parameters: tuple[str, ...]  # their names
     sign: float
     curves: Curves
+
+    @property
+    def length_scales(self) -> FloatArray:
+        """Those that the parameters usually have, (parameters,)."""
+        return length_scales(self.parameters)
 
     @property
     def work(self) -> FloatArray:
@@ -57,7 +62,7 @@ def recorded(
     scores = curves.sign * curves.standing[:, folds].astype(np.float64)
     lengths = curves.lengths[:, folds].astype(np.int64)
     last = np.take_along_axis(scores, lengths[:, :, None] - 1, axis=2)[:, :, 0]
-    space, params = positions(curves.params)
+    names, params = positions(curves.params)
     return Recorded(
         name=name,
         scores=scores,
@@ -67,17 +72,17 @@ def recorded(
         final=last.mean(axis=1),
         test=curves.sign * curves.test_folds[:, folds].astype(np.float64).mean(axis=1),
         params=params,
-        length_scales=length_scales(space),
+        parameters=names,
         sign=curves.sign,
         curves=curves,
     )
 
 
-def positions(params: Sequence[Mapping[str, Any]]) -> tuple[list[str], FloatArray]:
+def positions(params: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], FloatArray]:
     """The parameters that differ, and where the trials lie in the space that they show, (trials, parameters)."""
     space = {name: domain for name in sorted({*chain(*params)}) if (domain := _domain(name, params)) is not None}
     places = np.array([position(space, sampled) for sampled in params])
-    return list(space), places.reshape(len(params), len(space))
+    return tuple(space), places.reshape(len(params), len(space))
 
 
 def _domain(name: str, params: Sequence[Mapping[str, Any]]) -> Range | Choices | None:

@@ -66,9 +66,9 @@ def _predict(
     y, noise = np.frombuffer(levels), np.frombuffer(variances)
     center, scale = float(y.mean()), max(float(y.std()), 1e-9)
     y, noise = (y - center) / scale, noise / scale**2
-    squares = _square_distances(params, shape, rows_seen)
+    squares = square_distances(params, shape, rows_seen)
     fitted = slice(max(0, len(rows) - MOST_FITTED), None)
-    signal, nugget, weights = _fit(
+    signal, nugget, weights = fit(
         squares[:, rows[fitted], fitted], y[fitted], noise[fitted], np.frombuffer(usual_scales)
     )
     kernel, _ = _matern(np.tensordot(weights, squares, axes=1), signal)
@@ -85,8 +85,8 @@ def _predict(
     return center + scale * mean, scale**2 * np.maximum(variance, 1e-12)
 
 
-def _fit(
-    squares: FloatArray, y: FloatArray, noise: FloatArray, usual_scales: FloatArray
+def fit(
+    squares: FloatArray, y: FloatArray, noise: FloatArray, usual_scales: FloatArray, *, iterations: int = ITERATIONS
 ) -> tuple[float, float, FloatArray]:
     """Signal, nugget, and a weight for the square distance along every parameter: its length scale to the power -2."""
     num_parameters, num_points, _ = squares.shape
@@ -114,7 +114,7 @@ def _fit(
         return 0.5 * quadratic + half_determinant, gradient + off / deviation
 
     bounds = list(zip(usual - 3 * deviation, usual + 3 * deviation, strict=True))
-    options = {"maxiter": ITERATIONS, "maxfun": ITERATIONS + 3}
+    options = {"maxiter": iterations, "maxfun": iterations + 3}
     best = minimize(loss, usual, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
     return float(np.exp(best[0])), float(np.exp(best[1])), np.exp(-2 * best[2:])
 
@@ -127,7 +127,7 @@ def _matern(distances: FloatArray, signal: float) -> tuple[FloatArray, FloatArra
 
 
 @lru_cache(maxsize=4)
-def _square_distances(params: bytes, shape: tuple[int, int], rows: bytes) -> FloatArray:
+def square_distances(params: bytes, shape: tuple[int, int], rows: bytes) -> FloatArray:
     """Of all trials to those of `rows` along every parameter, (parameters, trials, rows)."""
     columns = np.frombuffer(params).reshape(shape).T
     apart = np.abs(columns[:, :, None] - columns[:, np.frombuffer(rows, np.int64)][:, None, :])

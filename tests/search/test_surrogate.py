@@ -47,7 +47,7 @@ def test_leaving_one_out_is_predicting_it_from_the_others(monkeypatch: pytest.Mo
     params = 0.9 * RANDOM.random((num, 2))
     levels = np.sin(4 * params[:, 0]) + 0.2 * RANDOM.standard_normal(num)
     signal, nugget, scales = 0.8, 0.1, np.array([0.4, 1.5])
-    monkeypatch.setattr(surrogate, "_fit", lambda *_: (signal, nugget, scales**-2))
+    monkeypatch.setattr(surrogate, "fit", lambda *_: (signal, nugget, scales**-2))
     monkeypatch.setattr(surrogate, "_level", lambda *_: 0.0)
     outlook = look_out(
         params, UNKNOWN[: params.shape[1]], levels, np.full(num, noise * levels.var()), np.ones(num, bool)
