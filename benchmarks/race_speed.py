@@ -54,14 +54,8 @@ def build(num_trials: int, num_folds: int, num_epochs: int) -> Matrix:
             scores[row, count, :trained] = ends[row, count] - 0.1
             states[row, count:] = RunState.WAITING
             states[row, count] = RunState.PAUSED
-    return Matrix(
-        numbers=np.arange(num_trials),
-        scores=scores,
-        states=states,
-        lengths=np.full(num_trials, num_epochs),
-        params=0.9 * random.random((num_trials, NUM_PARAMETERS)),
-        length_scales=np.full(NUM_PARAMETERS, np.nan),
-    )
+    lengths, params = np.full(num_trials, num_epochs), 0.9 * random.random((num_trials, NUM_PARAMETERS))
+    return Matrix(numbers=np.arange(num_trials), scores=scores, states=states, lengths=lengths, params=params)
 
 
 def train(matrix: Matrix, row: int) -> None:

@@ -11,7 +11,7 @@ from search.config import RaceConfig, StudyConfig
 from search.parameters import Domain
 from search.racing.matrix import Matrix, RunState, build_matrix
 from search.racing.verdicts import Action, Choice, Decision, Verdict
-from search.space import length_scales, most_trials, position
+from search.space import most_trials, position
 from storage.records import Event, EventKind, FoldRunState
 from storage.view import LedgerView
 
@@ -77,11 +77,7 @@ class Scores:
             maximize=study.direction == "maximize",
         )
         positions = np.array([position(self._space, params[number]) for number in matrix.numbers.tolist()], np.float64)
-        return replace(
-            matrix,
-            params=positions.reshape(len(params), len(self._space)),
-            length_scales=length_scales(self._space),
-        )
+        return replace(matrix, params=positions.reshape(len(params), len(self._space)))
 
     def _apply(self, event: Event, arrays: Matrix) -> Matrix:
         """Bring the arrays up to date with one event, which they may know already."""

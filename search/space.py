@@ -1,12 +1,10 @@
 """The space of a study: what a trial samples of it, what then stands for all parameters, and every combination."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from models.params import Scalar
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
     import optuna
 
 MOST_COMBINATIONS = 100_000
-
-# How far apart, by `position`, two values usually are whose scores have little to do with each other: what Gaussian
-# processes fitted to recorded studies agree on. Other parameters matter less, and differ from study to study.
-LENGTH_SCALES = {"learning_rate": 0.55, "optimiser": 1.1, "loss": 1.2, "sampler": 1.3}
 
 
 def suggest(trial: "optuna.Trial", config: StudyConfig) -> dict[str, Scalar]:
@@ -57,11 +51,6 @@ def position(space: Mapping[str, Domain], sampled: Mapping[str, Any]) -> list[fl
     sampled lies in the middle. A choice is its index, -1 where none is sampled.
     """
     return [_coordinate(domain, sampled.get(name)) for name, domain in space.items()]
-
-
-def length_scales(names: Iterable[str]) -> NDArray[np.float64]:
-    """How far apart two values of each parameter usually have little to do with each other; NaN where it varies."""
-    return np.array([LENGTH_SCALES.get(name, np.nan) for name in names], np.float64)
 
 
 def _coordinate(domain: Domain, value: Scalar) -> float:

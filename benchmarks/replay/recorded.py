@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from search.curves import Curves, load_curves
 from search.parameters import Choices, Range
-from search.space import length_scales, position
+from search.space import position
 
 Unit = Literal["epoch", "second"]
 FloatArray = NDArray[np.float64]
@@ -34,14 +34,8 @@ class Recorded:
     final: FloatArray  # (trials,): the mean over these folds after the last epoch
     test: FloatArray  # (trials,): the mean of these folds' models on the test file, NaN where there is none
     params: FloatArray  # (trials, parameters): where each lies in the space, see `search.space.position`
-    parameters: tuple[str, ...]  # their names
     sign: float
     curves: Curves
-
-    @property
-    def length_scales(self) -> FloatArray:
-        """Those that the parameters usually have, (parameters,)."""
-        return length_scales(self.parameters)
 
     @property
     def work(self) -> FloatArray:
@@ -62,7 +56,6 @@ def recorded(
     scores = curves.sign * curves.standing[:, folds].astype(np.float64)
     lengths = curves.lengths[:, folds].astype(np.int64)
     last = np.take_along_axis(scores, lengths[:, :, None] - 1, axis=2)[:, :, 0]
-    names, params = positions(curves.params)
     return Recorded(
         name=name,
         scores=scores,
@@ -71,18 +64,16 @@ def recorded(
         costs=np.ones(lengths.shape) if unit == "epoch" else curves.seconds[:, folds].astype(np.float64),
         final=last.mean(axis=1),
         test=curves.sign * curves.test_folds[:, folds].astype(np.float64).mean(axis=1),
-        params=params,
-        parameters=names,
+        params=positions(curves.params),
         sign=curves.sign,
         curves=curves,
     )
 
 
-def positions(params: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], FloatArray]:
-    """The parameters that differ, and where the trials lie in the space that they show, (trials, parameters)."""
+def positions(params: Sequence[Mapping[str, Any]]) -> FloatArray:
+    """Where the trials lie in the space that they show, (trials, parameters that differ)."""
     space = {name: domain for name in sorted({*chain(*params)}) if (domain := _domain(name, params)) is not None}
-    places = np.array([position(space, sampled) for sampled in params])
-    return tuple(space), places.reshape(len(params), len(space))
+    return np.array([position(space, sampled) for sampled in params]).reshape(len(params), len(space))
 
 
 def _domain(name: str, params: Sequence[Mapping[str, Any]]) -> Range | Choices | None:

@@ -183,7 +183,6 @@ class _Study:
             states=self.states[:num],
             lengths=self.recorded.planned[self.drawn],
             params=self.recorded.params[self.drawn],
-            length_scales=self.recorded.length_scales,
             sign=self.recorded.sign,
         )
 

@@ -55,7 +55,7 @@ def believe(matrix: Matrix) -> Beliefs:
     known = noise.variance * precision  # 1 for a finished fold, 0 for one of which nothing is known
     residual = np.where(known > 0, values - noise.effects, 0.0)
     residual = np.where(np.isfinite(residual), residual, -1e9)
-    prior, spread = _prior(matrix, residual, precision)
+    prior, spread = _prior(matrix.params, residual, precision)
     level_precision = 1 / spread + precision.sum(axis=1)
     level = (prior / spread + (precision * residual).sum(axis=1)) / level_precision
     unknown = (1 - known).sum(axis=1)
@@ -157,7 +157,7 @@ def _spread(beliefs: Beliefs, rows: NDArray[np.int64], num_trials: int) -> Belie
     return replace(beliefs, mean=mean, deviation=deviation, chance=chance, trained=trained, outlook=outlook, best=best)
 
 
-def _prior(matrix: Matrix, residual: FloatArray, precision: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _prior(params: FloatArray, residual: FloatArray, precision: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean and variance, (trials,), of what each trial's level is without its own scores: by its params, if they tell.
 
     What lies far below the good trials is raised to a floor: how bad it is tells nothing about where the best is.
@@ -168,7 +168,7 @@ def _prior(matrix: Matrix, residual: FloatArray, precision: FloatArray) -> tuple
     levels = np.where(seen, (precision * residual).sum(axis=1) / np.where(seen, weight, 1.0), center)
     floor = center - FLOOR * (levels.max(initial=center) - center)
     known = 1 / np.where(seen, weight, 1.0)
-    outlook = look_out(matrix.params, matrix.length_scales, np.maximum(levels, floor), known, seen)
+    outlook = look_out(params, np.maximum(levels, floor), known, seen)
     if outlook is None:
         return np.full(len(levels), center), np.full(len(levels), spread)
     return outlook.mean, np.minimum(outlook.variance, spread)

@@ -30,8 +30,6 @@ class Matrix:
     NaN where nothing was trained, -inf where it was not finite. `states` is (trials, folds), of RunState; `lengths`
     (trials,) is how many epochs a fold run of the trial has. `params` is (trials, parameters):
     where in its range a number lies, a choice as a whole number (see `search.space.position`); there may be none.
-    `length_scales` is (parameters,): how far apart two values of each usually have little to do with each other, NaN
-    where that is not known.
     """
 
     numbers: NDArray[np.int64]
@@ -39,7 +37,6 @@ class Matrix:
     states: NDArray[np.int8]
     lengths: NDArray[np.int64]
     params: FloatArray
-    length_scales: FloatArray
     sign: float = 1.0
 
     def row(self, trial: int) -> int:
@@ -141,12 +138,5 @@ def build_matrix(
     for trial, fold, epoch, score in scores:
         values[rows[trial], fold, epoch - 1] = sign * score if np.isfinite(score) else -np.inf
     numbers = np.array([number for number, _ in ordered], dtype=np.int64)
-    return Matrix(
-        numbers=numbers,
-        scores=values,
-        states=states,
-        lengths=lengths,
-        params=np.zeros((len(ordered), 0)),
-        length_scales=np.zeros(0),
-        sign=sign,
-    )
+    no_params = np.zeros((len(ordered), 0))
+    return Matrix(numbers=numbers, scores=values, states=states, lengths=lengths, params=no_params, sign=sign)

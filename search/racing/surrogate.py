@@ -14,13 +14,12 @@ from search.racing.matrix import BoolArray, FloatArray
 FEWEST_TRIALS = 8
 MOST_TRIALS = 120  # that the process rests on, the latest
 MOST_FITTED = 64  # of these, to which its length scales are fitted
-ITERATIONS = 5
+ITERATIONS = 8
 CHOICES_APART = 0.5  # the square distance of two choices, where the ends of a range are at 0.81
 SQRT5 = 5**0.5
 
 # The fit's log-normal prior: of signal and nugget, for levels of variance 1, and of the length scales.
-SIGNAL, NUGGET, SHAPE_DEVIATION = 0.7, 0.2, 1.0
-SCALE_DEVIATION, KNOWN_SCALE_DEVIATION = 0.8, 0.4
+SIGNAL, NUGGET, SHAPE_DEVIATION, SCALE_DEVIATION = 0.7, 0.2, 1.0, 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +30,11 @@ class Outlook:
     variance: FloatArray
 
 
-def look_out(
-    params: FloatArray, length_scales: FloatArray, levels: FloatArray, variances: FloatArray, seen: BoolArray
-) -> Outlook | None:
+def look_out(params: FloatArray, levels: FloatArray, variances: FloatArray, seen: BoolArray) -> Outlook | None:
     """Predict every trial's level, (trials,), from its params, (trials, parameters), leaving its own scores out.
 
-    `length_scales` are those that are usual, (parameters,), NaN where none is known. `levels` are known with
-    `variances` where `seen`, which need be no more than finite elsewhere. None where params say nothing: there are
-    none, or fewer than 8 trials are seen.
+    `levels` are known with `variances` where `seen`, which need be no more than finite elsewhere. None where params say
+    nothing: there are none, or fewer than 8 trials are seen.
 
     The kernel is Matern 5/2 with a length scale for every parameter, and a nugget for what params do not explain,
     fitted to the largest posterior density (Rasmussen and Williams 2006, sections 5.4.1 and 5.4.2).
@@ -46,7 +42,7 @@ def look_out(
     if not params.size or seen.sum() < FEWEST_TRIALS:
         return None
     rows = np.flatnonzero(seen)[-MOST_TRIALS:]
-    known = (levels[rows].tobytes(), variances[rows].tobytes(), length_scales.tobytes())
+    known = (levels[rows].tobytes(), variances[rows].tobytes())
     # On matrices as small as these, several threads of BLAS spend their time waiting for each other.
     with _libraries().limit(limits=1, user_api="blas"):
         mean, variance = _predict(params.tobytes(), params.shape, rows.tobytes(), *known)
@@ -60,17 +56,15 @@ def _libraries() -> ThreadpoolController:
 
 @lru_cache(maxsize=4)
 def _predict(
-    params: bytes, shape: tuple[int, int], rows_seen: bytes, levels: bytes, variances: bytes, usual_scales: bytes
+    params: bytes, shape: tuple[int, int], rows_seen: bytes, levels: bytes, variances: bytes
 ) -> tuple[FloatArray, FloatArray]:
     rows = np.frombuffer(rows_seen, np.int64)
     y, noise = np.frombuffer(levels), np.frombuffer(variances)
     center, scale = float(y.mean()), max(float(y.std()), 1e-9)
     y, noise = (y - center) / scale, noise / scale**2
-    squares = square_distances(params, shape, rows_seen)
+    squares = _square_distances(params, shape, rows_seen)
     fitted = slice(max(0, len(rows) - MOST_FITTED), None)
-    signal, nugget, weights = fit(
-        squares[:, rows[fitted], fitted], y[fitted], noise[fitted], np.frombuffer(usual_scales)
-    )
+    signal, nugget, weights = _fit(squares[:, rows[fitted], fitted], y[fitted], noise[fitted])
     kernel, _ = _matern(np.tensordot(weights, squares, axes=1), signal)
     inverse, _ = _invert(kernel[rows] + np.diag(noise + nugget))
     level = _level(inverse, y)
@@ -85,17 +79,13 @@ def _predict(
     return center + scale * mean, scale**2 * np.maximum(variance, 1e-12)
 
 
-def fit(
-    squares: FloatArray, y: FloatArray, noise: FloatArray, usual_scales: FloatArray, *, iterations: int = ITERATIONS
-) -> tuple[float, float, FloatArray]:
+def _fit(squares: FloatArray, y: FloatArray, noise: FloatArray) -> tuple[float, float, FloatArray]:
     """Signal, nugget, and a weight for the square distance along every parameter: its length scale to the power -2."""
     num_parameters, num_points, _ = squares.shape
     flat = squares.reshape(num_parameters, -1)
-    known = np.isfinite(usual_scales)
     # Length scales that grow with the number of parameters keep the distances where they are (Hvarfner 2024).
-    scales = np.where(known, usual_scales, np.sqrt(num_parameters))
-    usual = np.log(np.concatenate([[SIGNAL, NUGGET], scales]))
-    deviation = np.concatenate([np.full(2, SHAPE_DEVIATION), np.where(known, KNOWN_SCALE_DEVIATION, SCALE_DEVIATION)])
+    usual = np.concatenate([np.log([SIGNAL, NUGGET]), np.full(num_parameters, 0.5 * np.log(num_parameters))])
+    deviation = np.concatenate([np.full(2, SHAPE_DEVIATION), np.full(num_parameters, SCALE_DEVIATION)])
 
     def loss(logarithms: FloatArray) -> tuple[float, FloatArray]:
         """The negative logarithm of the posterior density, and its gradient."""
@@ -114,7 +104,7 @@ def fit(
         return 0.5 * quadratic + half_determinant, gradient + off / deviation
 
     bounds = list(zip(usual - 3 * deviation, usual + 3 * deviation, strict=True))
-    options = {"maxiter": iterations, "maxfun": iterations + 3}
+    options = {"maxiter": ITERATIONS, "maxfun": ITERATIONS + 3}
     best = minimize(loss, usual, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
     return float(np.exp(best[0])), float(np.exp(best[1])), np.exp(-2 * best[2:])
 
@@ -127,7 +117,7 @@ def _matern(distances: FloatArray, signal: float) -> tuple[FloatArray, FloatArra
 
 
 @lru_cache(maxsize=4)
-def square_distances(params: bytes, shape: tuple[int, int], rows: bytes) -> FloatArray:
+def _square_distances(params: bytes, shape: tuple[int, int], rows: bytes) -> FloatArray:
     """Of all trials to those of `rows` along every parameter, (parameters, trials, rows)."""
     columns = np.frombuffer(params).reshape(shape).T
     apart = np.abs(columns[:, :, None] - columns[:, np.frombuffer(rows, np.int64)][:, None, :])

@@ -30,7 +30,6 @@ def study(means: np.ndarray, *, folds: int = 5, noise: float = 0.02, seed: int =
         states=np.full((len(means), folds), RunState.DONE, np.int8),
         lengths=np.full(len(means), NUM_EPOCHS),
         params=np.zeros((len(means), 0)),
-        length_scales=np.zeros(0),
     )
 
 
@@ -124,7 +123,6 @@ def test_a_curve_unlike_all_others_which_are_alike_is_believed_something_of():
         states=np.full((6, 2), RunState.DONE, np.int8),
         lengths=np.full(6, NUM_EPOCHS),
         params=np.zeros((6, 0)),
-        length_scales=np.zeros(0),
     )
     for epochs in range(1, NUM_EPOCHS):
         beliefs = believe(trained_only(alike, 5, epochs))
@@ -261,7 +259,7 @@ def with_params(full: Matrix, *, of_last: float) -> Matrix:
     means = full.scores[:, :, -1].mean(axis=1)
     places = 0.9 * (means - means.min()) / np.ptp(means)
     places[-1] = of_last
-    return trained_only(replace(full, params=places[:, None], length_scales=np.array([np.nan])), len(means) - 1)
+    return trained_only(replace(full, params=places[:, None]), len(means) - 1)
 
 
 def test_rather_than_one_whose_params_speak_against_it_another_trial_is_drawn():
@@ -285,8 +283,7 @@ def test_params_sharpen_what_is_believed_of_a_trial_that_was_begun():
     end = full.scores[12, :, -1].mean()
     blind = believe(trained_only(full, 12, 1))
     means = full.scores[:, :, -1].mean(axis=1)
-    places = 0.9 * (means - means.min())[:, None] / np.ptp(means)
-    knowing = believe(trained_only(replace(full, params=places, length_scales=np.array([np.nan])), 12, 1))
+    knowing = believe(trained_only(replace(full, params=0.9 * (means - means.min())[:, None] / np.ptp(means)), 12, 1))
     assert knowing.deviation[12] < blind.deviation[12]
     assert abs(knowing.mean[12] - end) < 3 * knowing.deviation[12]
 
@@ -364,15 +361,9 @@ def test_whatever_the_matrix_holds_the_answer_can_be_done(data: st.DataObject):
         data.draw(st.lists(st.integers(0, 5), min_size=trials * folds, max_size=trials * folds)), np.int8
     ).reshape(trials, folds)
     states[(states == RunState.DONE) & np.isnan(scores[:, :, 0])] = RunState.WAITING
-    num_parameters = data.draw(st.integers(0, 2))
-    matrix = Matrix(
-        numbers=np.arange(trials),
-        scores=scores,
-        states=states,
-        lengths=np.full(trials, 3),
-        params=np.random.default_rng(0).random((trials, num_parameters)),
-        length_scales=np.array([0.5, np.nan])[:num_parameters],
-    )
+    params = np.random.default_rng(0).random((trials, data.draw(st.integers(0, 2))))
+    numbers, lengths = np.arange(trials), np.full(trials, 3)
+    matrix = Matrix(numbers=numbers, scores=scores, states=states, lengths=lengths, params=params)
     left = data.draw(st.integers(0, 3))
     choice = next_fold_run(matrix, settings=RaceConfig(min_trials=1), trials_left=left)
     assert choice == next_fold_run(matrix, settings=RaceConfig(min_trials=1), trials_left=left)

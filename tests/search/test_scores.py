@@ -31,7 +31,6 @@ def equal(found: Matrix, expected: Matrix) -> None:
     np.testing.assert_array_equal(found.states, expected.states)
     np.testing.assert_array_equal(found.lengths, expected.lengths)
     np.testing.assert_array_equal(found.params, expected.params)
-    np.testing.assert_array_equal(found.length_scales, expected.length_scales)
     epochs = expected.scores.shape[2]
     np.testing.assert_array_equal(found.scores[:, :, :epochs], expected.scores)
     assert np.isnan(found.scores[:, :, epochs:]).all()
@@ -51,7 +50,6 @@ def test_after_any_history_it_is_what_a_new_look_reads(scripted_study: Studies):
     assert set(np.unique(matrix.states)) == set(RunState)
     assert np.isneginf(matrix.scores).any()
     assert 0 < matrix.params.min() < matrix.params.max() < 0.9
-    assert matrix.length_scales.shape == matrix.params.shape[1:]
 
 
 def change(ledger: Ledger, chance: random.Random) -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ from objectives.params import TrainingParams
 from search.config import StudyConfig, load_config
 from search.errors import ConfigError
 from search.parameters import PARAMETERS, Choices, Range
-from search.space import field_values, grid, length_scales, position, resolve, suggest
+from search.space import field_values, grid, position, resolve, suggest
 
 FOCAL: dict[str, Any] = {
     "class_balanced_beta": [0.9, 0.999],
@@ -291,10 +290,3 @@ def test_a_trial_s_position_in_the_space():
         "focal_gamma": 0.45,
     }
     assert position(space, {"loss": "focal", "focal_gamma": 0.5})[-2:] != at[-2:]
-
-
-def test_the_learning_rate_is_known_to_matter_most():
-    """A quarter of its range is another world; of the dropout nothing is known beforehand."""
-    rate, loss, dropout = length_scales(["learning_rate", "loss", "dropout"])
-    assert 0 < rate < loss
-    assert np.isnan(dropout)
