@@ -5,6 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,17 +187,19 @@ def _with_test(curves: Curves, scores: dict[int, tuple[NDArray[np.float32], floa
 
 
 def write_curves(curves: Curves, out: Path) -> None:
-    """Write them beside the final name, then rename; ConfigError if that cannot be done."""
+    """Write them beside the final name, in a folder that is made if need be, then rename; ConfigError if that fails."""
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     content = io.BytesIO()
     np.savez_compressed(content, **_to_arrays(curves))
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(content.getbuffer())
         os.replace(unfinished, out)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder is a file
+            unfinished.unlink()
 
 
 def _to_arrays(curves: Curves) -> dict[str, Any]:

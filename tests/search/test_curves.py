@@ -136,14 +136,21 @@ def test_other_files_are_refused(curves: Curves, study: Trained, tmp_path: Path)
 
 
 def test_what_cannot_be_written_or_read_is_one_line(study: Trained, tmp_path: Path):
-    """A wrong suffix, a folder that is not there, an unknown test file: exit code 2, and nothing is written."""
-    missing = tmp_path / "missing" / "c.npz"
+    """A wrong suffix, a folder that is a file, an unknown test file: exit code 2, and nothing is written."""
+    (tmp_path / "file").touch()
     for out, options, words in [
         (tmp_path / "c.csv", (), "ends in .npz"),
-        (missing, (), "cannot be written"),
+        (tmp_path / "file" / "c.npz", (), "cannot be written"),
         (tmp_path / "c.npz", ("--test", tmp_path / "no.csv"), "no.csv"),
     ]:
         result = export(study, out, *options)
         assert result.exit_code == 2
         assert words in result.output.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_not_there_is_made(curves: Curves, tmp_path: Path):
+    """Scores on a test file may have taken an hour by then."""
+    write_curves(curves, tmp_path / "new" / "folder" / "c.npz")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["c.npz"]
+    assert load_curves(tmp_path / "new" / "folder" / "c.npz").params == curves.params
