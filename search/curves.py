@@ -192,7 +192,8 @@ def write_curves(curves: Curves, out: Path) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **_to_arrays(curves))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # it is a file: what comes next says so
+            out.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(content.getbuffer())
         os.replace(unfinished, out)
     except OSError as error:

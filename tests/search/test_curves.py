@@ -140,7 +140,7 @@ def test_what_cannot_be_written_or_read_is_one_line(study: Trained, tmp_path: Pa
     (tmp_path / "file").touch()
     for out, options, words in [
         (tmp_path / "c.csv", (), "ends in .npz"),
-        (tmp_path / "file" / "c.npz", (), "cannot be written"),
+        (tmp_path / "file" / "c.npz", (), "cannot be written: Not a directory"),
         (tmp_path / "c.npz", ("--test", tmp_path / "no.csv"), "no.csv"),
     ]:
         result = export(study, out, *options)
