@@ -5,7 +5,6 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +55,10 @@ def export_curves(study: OpenStudy, out: Path, *, test: Path | None, overrides: 
     """
     if out.suffix != ".npz":
         raise ConfigError(f"--out: found {out.name}, expected a name that ends in .npz")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)  # now: to score all models on a test file may take an hour
+    except OSError as error:
+        raise ConfigError(f"{out}: its folder cannot be made: {error.strerror}") from None
     config = on_this_machine(study.record, overrides)
     curves = _record(study, say=say)
     if test is not None:
@@ -187,20 +190,17 @@ def _with_test(curves: Curves, scores: dict[int, tuple[NDArray[np.float32], floa
 
 
 def write_curves(curves: Curves, out: Path) -> None:
-    """Write them beside the final name, in a folder that is made if need be, then rename; ConfigError if that fails."""
+    """Write them beside the final name, then rename; ConfigError if that cannot be done."""
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     content = io.BytesIO()
     np.savez_compressed(content, **_to_arrays(curves))
     try:
-        with suppress(FileExistsError):  # it is a file: what comes next says so
-            out.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(content.getbuffer())
         os.replace(unfinished, out)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
     finally:
-        with suppress(OSError):  # its folder is a file
-            unfinished.unlink()
+        unfinished.unlink(missing_ok=True)
 
 
 def _to_arrays(curves: Curves) -> dict[str, Any]:
