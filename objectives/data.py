@@ -16,6 +16,7 @@ from objectives.class_folders import is_class_folders, read_class_folders
 from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.image_root import ImageFiles
+from objectives.same_text import canonical, group_texts, without_invisible
 from objectives.tables import Chunk, Format, format_of, read_file
 
 Labels = NDArray[np.int64] | NDArray[np.float64]
@@ -44,7 +45,8 @@ class Dataset(Content):
     labels: Labels  # (rows,): an index into label_names, or the number itself
     label_names: Sequence[str]  # sorted; none for numbers
     strata: NDArray[np.int64]  # (rows,): what a stratified split spreads evenly, classes or ranges of the numbers
-    groups: NDArray[np.int64]  # (rows,): rows that stay together share one: by data.group, else by text or image file
+    contents: NDArray[np.int64]  # (rows,): rows of the same text or image file share one
+    groups: NDArray[np.int64]  # (rows,): rows that stay together share one: by data.group, else the contents
     num_extra: int  # of the rows at the end
     fingerprint: str  # sha256 of texts and labels, whatever the file's format
 
@@ -123,6 +125,7 @@ def read_dataset(spec: DataSpec) -> Dataset:
         label_names = tuple(sorted(set(parts[0].labels)))
         _require_two(label_names, kind="class", spec=spec)
         labels = strata = np.concatenate([_classes(part, label_names, spec=spec) for part in parts])
+    contents = _contents(parts)
     return Dataset(
         spec=spec,
         texts=texts,
@@ -131,7 +134,8 @@ def read_dataset(spec: DataSpec) -> Dataset:
         label_names=label_names,
         strata=strata,
         rows=np.concatenate([np.arange(1, len(part.texts) + 1, dtype=np.int64) for part in parts]),
-        groups=_groups(parts),
+        contents=contents,
+        groups=contents if spec.group is None else _documents(parts),
         num_extra=len(texts) - len(parts[0].texts),
         fingerprint=_fingerprint(parts),
     )
@@ -156,17 +160,15 @@ def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Lab
     return np.array([index[label] if index else _number(label) for label in labels])
 
 
-def group_texts(texts: Iterable[str]) -> NDArray[np.int64]:
-    """Return a number for each text, the same for those that differ in case and white space only; new ones rise."""
-    # Not the texts themselves: of millions these would be as large again.
-    digests = bytearray()
-    for text in texts:
-        same = " ".join(text.lower().split()).encode("utf-8", "surrogatepass")
-        digests += hashlib.blake2b(same, digest_size=16).digest()
-    _, first, group = np.unique(np.frombuffer(digests, "S16"), return_index=True, return_inverse=True)
-    numbers = np.empty(len(first), np.int64)
-    numbers[np.argsort(first)] = np.arange(len(first))
-    return numbers[group]
+def grouped_texts(columns: Mapping[str, Sequence[str]], spec: DataSpec) -> Iterable[str]:
+    """Return the text of each row that says whether two rows are the same: of relations the sentence alone."""
+    if spec.relation is not None:
+        return columns[spec.relation.sentence]
+    if len(spec.columns) == 1:
+        return columns[spec.columns[0]]
+    # A cell of blanks is as empty as one without any.
+    rows = zip(*map(columns.__getitem__, spec.columns), strict=True)
+    return (spec.separator.join(filter(canonical, row)) for row in rows)
 
 
 def group_images(paths: Sequence[str], *, spec: DataSpec) -> NDArray[np.int64]:
@@ -217,12 +219,6 @@ class _Part:
     labels: list[str]
     groups: list[str]  # of data.group; empty without it
 
-    @property
-    def grouped_texts(self) -> list[str]:
-        """The texts by which rows stay together: their sentences, where these are what is read."""
-        relation = self.spec.relation
-        return self.texts if relation is None else self.columns[relation.sentence]
-
 
 def _spec_of_extra(spec: DataSpec, path: Path) -> DataSpec:
     if is_class_folders(path):
@@ -264,19 +260,16 @@ def _all_chunks(spec: DataSpec) -> Iterator[Chunk]:
     return iter([Chunk(table=read_table(spec), first=1, share_read=1.0)])
 
 
-def _groups(parts: Sequence[_Part]) -> NDArray[np.int64]:
-    """Return a number for each row, the same for those that stay together; documents' names are taken as written.
+def _contents(parts: Sequence[_Part]) -> NDArray[np.int64]:
+    """Return a number for each row, the same for equal texts, and for image files that hold the same."""
+    if parts[0].spec.kind == "image":
+        return group_images([path for part in parts for path in part.texts], spec=parts[0].spec)
+    return group_texts(text for part in parts for text in grouped_texts(part.columns, part.spec))
 
-    Images stay together if their files hold the same, whatever their names.
-    """
-    spec = parts[0].spec
-    if spec.group is not None:
-        names = [name for part in parts for name in part.groups]
-    elif spec.kind == "image":
-        return group_images([path for part in parts for path in part.texts], spec=spec)
-    else:
-        return group_texts([text for part in parts for text in part.grouped_texts])
-    return _number_names(names)
+
+def _documents(parts: Sequence[_Part]) -> NDArray[np.int64]:
+    """Return a number for each row, the same for those of one document: of names that nobody could tell apart."""
+    return _number_names([without_invisible(name) for part in parts for name in part.groups])
 
 
 def _number_names(names: Sequence[str]) -> NDArray[np.int64]:

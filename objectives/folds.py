@@ -44,14 +44,20 @@ def small_classes(labels: NDArray[np.int64], groups: NDArray[np.int64], num_fold
 
 
 def split(
-    assignments: NDArray[np.int16], groups: NDArray[np.int64], fold: int
+    assignments: NDArray[np.int16],
+    groups: NDArray[np.int64],
+    fold: int,
+    *,
+    contents: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the training rows and the validation rows of `fold`, each sorted.
 
-    Extra rows (EXTRA) are trained on in every fold but where they share a group with a validation row.
+    Extra rows (EXTRA) are trained on in every fold but where they share a group, or their content, with a validation
+    row.
     """
     validation = np.flatnonzero(assignments == fold)
-    repeated = (assignments == EXTRA) & np.isin(groups, groups[validation])
+    repeated = assignments == EXTRA
+    repeated &= np.logical_or.reduce([np.isin(of, of[validation]) for of in (groups, contents) if of is not None])
     return np.flatnonzero((assignments != fold) & ~repeated), validation
 
 

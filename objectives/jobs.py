@@ -34,6 +34,7 @@ class FoldJob:
     training_rows: Rows
     validation_rows: Rows
     seed: int  # a function of the study's seed and the fold, never of the trial
+    together: Rows | None = None  # of all rows: those that share one are never apart; None: each stands alone
 
     @property
     def task(self) -> Task:

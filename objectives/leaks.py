@@ -1,4 +1,7 @@
-"""The leak proof: which rows went into a fold's training, which came out of its sampler, and that none was held out."""
+"""The leak proof: which rows went into a fold's training, which came out of its sampler, and that none was held out.
+
+A row was held out if its text was: rows are compared by what keeps them together, not by their place in the file.
+"""
 
 import hashlib
 import io
@@ -25,7 +28,7 @@ class LeakProof:
     counts_before: NDArray[np.int64]  # (classes,)
     counts_after: NDArray[np.int64]  # (classes,)
     num_synthetic: int
-    num_validation_rows_used: int  # 0 unless something is wrong
+    num_validation_rows_used: int  # themselves or by a row like them; 0 unless something is wrong
 
     def summary(self) -> dict[str, Any]:
         """Return JSON: the counts, and the sha256 of the rows as little-endian int64."""
@@ -59,22 +62,30 @@ class LeakProof:
 
 
 def prove(
-    sample: Sample, *, training_rows: Rows, validation_rows: Rows, counts: Callable[[Rows], NDArray[np.int64]]
+    sample: Sample,
+    *,
+    training_rows: Rows,
+    validation_rows: Rows,
+    counts: Callable[[Rows], NDArray[np.int64]],
+    together: Rows | None = None,
 ) -> LeakProof:
-    """Return the leak proof of one fold run; a validation row counts if it went in or came out.
+    """Return the leak proof of one fold run; a validation row counts if it, or one like it, went in or came out.
 
     `counts` gives the rows of each class, (classes,), repeated ones as often as they occur; a mixed row counts for the
-    class of its source.
+    class of its source. Rows are alike if they share their number in `together`, (all rows,): those of one text, say.
     """
     rows_in = np.unique(training_rows)
     rows_out = np.union1d(sample.rows, sample.partners)
+    used, held_out = np.union1d(rows_in, rows_out), np.unique(validation_rows)
+    if together is not None:
+        used, held_out = together[used], together[held_out]
     return LeakProof(
         rows_in=rows_in,
         rows_out=rows_out,
         counts_before=counts(training_rows),
         counts_after=counts(sample.rows),
         num_synthetic=int(np.sum(sample.partners != sample.rows)),
-        num_validation_rows_used=len(np.intersect1d(np.union1d(rows_in, rows_out), validation_rows)),
+        num_validation_rows_used=int(np.isin(held_out, used).sum()),
     )
 
 

@@ -85,6 +85,7 @@ class FoldTraining:
                 training_rows=job.training_rows,
                 validation_rows=job.validation_rows,
                 counts=job.counts,
+                together=job.together,
             ),
             counts_after=job.counts(drawn.rows),
         )

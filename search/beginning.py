@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.errors import EncoderError
 from models.params import Scalar
 from objectives.data import Dataset, read_dataset
-from objectives.folds import EXTRA, assign_folds, fingerprint_folds, small_classes
+from objectives.folds import EXTRA, assign_folds, fingerprint_folds
 from objectives.image_files import check_images
 from objectives.params import TOKEN_CHANGES, TrainingParams
 from objectives.relations import Form, read_relations
@@ -30,6 +30,8 @@ from search.disk import EncoderSize, check_disk, weigh
 from search.environment import Secrets, storage_url
 from search.errors import ConfigError
 from search.goal import make_goal, study_metric
+from search.notes import notes_on
+from search.rows import rows_together
 from search.space import field_values
 from search.study import OpenStudy
 from search.terminal import visible
@@ -72,10 +74,10 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets, num_workers: int 
     assignments = _assign(dataset, config)
     check_settings(config, dataset, assignments)
     url = storage_url(config, secrets)
-    notes = _notes(dataset, config)
+    notes: list[str] = []
     if not _is_begun(name, url=url):
         encoders = _check_encoders(config)
-        notes += check_disk(config, dataset, encoders=encoders, num_workers=num_workers)
+        notes = check_disk(config, dataset, encoders=encoders, num_workers=num_workers)
     engine = connect(url)
     migrate(engine)
     prints = {"data": dataset.fingerprint, "folds": fingerprint_folds(assignments), "config": fingerprint(config)}
@@ -94,6 +96,7 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets, num_workers: int 
         )
     _check_unchanged(record, config, prints)
     ledger = Ledger(engine, record.id)
+    notes = [*notes_on(dataset, config, ledger.assignments()), *notes]
     ledger.update_config(to_record(config))
     return OpenStudy(record=ledger.study(), ledger=ledger, url=url, notes=tuple(notes))
 
@@ -145,7 +148,10 @@ def _check_unchanged(record: StudyRecord, config: StudyConfig, prints: dict[str,
             f"study {record.name!r} was begun with another study file: {'; '.join(changes)}; "
             "undo the change or choose a new study name"
         )
-    for key, what in (("data", "the data file's rows"), ("folds", "the folds")):
+    # The folds of texts follow from texts and labels: if they alone differ, another version made them, and they stay.
+    is_of_texts = config.data.group is None and config.data.image is None
+    checked = {"data": "the data file's rows"} | ({} if is_of_texts else {"folds": "the folds"})
+    for key, what in checked.items():
         if record.fingerprints[key] != prints[key]:
             raise ConfigError(
                 f"study {record.name!r}: {what} changed since it began (fingerprint {prints[key][:12]}, expected "
@@ -202,17 +208,12 @@ def _assign(dataset: Dataset, config: StudyConfig) -> NDArray[np.int16]:
     own = len(dataset.labels) - dataset.num_extra
     folds = assign_folds(
         dataset.strata[:own],
-        _groups(dataset, config)[:own],
+        rows_together(dataset, config)[:own],
         num_folds=config.folds.k,
         seed=config.folds.seed,
         stratified=config.folds.stratified,
     )
     return np.concatenate([folds, np.full(dataset.num_extra, EXTRA, dtype=np.int16)])
-
-
-def _groups(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
-    together = config.folds.group_duplicates or config.data.group is not None
-    return dataset.groups if together else np.arange(len(dataset.labels))
 
 
 def _check_encoders(config: StudyConfig) -> dict[str, EncoderSize]:
@@ -284,18 +285,3 @@ def _check_encoder(encoder: str, layers: tuple[int | None, int], max_length: int
         raise EncoderError(f"encoder {encoder!r}: its tokenizer has no mask token, which training.token_masking needs")
     if "token_replacement" in changes:
         load_masked_language_model(encoder)
-
-
-def _notes(dataset: Dataset, config: StudyConfig) -> list[str]:
-    if not dataset.label_names:
-        return []
-    own = len(dataset.labels) - dataset.num_extra
-    classes = small_classes(dataset.strata[:own], _groups(dataset, config)[:own], config.folds.k)
-    small = [dataset.label_names[label] for label in classes]
-    if not small:
-        return []
-    named = ", ".join(small[:8]) + (f" and {len(small) - 8} more" if len(small) > 8 else "")
-    return [
-        f"{len(small)} classes have fewer rows than the {config.folds.k} folds, so that some folds validate without "
-        f"them: {named}"
-    ]

@@ -68,6 +68,7 @@ class Objective:
             training_rows=training_rows,
             validation_rows=validation_rows,
             seed=fold_seed(self._config.study.seed, fold),
+            together=self._rows.together,
         )
 
     def training(self, job: FoldJob) -> FoldTraining:

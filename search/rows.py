@@ -63,7 +63,12 @@ class StudyRows:
 
     def split(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the training and the validation rows of a fold."""
-        return split(self.assignments, self.dataset.groups, fold)
+        return split(self.assignments, self.dataset.groups, fold, contents=self.dataset.contents)
+
+    @cached_property
+    def together(self) -> NDArray[np.int64]:
+        """What the leak proof compares rows by, (rows,)."""
+        return rows_together(self.dataset, self.config)
 
     def held_out(self, runs: Sequence[FoldRun]) -> HeldOut:
         """Return the stored predictions of one trial's fold runs that are done.
@@ -92,6 +97,12 @@ class StudyRows:
         except USER_ERRORS as error:
             log.warning("trial %d has no pooled score: %s", trial, error)
             return None
+
+
+def rows_together(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
+    """Return a number for each row, (rows,): those that share one are in one fold, as the study file has it."""
+    together = config.folds.group_duplicates or config.data.group is not None
+    return dataset.groups if together else np.arange(len(dataset.labels))
 
 
 def _read(artifacts: Artifacts, run: FoldRun, shape: tuple[int, int]) -> NDArray[np.float32]:

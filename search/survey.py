@@ -9,10 +9,11 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from objectives.data import content_of, group_images, group_texts, read_table, require_columns
+from objectives.data import content_of, group_images, grouped_texts, read_table, require_columns
 from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.image_files import look_at_images
+from objectives.same_text import group_texts
 
 _FEW_ROWS = 5
 _MOST_NAMED = 6
@@ -80,7 +81,8 @@ def survey(spec: DataSpec) -> Survey:
     require_columns(table, (spec.label, *spec.columns), spec=spec)
     content, labels = content_of(table, spec), [str(label) for label in table[spec.label]]
     texts, is_image = content.texts, spec.kind == "image"
-    groups = (group_images(texts, spec=spec) if is_image else group_texts(texts)).tolist()
+    same = group_images(texts, spec=spec) if is_image else group_texts(grouped_texts(content.columns, spec))
+    groups = same.tolist()
     looks = list(look_at_images(content)) if is_image else []
     unreadable = {path: look for path, look in zip(texts, looks, strict=False) if isinstance(look, str)}
     sizes = [look for look in looks if not isinstance(look, str)]

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from objectives.data import Dataset, group_texts, read_dataset, read_table
+from objectives.data import Dataset, read_dataset, read_table
 from objectives.data_spec import DataSpec
 from objectives.errors import DataError
+from objectives.folds import EXTRA, split
 
 ROWS = [
     {"title": "Übung", "body": 'says "no",\nthen yes', "label": "01"},
@@ -74,9 +75,9 @@ def test_every_format_gives_the_same_dataset(tmp_path, name):
 
 
 def test_rows_stay_together_by_the_group_column(tmp_path):
-    """However their texts differ, and equal texts of two documents do not; names are taken as they are written."""
-    path = csv(tmp_path, "text,label,document\na,x,D1\nb,y,D1\na,x,d1\nb,y,D2")
-    extra = csv(tmp_path, "text,label,document\nc,x,D2", "extra.csv")
+    """However their texts differ, and equal texts of two documents do not; names may differ in case, not in blanks."""
+    path = csv(tmp_path, "text,label,document\na,x,D1\nb,y,D1 \na,x,d1\nb,y,\u00dc2")
+    extra = csv(tmp_path, "text,label,document\nc,x,U\u0308\u200b2", "extra.csv")
     dataset = read_dataset(spec_of(path, text="text", group="document", extra=extra))
     first, second, other, last, more = dataset.groups.tolist()
     assert first == second
@@ -144,9 +145,24 @@ def test_rows_without_text_stay_and_are_counted(tmp_path):
     assert dataset.groups.tolist() == [0, 0, 1]
 
 
-def test_texts_that_differ_in_case_and_space_share_a_group():
-    """Such rows must not be in two folds."""
-    assert group_texts(["Free  Prize", "other", "free prize\n", "freeprize"]).tolist() == [0, 1, 0, 2]
+def test_rows_are_the_same_by_what_is_read_of_all_their_columns(tmp_path):
+    """A blank cell is an empty one, and where a column ends does not matter to who reads the joined text."""
+    rows = ["a|b c|x", "A| b\u00a0c|y", "a b|c|x", "ab|c|y", "a|\u200b|x", " |A|y"]
+    path = tmp_path / "rows.tsv"
+    path.write_text("\n".join(["title|body|label", *rows, ""]).replace("|", "\t"))
+    assert read_dataset(spec_of(path)).groups.tolist() == [0, 0, 0, 1, 2, 2]
+    assert read_dataset(spec_of(path, separator=" | ")).groups.tolist() == [0, 0, 1, 2, 3, 3]
+
+
+def test_extra_rows_are_the_same_by_the_same_form(tmp_path):
+    """Such a row is left out of the fold that validates the other; by data.group too, whatever its document."""
+    path = csv(tmp_path, "text,label,document\n\ud55c\uae00,a,1\nb,b,2\nc,b,3")
+    extra = csv(tmp_path, "text,label,document\n\u1112\u1161\u11ab\u1100\u1173\u11af,a,4", "extra.csv")
+    for settings in ({}, {"group": "document"}):
+        rows = read_dataset(spec_of(path, text="text", extra=extra, **settings))
+        folds = np.array([0, 1, 0, EXTRA], np.int16)
+        assert split(folds, rows.groups, 0, contents=rows.contents)[0].tolist() == [1]
+        assert split(folds, rows.groups, 1, contents=rows.contents)[0].tolist() == [0, 2, 3]
 
 
 def test_byte_order_mark_and_blank_lines_are_no_content(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from objectives.errors import DataError
 from objectives.leaks import LeakProof, prove
 from objectives.params import TrainingParams
+from objectives.same_text import group_texts
 from objectives.sampling import Sample, resample
 
 LABELS = np.repeat([0, 1, 3], [12, 6, 2])
@@ -22,12 +23,13 @@ def sampled(**settings) -> Sample:
     return resample(TRAINING, LABELS, params=params, seed=0, embeddings=lambda: points)
 
 
-def proof_of(sample, *, training_rows=TRAINING) -> LeakProof:
+def proof_of(sample, *, training_rows=TRAINING, together=None) -> LeakProof:
     return prove(
         sample,
         training_rows=training_rows,
         validation_rows=VALIDATION,
         counts=lambda rows: np.bincount(LABELS[rows], minlength=4),
+        together=together,
     )
 
 
@@ -65,6 +67,18 @@ def test_a_validation_row_that_only_went_in_is_counted():
     """A sampler that saw a held-out row has used it, even if it chose others."""
     proof = proof_of(sampled(sampler="none"), training_rows=np.append(TRAINING, VALIDATION[0]))
     assert proof.num_validation_rows_used == 1
+
+
+@pytest.mark.parametrize("settings", [{"sampler": "none"}, {"sampler": "smote", "sampler_ratio": 1.0}])
+def test_a_validation_text_that_another_row_has_is_counted(settings):
+    """No row is in both parts, and folds that take one text for two leak all the same."""
+    texts = [f"text {row}" for row in range(20)]
+    assert proof_of(sampled(**settings), together=group_texts(texts)).num_validation_rows_used == 0
+    texts[VALIDATION[0]], texts[TRAINING[0]] = "M\u00fcll", "MU\u0308\u00adLL"
+    texts[VALIDATION[1]], texts[VALIDATION[2]] = "both", "BOTH\u200b"
+    assert proof_of(sampled(**settings), together=group_texts(texts)).num_validation_rows_used == 1
+    texts[TRAINING[-1]] = "\uff42\uff4f\uff54\uff48"
+    assert proof_of(sampled(**settings), together=group_texts(texts)).num_validation_rows_used == 3
 
 
 def test_the_proof_comes_back_from_its_bytes():

@@ -11,6 +11,8 @@ from search.beginning import _other_process, begin
 from search.config import StudyConfig, load_config
 from search.environment import Secrets
 from search.errors import ConfigError
+from search.objective import Objective
+from search.rows import StudyRows
 from search.study import OpenStudy, find, on_this_machine, reopen_if_budget_grew
 from storage.records import StudyState
 from tests.tiny_encoder import build_tiny_encoder
@@ -66,6 +68,72 @@ def test_a_study_is_not_continued_on_changed_data(folder: Path):
     write_data(folder, [*ROWS, "the only one,b"])
     with pytest.raises(ConfigError, match="the data file's rows changed since it began"):
         again(folder)
+
+
+TWINS = [f"{text} {number},{'ab'[number % 2]}" for number in range(20) for text in ("M\u00fcll", "Mu\u0308ll")]
+
+
+def test_texts_that_read_alike_are_never_on_both_sides(folder: Path):
+    """No fold trains on the decomposed form of a text that it validates, and the proof says so."""
+    write_data(folder, TWINS)
+    study = begin(load(folder), "twins", secrets=Secrets())
+    assert apart(study) == []
+    assert leaks(study, load(folder)) == [0, 0, 0]
+
+
+def test_folds_that_another_version_made_stay_and_the_leak_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """It took twins for two texts: a note says so, the study goes on, and the proof of each fold run counts them."""
+    write_data(folder, TWINS)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("objectives.same_text.canonical", lambda text: " ".join(text.lower().split()))
+        begun = begin(load(folder), "twins", secrets=Secrets())
+        assert leaks(begun, load(folder)) == [0, 0, 0]
+    folds = begun.ledger.assignments()
+    num_apart = 2 * int((folds[::2] != folds[1::2]).sum())
+    study = begin(load(folder), "twins", secrets=Secrets())
+    [note] = apart(study)
+    assert note.startswith(f"{num_apart} rows have the text of a row in another fold: an earlier version made these")
+    assert study.ledger.assignments().tolist() == folds.tolist()
+    assert sum(leaks(study, load(folder))) == num_apart > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (["data.group=document"], "data.group keeps the rows of one document together, whatever their text"),
+        (["folds.group_duplicates=false"], "folds.group_duplicates is false, so scores tell less of rows that are new"),
+    ],
+)
+def test_texts_that_may_be_in_two_folds_are_counted(folder: Path, settings: list[str], why: str):
+    """The study file allows it, so that it is no leak."""
+    rows = [f"{row},{number}" for number, row in enumerate(TWINS)]
+    (folder / "data.csv").write_text("\n".join(["text,label,document", *rows, ""]))
+    config = load(folder, *settings)
+    study = begin(config, "twins", secrets=Secrets())
+    [note] = apart(study)
+    assert note.endswith(f" rows have the text of a row in another fold: {why}")
+    assert leaks(study, config) == [0, 0, 0]
+
+
+def test_a_document_in_two_folds_is_a_leak(folder: Path):
+    """The proof compares rows by what the study file keeps together."""
+    rows = [f"text {number},{'ab'[number % 2]},{number // 2}" for number in range(40)]
+    (folder / "data.csv").write_text("\n".join(["text,label,document", *rows, ""]))
+    config = load(folder, "data.group=document")
+    study = begin(load(folder), "documents", secrets=Secrets())
+    folds = study.ledger.assignments()
+    assert sum(leaks(study, config)) == 2 * (folds[::2] != folds[1::2]).sum() > 0
+
+
+def apart(study: OpenStudy) -> list[str]:
+    """The notes on texts in several folds."""
+    return [note for note in study.notes if "of a row in another fold" in note]
+
+
+def leaks(study: OpenStudy, config: StudyConfig) -> list[int]:
+    """What the leak proof of each fold counts."""
+    objective = Objective(StudyRows(ledger=study.ledger, config=config), device="cpu")
+    return [objective.training(objective.job({}, fold)).sample.num_validation_rows_used for fold in range(3)]
 
 
 def test_a_study_is_not_continued_with_another_study_file(folder: Path):

@@ -1,0 +1,51 @@
+"""What the user should know of a study's rows before it runs: what is allowed, and seldom meant."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.data import Dataset
+from objectives.folds import EXTRA, small_classes
+from search.config import StudyConfig
+from search.rows import rows_together
+
+
+def notes_on(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.int16]) -> list[str]:
+    """Return one line for each; `assignments` are the folds that the study has, (rows,)."""
+    return [*_small_classes(dataset, config), *_split_texts(dataset, config, assignments)]
+
+
+def _small_classes(dataset: Dataset, config: StudyConfig) -> list[str]:
+    if not dataset.label_names:
+        return []
+    own = len(dataset.labels) - dataset.num_extra
+    classes = small_classes(dataset.strata[:own], rows_together(dataset, config)[:own], config.folds.k)
+    small = [dataset.label_names[label] for label in classes]
+    if not small:
+        return []
+    named = ", ".join(small[:8]) + (f" and {len(small) - 8} more" if len(small) > 8 else "")
+    return [
+        f"{len(small)} classes have fewer rows than the {config.folds.k} folds, so that some folds validate without "
+        f"them: {named}"
+    ]
+
+
+def _split_texts(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.int16]) -> list[str]:
+    """Say how many rows are validated in one fold while another row with their text is in another, and why."""
+    own = assignments != EXTRA
+    contents, folds = dataset.contents[own], assignments[own]
+    pairs = np.unique(contents * config.folds.k + folds) // config.folds.k
+    several = pairs[:-1][pairs[1:] == pairs[:-1]]
+    count = int(np.isin(contents, several).sum())
+    if not count:
+        return []
+    same = "image file" if config.data.image is not None else "text"
+    if config.data.group is not None:
+        why = f"data.group keeps the rows of one {config.data.group} together, whatever their {same}"
+    elif not config.folds.group_duplicates:
+        why = "folds.group_duplicates is false, so scores tell less of rows that are new"
+    else:
+        why = (
+            "an earlier version made these folds and did not see that the texts are the same. The study goes on with "
+            "them, and its scores are too good; a new study name makes new folds"
+        )
+    return [f"{count:,} rows have the {same} of a row in another fold: {why}"]
