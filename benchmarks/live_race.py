@@ -136,7 +136,7 @@ def by_service(rule: str, file: Path, overrides: Sequence[str], test: Path, *, w
         complete={trial.number: trial.score for trial in trials if trial.score is not None},
         chosen=best.trial,
         after=after,
-        test=score_on(study, config, test, trials=[best.trial])[0][best.trial][1],
+        test=score_on(study, config, test, trials=[best.trial], say=print)[0][best.trial][1],
     )
 
 

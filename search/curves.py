@@ -64,7 +64,7 @@ def export_curves(study: OpenStudy, out: Path, *, test: Path | None, overrides: 
     if test is not None:
         from search.held_out_file import score_on
 
-        scores, reasons = score_on(study, config, test, trials=curves.numbers.tolist())
+        scores, reasons = score_on(study, config, test, trials=curves.numbers.tolist(), say=say)
         if reasons:
             first = min(reasons)
             say(f"{len(reasons)} of {len(curves.numbers)} trials have no test score; trial {first}: {reasons[first]}")

@@ -1,7 +1,8 @@
 """Trials scored on a file that their study never saw, by the weights that it kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.params import ModelParams
-from objectives.data import Content, Labels, content_of, read_labels, read_table
+from objectives.data import Content, Labels, content_of, grouped_texts, read_labels, read_table
 from objectives.errors import TrialError
 from objectives.jobs import FoldJob
 from objectives.metrics import METRICS
+from objectives.same_text import group_texts
 from objectives.tables import Chunk, format_of
 from objectives.tasks.feeds import Inputs
 from objectives.tasks.preparation import PREPARED_FOR, prepare
@@ -31,13 +33,14 @@ Scores = dict[int, tuple[NDArray[np.float32], float]]
 
 
 def score_on(
-    study: OpenStudy, config: StudyConfig, file: Path, *, trials: Sequence[int]
+    study: OpenStudy, config: StudyConfig, file: Path, *, trials: Sequence[int], say: Callable[[str], None]
 ) -> tuple[Scores, dict[int, str]]:
     """Return each trial's score by fold, (folds,), and that of the mean of its folds' predictions; and why some lack.
 
     By the study's metric. A trial has none whose weights were not kept or were of another version's job, or that does
-    not fit into memory with one row at a time. Raises ConfigError if the study's data changed, DataError if the file
-    cannot be read or has a label that the study does not know, EncoderError.
+    not fit into memory with one row at a time. `say` is told how many of the file's texts are among the study's. Raises
+    ConfigError if the study's data changed, DataError if the file cannot be read or has a label that the study does not
+    know, EncoderError.
     """
     rows = StudyRows(ledger=study.ledger, config=config)
     update = {"path": file, "extra": None, "format": format_of(file) or config.data.format}
@@ -50,6 +53,9 @@ def score_on(
         content=content_of(table, spec),
         truth=read_labels(Chunk(table=table, first=1, share_read=1.0), spec, rows.dataset.label_names),
     )
+    if repeated := _num_repeated(rows.dataset, unseen.content):
+        which = f"{repeated} of {len(unseen.truth)} rows of {file} have the text of a row of the study"
+        say(f"{which}, so that the test scores are too good")
     runs: dict[int, list[FoldRun]] = {number: [] for number in trials}
     for run in study.ledger.fold_runs():
         if run.trial in runs:
@@ -64,6 +70,15 @@ def score_on(
         except (StorageError, TrialError) as error:
             reasons[number] = str(error)
     return found, reasons
+
+
+def _num_repeated(seen: Content, unseen: Content) -> int:
+    """How many texts the study has rows of; of images their files are not compared."""
+    if seen.spec.kind == "image":
+        return 0
+    groups = group_texts(chain.from_iterable(grouped_texts(part.columns, seen.spec) for part in (seen, unseen)))
+    num_seen = len(seen.texts)
+    return int(np.isin(groups[num_seen:], groups[:num_seen]).sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,16 @@ def test_test_scores_are_those_of_the_exported_folds(study: Trained, curves: Cur
     assert len(set(curves.test_folds.flatten().tolist())) > 1
 
 
+def test_a_test_file_with_texts_of_the_study_is_told(study: Trained, test_file: Path, tmp_path: Path):
+    """However they are written; nothing is said of one without any."""
+    [text, *_] = study.rows.dataset.texts
+    seen = tmp_path / "seen.csv"
+    seen.write_text(f"{test_file.read_text()}{text.upper()}\u200b,{LABELS[0]}\n", encoding="utf-8")
+    told = "1 of 13 rows of {} have the text of a row of the study, so that the test scores are too good"
+    assert told.format(seen) in export(study, tmp_path / "seen.npz", "--test", seen).output.replace("\n", "")
+    assert "have the text" not in export(study, tmp_path / "unseen.npz", "--test", test_file).output
+
+
 def test_a_trial_without_weights_has_no_test_score(study: Trained, test_file: Path, tmp_path: Path):
     """Weights that are not there are counted on one line."""
     name = weights_name(study.runs(0)[1].predictions)
