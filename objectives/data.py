@@ -16,6 +16,7 @@ from objectives.class_folders import is_class_folders, read_class_folders
 from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.image_root import ImageFiles
+from objectives.names import quoted
 from objectives.same_text import canonical, group_texts, without_invisible
 from objectives.tables import Chunk, Format, format_of, read_file
 
@@ -150,10 +151,9 @@ def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Lab
     labels = chunk.table[spec.label].tolist()
     for row, label in enumerate(labels, start=chunk.first):
         if index and label not in index:
-            nearest = difflib.get_close_matches(label, label_names, n=1, cutoff=0.5)
-            advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {_name_some(map(repr, label_names))}"
             raise DataError(
-                f"{spec.path}: data row {row} is of class {label!r}, which the model does not know; {advice}"
+                f"{spec.path}: data row {row} is of class {quoted(label)}, which the model does not know; "
+                f"{_advise(label, label_names)}"
             )
         if not index and not math.isfinite(_number(label)):
             raise DataError(f"{spec.path}: data row {row} has the label {label!r}, expected a finite number")
@@ -300,12 +300,16 @@ def _classes(part: _Part, label_names: Sequence[str], *, spec: DataSpec) -> NDAr
     index = {name: number for number, name in enumerate(label_names)}
     for row, label in enumerate(part.labels, start=1):
         if label not in index:
-            nearest = difflib.get_close_matches(label, label_names, n=1, cutoff=0.5)
-            advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {_name_some(map(repr, label_names))}"
             raise DataError(
-                f"{part.spec.path}: data row {row} is of class {label!r}, of which {spec.path} has no row; {advice}"
+                f"{part.spec.path}: data row {row} is of class {quoted(label)}, of which {spec.path} has no row; "
+                f"{_advise(label, label_names)}"
             )
     return np.array([index[label] for label in part.labels], np.int64)
+
+
+def _advise(label: str, label_names: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(label, label_names, n=1, cutoff=0.5)
+    return f"did you mean {quoted(nearest[0])}?" if nearest else f"there are {_name_some(map(quoted, label_names))}"
 
 
 def _numbers(part: _Part) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 # Nothing that is read: control and format characters (among them zero-width spaces and joiners, soft hyphens, byte
 # order marks), variation selectors and fillers. White space is not among them. Written down, as Python does not know
 # which characters Unicode calls ignorable, and so that folds do not depend on Python's version.
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
     "\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
@@ -29,7 +29,7 @@ def canonical(text: str) -> str:
         lower = text.lower()
         return " ".join((lower if lower.isprintable() else lower.translate(_INVISIBLE_ASCII)).split())
     # Both steps twice: each can make work for the other, see "Caseless Matching" in the Unicode standard.
-    folded = unicodedata.normalize("NFD", _INVISIBLE.sub("", text)).casefold()
+    folded = unicodedata.normalize("NFD", INVISIBLE.sub("", text)).casefold()
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).casefold()).split())
 
 
@@ -37,7 +37,7 @@ def without_invisible(name: str) -> str:
     """Return the form that names share which nobody could tell apart: case, unlike a text's, is theirs."""
     if name.isascii() and name.isprintable():
         return " ".join(name.split())
-    return " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", name)).split())
+    return " ".join(unicodedata.normalize("NFC", INVISIBLE.sub("", name)).split())
 
 
 def group_texts(texts: Iterable[str]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.errors import DataError
+from objectives.names import quoted
 from objectives.params import REGRESSION_LOSSES, TrainingParams
 
 WEIGHTED = ("cross_entropy", "focal", "ldam")
@@ -86,7 +87,7 @@ def _check_weights(weights: str | float | dict[str, float], label_names: Sequenc
 def _check_mapping(given: Mapping[str, float], label_names: Sequence[str], *, key: str) -> None:
     for label in given:
         if label not in label_names:
-            raise DataError(f"{key}: found {label!r}, which is no label; {_advice(label, label_names)}")
+            raise DataError(f"{key}: found {quoted(label)}, which is no label; {_advice(label, label_names)}")
     missing = [label for label in label_names if label not in given]
     if missing:
         raise DataError(f"{key}: found no entry for {_listed(missing)}, expected one for each of the labels")
@@ -98,9 +99,9 @@ def _check_mapping(given: Mapping[str, float], label_names: Sequence[str], *, ke
 def _advice(word: str, label_names: Sequence[str]) -> str:
     folded = {label.casefold(): label for label in label_names}
     nearest = difflib.get_close_matches(word.casefold(), folded, n=1)
-    return f"did you mean {folded[nearest[0]]!r}?" if nearest else f"there are {_listed(label_names)}"
+    return f"did you mean {quoted(folded[nearest[0]])}?" if nearest else f"there are {_listed(label_names)}"
 
 
 def _listed(labels: Sequence[str]) -> str:
-    named = ", ".join(map(repr, labels[:_LABELS_NAMED]))
+    named = ", ".join(map(quoted, labels[:_LABELS_NAMED]))
     return named if len(labels) <= _LABELS_NAMED else f"{named} and {len(labels) - _LABELS_NAMED} more"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from objectives.errors import DataError
 from objectives.metrics import METRICS, Goal, Metric, check_metric
+from objectives.names import quoted
 from search.config import StudyConfig
 from search.errors import ConfigError, nearest
 
@@ -47,6 +48,6 @@ def _index(key: str, label: str | None, label_names: Sequence[str]) -> int | Non
         return None
     if label not in label_names:
         close = nearest(label, label_names)
-        hint = f"did you mean {close!r}?" if close else f"there are {', '.join(map(repr, label_names[:8]))}"
-        raise ConfigError(f"study.{key}: found {label!r}, which is no label of the data; {hint}")
+        hint = f"did you mean {quoted(close)}?" if close else f"there are {', '.join(map(quoted, label_names[:8]))}"
+        raise ConfigError(f"study.{key}: found {quoted(label)}, which is no label of the data; {hint}")
     return list(label_names).index(label)

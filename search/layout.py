@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from objectives.exported import Description
+from objectives.names import quoted
 from objectives.tables import Chunk
 from search.errors import ConfigError, nearest
 from search.study_file import read_yaml
@@ -137,8 +138,8 @@ def _source(name: str, text: str, label_names: Sequence[str], *, path: Path) -> 
 def _check_label(label: str, label_names: Sequence[str], *, where: str) -> None:
     if label not in label_names:
         close = nearest(label, label_names)
-        hint = f"did you mean {close!r}?" if close else f"there are {', '.join(map(repr, label_names[:8]))}"
-        raise ConfigError(f"{where}: found {label!r}, which is no label of the model; {hint}")
+        hint = f"did you mean {quoted(close)}?" if close else f"there are {', '.join(map(quoted, label_names[:8]))}"
+        raise ConfigError(f"{where}: found {quoted(label)}, which is no label of the model; {hint}")
 
 
 def _as_text(content: Any) -> Any:

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 
 from objectives.exported import Description
+from objectives.names import class_name
 from search.terminal import visible
 
 _FORMS = {
@@ -65,7 +66,7 @@ def _parts(description: Description) -> Iterator[str]:
     if description.label_names:
         yield "## Classes\n\n| class | rows trained on, by model |\n| --- | --- |"
         for name, *counts in zip(description.label_names, *(member.class_counts for member in members), strict=True):
-            yield f"| {_text(name)} | {', '.join(map(str, counts))} |"
+            yield f"| {_text(class_name(name))} | {', '.join(map(str, counts))} |"
         yield f"\nProbabilities are taken at temperature {description.temperature:.3f}.\n"
     yield "## Made with\n\n" + ", ".join(f"{name} {version}" for name, version in description.packages.items()) + "\n"
 

@@ -5,13 +5,16 @@ from numpy.typing import NDArray
 
 from objectives.data import Dataset
 from objectives.folds import EXTRA, small_classes
+from objectives.names import alike_names, class_name
 from search.config import StudyConfig
 from search.rows import rows_together
+
+_MOST_ALIKE = 5
 
 
 def notes_on(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.int16]) -> list[str]:
     """Return one line for each; `assignments` are the folds that the study has, (rows,)."""
-    return [*_small_classes(dataset, config), *_split_texts(dataset, config, assignments)]
+    return [*_small_classes(dataset, config), *_alike(dataset), *_split_texts(dataset, config, assignments)]
 
 
 def _small_classes(dataset: Dataset, config: StudyConfig) -> list[str]:
@@ -22,11 +25,24 @@ def _small_classes(dataset: Dataset, config: StudyConfig) -> list[str]:
     small = [dataset.label_names[label] for label in classes]
     if not small:
         return []
-    named = ", ".join(small[:8]) + (f" and {len(small) - 8} more" if len(small) > 8 else "")
+    named = ", ".join(map(class_name, small[:8])) + (f" and {len(small) - 8} more" if len(small) > 8 else "")
     return [
         f"{len(small)} classes have fewer rows than the {config.folds.k} folds, so that some folds validate without "
         f"them: {named}"
     ]
+
+
+def _alike(dataset: Dataset) -> list[str]:
+    """Say which classes are probably meant as one."""
+    groups = alike_names(dataset.label_names)
+    if not groups:
+        return []
+    own = len(dataset.labels) - dataset.num_extra
+    rows = np.bincount(dataset.strata[:own], minlength=len(dataset.label_names)).tolist()
+    counts = dict(zip(dataset.label_names, rows, strict=True))
+    named = "; ".join(group.describe(counts) for group in groups[:_MOST_ALIKE])
+    more = f"; and {len(groups) - _MOST_ALIKE} more such" if len(groups) > _MOST_ALIKE else ""
+    return [f"some classes look alike: {named}{more}. Each stays a class; if they are meant as one, write them alike"]
 
 
 def _split_texts(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.int16]) -> list[str]:

@@ -13,6 +13,7 @@ from objectives.data import content_of, group_images, grouped_texts, read_table,
 from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.image_files import look_at_images
+from objectives.names import alike_names, class_name
 from objectives.same_text import group_texts
 
 _FEW_ROWS = 5
@@ -139,7 +140,13 @@ def _rows_of_classes(found: Survey) -> Iterator[tuple[str, ...]]:
     yield "classes", f"{len(counts):,}, imbalance {found.imbalance:,.1f} : 1", note
     yield "largest", f"{_named(found.classes, counts[0])}: {count_rows(counts[0])}"
     yield "smallest", f"{_named(found.classes, counts[-1])}: {count_rows(counts[-1])}"
-    yield f"under {_FEW_ROWS} {found.noun}", name_some(few) or "none", "a fold may hold no row of them" if few else ""
+    shown = name_some([class_name(name) for name in few])
+    yield f"under {_FEW_ROWS} {found.noun}", shown or "none", "a fold may hold no row of them" if few else ""
+    if alike := alike_names(found.classes):
+        notes = [group.describe(found.classes) for group in alike[:_MOST_NAMED]]
+        more = f"and {len(alike) - len(notes):,} more such" if len(alike) > len(notes) else ""
+        count = sum(len(group.names) for group in alike)
+        yield "look alike", f"{count:,} classes", *notes, more, "if they are meant as one, write them alike"
 
 
 def _rows_of_spread(spread: Spread) -> Iterator[tuple[str, ...]]:
@@ -168,7 +175,7 @@ def count_rows(count: int) -> str:
 
 
 def _named(classes: dict[str, int], count: int) -> str:
-    return name_some([name for name, rows in classes.items() if rows == count])
+    return name_some([class_name(name) for name, rows in classes.items() if rows == count])
 
 
 def _are_fractions(labels: Iterable[str]) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from models.params import ModelParams
 from objectives.data_spec import DataSpec
+from objectives.names import class_name
 from objectives.params import REGRESSION_LOSSES, TrainingParams
 from search.config import BudgetConfig, FoldsConfig, GoalConfig, RaceConfig, StorageConfig, StudyConfig, TrackersConfig
 from search.errors import ConfigError
@@ -174,7 +175,7 @@ def _folds_why(plan: Plan) -> str:
     if not small:
         return f"The smallest class has {plan.smallest} different {plan.found.noun}."
     fewer = f"{len(small)} classes have fewer different {plan.found.noun}"
-    return f"{fewer}, so some folds validate without them: {name_some(small)}."
+    return f"{fewer}, so some folds validate without them: {name_some(list(map(class_name, small)))}."
 
 
 def _budget_why(plan: Plan) -> str:

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator
 
+from objectives.names import class_name
 from search.diagnosis.calibration import Calibrated
 from search.diagnosis.findings import Diagnosis
 from search.diagnosis.generalisation import Correlation, Curve, DropoutRelation
 from search.diagnosis.held_out import Classes, Tenth
-from search.wording import printable
 
 MOST_CLASSES = 25
 
@@ -213,5 +213,5 @@ def _ends(values: Sequence[float]) -> list[float]:
 
 def _short(name: str) -> str:
     """The name, or its two ends: names that begin alike often end differently."""
-    name = printable(name)
+    name = class_name(name)
     return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS // 2]}…{name[1 - _MOST_LETTERS // 2 :]}"

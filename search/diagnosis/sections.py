@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from objectives.names import class_name
 from search.diagnosis.calibration import Calibration
 from search.diagnosis.findings import Diagnosis, FoldSample
 from search.diagnosis.generalisation import Correlation, DropoutRelation, FoldGap
@@ -127,7 +128,7 @@ def _never_predicted(classes: Classes) -> Section:
     rows = sum(score.rows for score in never)
     table = Table(
         columns=("class", "rows"),
-        rows=[_cells(printable(score.label), score.rows) for score in never],
+        rows=[_cells(class_name(score.label), score.rows) for score in never],
         words=("class",),
     )
     lost = f"{len(never)} of {len(classes.scores)} classes, so that {rows} rows cannot be right."
@@ -138,7 +139,7 @@ def _class_scores(classes: Classes) -> Section:
     table = Table(
         columns=("class", "rows", "predicted", "precision", "recall", "F1"),
         rows=[
-            _cells(printable(score.label), score.rows, score.predicted, score.precision, score.recall, score.f1)
+            _cells(class_name(score.label), score.rows, score.predicted, score.precision, score.recall, score.f1)
             for score in classes.scores
         ],
         words=("class",),
@@ -151,7 +152,8 @@ def _confusions(classes: Classes, *, num_rows: int) -> Section:
     table = Table(
         columns=("true", "predicted", "rows", "of the true class"),
         rows=[
-            _cells(printable(pair.label), printable(pair.predicted), pair.count, f"{pair.share:.0%}") for pair in pairs
+            _cells(class_name(pair.label), class_name(pair.predicted), pair.count, f"{pair.share:.0%}")
+            for pair in pairs
         ],
         words=("true", "predicted"),
     )
@@ -165,7 +167,7 @@ def _suspects(classes: Classes) -> Section:
     table = Table(
         columns=("row", "label", "predicted", "p(label)", "p(predicted)", "text"),
         rows=[
-            _cells(row.row, printable(row.label), printable(row.predicted), f"{row.probability:.2g}")
+            _cells(row.row, class_name(row.label), class_name(row.predicted), f"{row.probability:.2g}")
             + _cells(f"{row.predicted_probability:.2g}", row.text)
             for row in classes.suspects
         ],
@@ -257,7 +259,7 @@ def _samples(samples: Sequence[FoldSample], *, names: Sequence[str]) -> Section:
 def _counts_by_class(samples: Sequence[FoldSample], names: Sequence[str]) -> Table:
     totals = [sum(sample.counts_before[label] for sample in samples) for label in range(len(names))]
     rows = [
-        _cells(printable(names[label]), *(_change(s.counts_before[label], s.counts_after[label]) for s in samples))
+        _cells(class_name(names[label]), *(_change(s.counts_before[label], s.counts_after[label]) for s in samples))
         for label in sorted(range(len(names)), key=lambda label: (-totals[label], names[label]))
     ]
     return Table(columns=("class", *(f"fold {sample.fold}" for sample in samples)), rows=rows, words=("class",))

@@ -70,6 +70,16 @@ def test_a_study_is_not_continued_on_changed_data(folder: Path):
         again(folder)
 
 
+def test_classes_that_look_alike_are_told(folder: Path):
+    """With their rows, whether the study is new or goes on; they stay classes of their own."""
+    write_data(folder, [*ROWS, *(f"another text {row},b " for row in range(4))])
+    for _ in range(2):
+        study = begin(load(folder), "alike", secrets=Secrets())
+        [note] = [note for note in study.notes if "look alike" in note]
+        assert note.startswith("some classes look alike: 'b' (20 rows), 'b ' (4 rows) differ in white space only.")
+    assert study.record.provenance["classes"] == 3
+
+
 TWINS = [f"{text} {number},{'ab'[number % 2]}" for number in range(20) for text in ("M\u00fcll", "Mu\u0308ll")]
 
 

@@ -100,6 +100,22 @@ def test_the_table_says_what_was_found_and_what_follows(write):
     assert "duplicates    │ 1 row " in table
 
 
+def test_classes_that_look_alike_are_told(write):
+    """In quotes, with their rows and what they differ in; other classes are not named."""
+    rows = [
+        (label, f"text {row}") for row, label in enumerate(["spam", "spam", "spam ", "ham", "1", "1.0", "M\u00fcll"])
+    ]
+    table = " ".join(printed(survey(write([*rows, ("Mu\u0308ll", "text")]))).replace("\u2502", " ").split())
+    assert "look alike 6 classes 'spam' (2 rows), 'spam ' (1 row) differ in white space only" in table
+    assert "'1' (1 row), '1.0' (1 row) differ in the writing of a number or truth value only" in table
+    assert (
+        r"'M\u00fcll' (1 row), 'Mu\u0308ll' (1 row) differ in Unicode form only".replace(r"\u00fc", "\u00fc") in table
+    )
+    assert "largest spam: 2 rows" in table
+    assert "'spam ', ham, 1" in table
+    assert "look alike" not in printed(survey(write([("spam", "a"), ("ham", "b")])))
+
+
 def test_a_numeric_label_is_shown_by_its_spread(write):
     """Quantiles in place of classes; a row without a label is in none of them."""
     rows = [*((str(number), f"text {number}") for number in range(101)), ("", "no label")]
@@ -147,7 +163,7 @@ def test_the_study_file_of_a_numeric_label_searches_what_numbers_have(write, tmp
 def test_names_from_the_data_can_neither_style_nor_break_the_table_or_the_file(write, tmp_path):
     """Markup, control characters and line breaks are data."""
     spec = write(rows_of(**{"[red]x\x1b[0m\u2028folds: {k: 99}": 3, "b": 9}), label="la: [bel] #", text="yes")
-    assert "[red]x?[0m?folds" in printed(survey(spec))
+    assert r"'[red]x\x1b[0m\u2028folds" in printed(survey(spec))
     write_study_file(survey(spec), tmp_path / "study.yaml")
     config = load_config(tmp_path / "study.yaml")
     assert (config.data.label, config.data.text, config.folds.k) == ("la: [bel] #", ("yes",), 3)
