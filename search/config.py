@@ -27,8 +27,8 @@ from objectives.params import Params, TrainingParams
 from search.columns import check_columns
 from search.errors import ConfigError, nearest
 from search.parameters import Choices, Domain, Range, check_combinations, check_conditions, check_domains
-from search.study_file import Override, apply_override, parse_override, read_study_file
-from search.wording import describe, location, unmet, without_password
+from search.study_file import Override, apply_override, parse_override, read_study_file, text_at
+from search.wording import describe, is_unquoted, location, unmet, without_password
 
 _DURATION = re.compile(r"(?:(?P<d>\d{1,9})d)?(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9})m)?(?:(?P<s>\d{1,9})s)?")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -304,7 +304,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
         apply_override(sections, setting)
         _fix_what_was_searched(sections, setting)
     _anchor(sections, Path.cwd())
-    return _validated(sections, source=str(path), settings=settings)
+    return _validated(sections, source=path, overrides=overrides)
 
 
 def config_from_record(record: Mapping[str, Any]) -> StudyConfig:
@@ -379,7 +379,7 @@ def _fix_what_was_searched(sections: Mapping[str, Any], setting: Override) -> No
         space.pop(setting.path[1], None)
 
 
-def _validated(sections: Mapping[str, Any], *, source: str, settings: Sequence[Override] = ()) -> StudyConfig:
+def _validated(sections: Mapping[str, Any], *, source: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         as_json = json.dumps(sections, allow_nan=False)
     except (TypeError, ValueError):
@@ -390,6 +390,9 @@ def _validated(sections: Mapping[str, Any], *, source: str, settings: Sequence[O
     except ValidationError as error:
         # A misspelt key comes before the key that is missing because of it.
         problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
-    overridden = any(setting.concerns(location(problems[0])) for setting in settings)
+    path = location(problems[0])
+    overridden = any(parse_override(text).concerns(path) for text in overrides)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise ConfigError(f"{'--set ' if overridden else f'{source}: '}{describe(problems[0], StudyConfig)}{more}")
+    text = text_at(source, overrides, path) if isinstance(source, Path) and is_unquoted(problems[0]) else None
+    what = describe(problems[0], StudyConfig, unquoted=text, in_shell=overridden)
+    raise ConfigError(f"{'--set ' if overridden else f'{source}: '}{what}{more}")

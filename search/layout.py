@@ -93,7 +93,7 @@ def read_template(path: Path, description: Description) -> Layout:
     ConfigError that names the key.
     """
     try:
-        template = _Template.model_validate(_as_text(read_yaml(path)))
+        template = _Template.model_validate(read_yaml(path, as_written=True))
     except ValidationError as error:
         # A misspelt key comes before the key that is missing because of it.
         problem = min(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
@@ -140,13 +140,6 @@ def _check_label(label: str, label_names: Sequence[str], *, where: str) -> None:
         close = nearest(label, label_names)
         hint = f"did you mean {quoted(close)}?" if close else f"there are {', '.join(map(quoted, label_names[:8]))}"
         raise ConfigError(f"{where}: found {quoted(label)}, which is no label of the model; {hint}")
-
-
-def _as_text(content: Any) -> Any:
-    """Let labels and codes be written as numbers."""
-    if isinstance(content, dict):
-        return {str(key): _as_text(value) for key, value in content.items()}
-    return str(content) if isinstance(content, int | float) else content
 
 
 def _numbers(values: NDArray[np.float32]) -> list[str]:

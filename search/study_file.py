@@ -17,6 +17,7 @@ _MOST_LEVELS = 50
 _MOST_DIGITS = 100  # more take ever longer to read
 _TOO_LARGE = 2**63  # for the columns of a database
 _FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 _UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")  # in no path and no database
 
 
@@ -48,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         is_long = node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS
         value = math.inf if is_long else super().construct_object(node, deep)
         if isinstance(value, int | float) and not abs(value) < _TOO_LARGE:
-            problem = f"found the number {shown(node.value)}, expected one below 2**63"
+            problem = f"found the number {shown(node.value)}, expected one below 2**63, or a name in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         if isinstance(value, str) and _UNWRITABLE.search(value):
             problem = f"found {shown(value)}, expected no NUL and no half of a surrogate pair"
@@ -58,6 +59,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.tag != _MERGE:
+                key.tag = _TEXT  # keys are names: a class or a column may be called yes or 01
             if key.value in names:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {printable(key.value)} stands twice", problem_mark=key.start_mark
@@ -67,6 +70,15 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+class _AsWritten(_Loader):
+    """The same, every value as the text that was written; null alone is none."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to declare them
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,22 +94,23 @@ class Override:
         return tuple(path[:shared]) == self.path[:shared]
 
 
-def parse_override(text: str) -> Override:
-    """Read `a.b=c`, the value as YAML; raises ConfigError."""
+def parse_override(text: str, *, as_written: bool = False) -> Override:
+    """Read `a.b=c`, the value as YAML, or as its text where that is asked for; raises ConfigError."""
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
         raise ConfigError(f"--set {printable(path)}: expected section.field=value")
-    return Override(path=tuple(path.strip().split(".")), value=_parse(value, f"--set {printable(path)}"))
+    parsed = _parse(value, f"--set {printable(path)}", as_written=as_written)
+    return Override(path=tuple(path.strip().split(".")), value=parsed)
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the plain data of a small YAML file; raises ConfigError."""
-    return _parse(_read_text(path), str(path))
+def read_yaml(path: Path, *, as_written: bool = False) -> Any:
+    """Return the plain data of a small YAML file, all values as their text where asked for; raises ConfigError."""
+    return _parse(_read_text(path), str(path), as_written=as_written)
 
 
-def read_study_file(path: Path) -> dict[str, Any]:
+def read_study_file(path: Path, *, as_written: bool = False) -> dict[str, Any]:
     """Return the sections of the file, those without content left out; raises ConfigError."""
-    sections = read_yaml(path)
+    sections = read_yaml(path, as_written=as_written)
     if sections is None:
         raise ConfigError(f"{path}: the file is empty, expected at least the sections data and model")
     if not isinstance(sections, dict):
@@ -119,6 +132,19 @@ def apply_override(sections: dict[str, Any], override: Override) -> None:
     section[name] = override.value
 
 
+def text_at(file: Path, overrides: Sequence[str], path: Sequence[int | str]) -> str | None:
+    """Return the value that `path` leads to as the text that was written; None where that is no single value."""
+    sections: Any = read_study_file(file, as_written=True)
+    for override in overrides:
+        apply_override(sections, parse_override(override, as_written=True))
+    for part in path:
+        if isinstance(sections, dict):
+            sections = sections.get(part)
+        else:
+            sections = sections[part] if isinstance(sections, list) and part in range(len(sections)) else None
+    return sections if isinstance(sections, str) else None
+
+
 def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -136,9 +162,9 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _parse(text: str, source: str) -> Any:
+def _parse(text: str, source: str, *, as_written: bool) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_AsWritten if as_written else _Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{source}: not valid YAML{line}: {error.problem}") from None

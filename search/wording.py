@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -47,6 +48,9 @@ _EXPECTED = {
 }
 
 
+_TEXT_EXPECTED = ("string_type", "path_type", "tuple_type")
+
+
 def unmet(expected: str, *, path: Sequence[int | str] = (), **found: object) -> PydanticCustomError:
     """Make the error of a validator: what was expected, and `path` and `found` where they are not what is validated."""
     place = {"path": tuple(path)} if path else {}
@@ -66,11 +70,29 @@ def location(error: ErrorDetails) -> tuple[int | str, ...]:
     return (*path[:2], *path[3:]) if tagged else path
 
 
-def describe(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """Say on one line, passwords removed, what is wrong with which key of `model`, or with several together."""
+def describe(
+    error: ErrorDetails, model: type[BaseModel], *, unquoted: str | None = None, in_shell: bool = False
+) -> str:
+    """Say on one line, passwords removed, what is wrong with which key of `model`, or with several together.
+
+    `unquoted` is what was written where `is_unquoted`, if that is known, in the file or in the shell.
+    """
     path = location(error)
     where = f"{dotted(path)}: " if path else ""
-    return without_password(f"{where}{_problem(error, path, model)}")
+    problem = _problem(error, path, model) if unquoted is None else _unquoted(error, unquoted, in_shell=in_shell)
+    return without_password(f"{where}{problem}")
+
+
+def is_unquoted(error: ErrorDetails) -> bool:
+    """Whether text was expected where YAML takes a word without quotes, such as yes or 01, for something else."""
+    return error["type"] in _TEXT_EXPECTED and isinstance(error["input"], bool | int | float)
+
+
+def _unquoted(error: ErrorDetails, text: str, *, in_shell: bool) -> str:
+    kind = "true or false" if isinstance(error["input"], bool) else "a number"
+    # A shell takes one pair of quotes for itself.
+    quoted = shlex.quote(json.dumps(text)) if in_shell else json.dumps(text)
+    return f"found {printable(text)}, which YAML takes for {kind}, expected text; put it in quotes: {quoted}"
 
 
 def _problem(error: ErrorDetails, path: tuple[int | str, ...], model: type[BaseModel]) -> str:

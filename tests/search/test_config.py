@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,68 @@ def test_a_number_may_be_written_with_an_exponent_and_no_dot(load, written, valu
     assert message == f"folds.seed: found {value}, expected a whole number"
 
 
+UNQUOTED = [
+    "yes",
+    "no",
+    "On",
+    "OFF",
+    "true",
+    "False",
+    "1",
+    "01",
+    "010",
+    "1.0",
+    "1.50",
+    "1e3",
+    "1_000",
+    "0x1F",
+    "1:30",
+    "-0",
+]
+
+
+@pytest.mark.parametrize("name", UNQUOTED)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "study: {positive_label: NAME}",
+        "study: {negative_label: NAME}",
+        "data: {path: rows.csv, label: NAME, text: title}",
+        "data: {path: rows.csv, label: topic, text: NAME}",
+        "data: {path: rows.csv, label: topic, text: [title, NAME]}",
+        "data: {path: rows.csv, label: topic, text: title, group: NAME}",
+        "data: {path: rows.csv, label: topic, image: NAME}",
+        "data: {path: rows.csv, label: topic, relation: {sentence: NAME}}",
+    ],
+)
+def test_a_name_that_yaml_takes_for_something_else_is_to_be_quoted(load, name, place):
+    """The error says which word it is and how to write it, and that is accepted; with `--set` as a shell reads it."""
+    section, _, value = place.partition(": ")
+    kind = "a number" if name[-1].isdigit() or name == "0x1F" else "true or false"
+    expected = f"found {name}, which YAML takes for {kind}, expected text; put it in quotes: "
+    rest = "" if section == "data" else "data: {path: rows.csv, label: topic, text: title}\n"
+    message = refusal(load, whole=f"{rest}model: {{encoder: tiny}}\n{place}\n".replace("NAME", name))
+    assert message.split(": ", 1)[1] == f'{expected}"{name}"'
+    load(whole=f"{rest}model: {{encoder: tiny}}\n{place}\n".replace("NAME", message.rsplit(": ", 1)[1]))
+    message = refusal(load, "", f"{section}={value}".replace("NAME", name))
+    assert message.startswith("--set ")
+    assert message.split(": ", 1)[1] == f"{expected}'\"{name}\"'"
+    load("", f"{section}={value}".replace("NAME", *shlex.split(message.rsplit(": ", 1)[1])))
+
+
+@pytest.mark.parametrize("name", [*UNQUOTED, "null", "~", "12345678901234567890"])
+def test_a_name_that_is_a_key_is_what_is_written(load, name):
+    """Keys are nothing but names, in the file, in `--set`'s value and in its path."""
+    weights = f"{{{name}: 2, other: 1}}"
+    assert load(f"training: {{class_weights: {weights}}}").training.class_weights == {name: 2, "other": 1}
+    assert load("", f"training.class_weights={weights}").training.class_weights == {name: 2, "other": 1}
+    prior = f"training: {{loss: kl_divergence, smoothing_prior: {{'{name}': 0.5, other: 0.5}}}}"
+    assert load(prior).training.smoothing_prior == {name: 0.5, "other": 0.5}
+    if "." not in name:
+        dotted = load("training: {class_weights: {other: 1}}", f"training.class_weights.{name}=2")
+        assert dotted.training.class_weights == {name: 2, "other": 1}
+
+
 def test_a_tracker_can_be_switched_off_by_null_or_false(load):
     """`mlflow: null` and `neptune: false` say what they mean."""
     trackers = load("trackers: {mlflow: null, neptune: false}").trackers
@@ -159,7 +222,7 @@ def test_a_time_is_read_as_people_write_it(load, written, seconds):
         ("training: 5", "training: found 5, expected a section of `key: value` lines"),
         ("folds: {k: 1}", "folds.k: found 1, expected at least 2"),
         ("folds: {stratified: 1}", "folds.stratified: found 1, expected true or false"),
-        ("storage: {url: 5}", "storage.url: found 5, expected text"),
+        ("storage: {url: 5}", "storage.url: found 5, which YAML takes for a number, expected text"),
         ("study: {metric: f1}", 'study.metric: found "f1", expected one of accuracy, balanced_'),
         ("study: {epoch_metric: acuracy}", 'study.epoch_metric: found "acuracy", expected a metric; did you mean acc'),
         (
@@ -191,7 +254,7 @@ def test_what_is_wrong_is_said_in_one_line(load, sections, message):
             MINIMAL.replace("[title, body]", "[]"),
             "data.text: found [], expected a column, or a list of them, or data.relation",
         ),
-        (MINIMAL.replace("[title, body]", "5"), "data.text: found 5, expected a list"),
+        (MINIMAL.replace("[title, body]", "5"), "data.text: found 5, which YAML takes for a number, expected text"),
         (MINIMAL.replace("topic", "[topic]"), 'data.label: found ["topic"], expected text'),
         ("data: a: b", "not valid YAML in line 1: mapping values are not allowed here"),
         ("folds: {}\nfolds: {}\n", "not valid YAML in line 2: the key folds stands twice"),

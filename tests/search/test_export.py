@@ -16,6 +16,7 @@ from objectives.metrics import METRICS, Goal
 from objectives.training import FoldTraining
 from search import predict as prediction
 from search.keeping import weights_name
+from search.layout import read_template
 from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -301,14 +302,25 @@ def test_a_template_names_columns_and_codes(study: Trained, model: Path, tmp_pat
     """As a competition wants them."""
     template, out = tmp_path / "template.yaml", tmp_path / "submission.csv"
     template.write_text(
-        "columns: {Id: id, Class: label, Sure: probability, W: 'p:weapon'}\nlabels: {animal: 0, prize: 1, weapon: 2}\n"
+        "columns: {Id: id, Class: label, Sure: probability, W: 'p:weapon'}\n"
+        "labels: {animal: 00, prize: no, weapon: 2}\n"
     )
     result = search("predict", "--model", model, study.data, "--out", out, "--template", template)
     assert result.exit_code == 0, result.output
     lines = read(out)
     assert list(lines[0]) == ["Id", "Class", "Sure", "W"]
-    assert {line["Class"] for line in lines} <= {"0", "1", "2"}
+    assert {line["Class"] for line in lines} <= {"00", "no", "2"}
     assert all(line["Sure"] == line["W"] for line in lines if line["Class"] == "2")
+
+
+def test_a_templates_labels_and_codes_are_what_is_written(model: Path, tmp_path: Path):
+    """Words that YAML takes for numbers or truth values are names there like others."""
+    description = read_description(model).model_copy(update={"label_names": ("01", "no", "yes")})
+    template = tmp_path / "template.yaml"
+    template.write_text("columns: {off: label, 02: probability}\nlabels: {yes: on, no: 1.0, 01: 007}")
+    layout = read_template(template, description)
+    assert list(layout.columns) == ["off", "02"]
+    assert layout.codes == {"yes": "on", "no": "1.0", "01": "007"}
 
 
 @pytest.mark.parametrize(
