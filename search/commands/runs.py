@@ -97,15 +97,18 @@ def run(
     config = load_config(file, [*overrides, *options])
     secrets = Secrets.read()
     from search.beginning import begin
+    from search.engines.local import make_owner
+    from search.presence import announced
     from search.study import reopen_if_work_is_left
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or 1)
     for note in study.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    if not reopen_if_work_is_left(study, config):
-        return _ended(study, config)
-    return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=secrets)
+    with announced(study.ledger, make_owner()):
+        if not reopen_if_work_is_left(study, config):
+            return _ended(study, config)
+        return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=secrets)
 
 
 @click.command("worker")
@@ -121,7 +124,9 @@ def worker(
 
     It ends with the exit codes of `search run`.
     """
+    from search.engines.local import make_owner
     from search.environment import Secrets
+    from search.presence import announced
     from search.study import on_this_machine
     from storage.records import StudyState
 
@@ -129,7 +134,8 @@ def worker(
     config = on_this_machine(study.record, overrides)
     if study.record.state is not StudyState.RUNNING:
         return _ended(study, config)
-    return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=Secrets.read())
+    with announced(study.ledger, make_owner()):
+        return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=Secrets.read())
 
 
 def _run(

@@ -87,12 +87,10 @@ class Paired:
         return beliefs.best is None or float(beliefs.chance.sum()) > self.risk
 
     def _reason(self, matrix: Matrix, beliefs: Beliefs, row: int) -> str:
+        # Without what is expected of the trial: that is recorded at its end, the one number that the sampler is told.
         best = 0 if beliefs.best is None else beliefs.best
-        return (
-            f"expected {matrix.sign * beliefs.mean[row]:.4f} ± {beliefs.deviation[row]:.4f} over all folds, "
-            f"{matrix.sign * beliefs.mean[best]:.4f} is the best (trial {int(matrix.numbers[best])}): "
-            f"a chance of {beliefs.chance[row]:.2g}"
-        )
+        score, number = matrix.sign * beliefs.mean[best], int(matrix.numbers[best])
+        return f"a chance of {beliefs.chance[row]:.2g} to beat {score:.4f}, the best (trial {number})"
 
 
 def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:

@@ -27,6 +27,7 @@ from search.cli import app
 from search.coordinator import Coordinator
 from search.engines.local import LocalEngine, _Process
 from search.errors import ExitCode
+from search.report import summarise
 from search.study import OpenStudy, find
 from storage.catalog import list_studies
 from storage.errors import StorageUnavailable
@@ -221,6 +222,7 @@ def test_interrupted(commands: Callable[..., Commands], command: str, signals: l
     run = commands()
 
     def interrupt(trial: int, fold: int, epoch: int) -> None:
+        assert summarise(run.study.ledger).state == "running"
         if (trial, fold, epoch) == (1, 0, 1):
             for number in signals:
                 os.kill(os.getpid(), number)
@@ -228,7 +230,24 @@ def test_interrupted(commands: Callable[..., Commands], command: str, signals: l
 
     run.script = Script(good, on_epoch=interrupt)
     check(run(command), 130, "nothing is lost; the same command continues")
+    assert summarise(run.study.ledger).state == "interrupted"
     check(run(command), 0)
+
+
+@both
+def test_a_run_that_begins_is_not_interrupted(commands: Callable[..., Commands], command: str):
+    """Before any process has a role of its own; and the study ends as what it is."""
+    run = commands()
+    seen = []
+
+    def spawn() -> _Process:
+        seen.append((summarise(run.study.ledger).state, run.study.ledger.live_roles("coordinator")))
+        return run.thread()
+
+    run.spawn = spawn
+    check(run(command), 0)
+    assert seen == [("running", [])]
+    assert (summarise(run.study.ledger).state, run.study.ledger.live_roles("")) == ("finished", [])
 
 
 def test_interrupted_before_any_worker_begins(commands: Callable[..., Commands]):

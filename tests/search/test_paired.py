@@ -171,7 +171,8 @@ def test_a_hopeless_trial_is_stopped_with_its_chance_and_a_promising_one_is_not(
     assert stopped.decision is Decision.STOP
     assert stopped.chance is not None
     assert stopped.chance < 0.05 / 60
-    assert "a chance of" in stopped.reason
+    best = f"{believe(bad).mean[21]:.4f}, the best (trial 21)"
+    assert stopped.reason == f"a chance of {stopped.chance:.2g} to beat {best}"
     assert verdict(good, trial=21, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
 
 
