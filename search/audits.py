@@ -62,6 +62,16 @@ def paused_trials(trials: Sequence[TrialRecord], runs: Sequence[FoldRun]) -> set
     return (running & begun) - trained
 
 
+def trial_states(trials: Sequence[TrialRecord], runs: Sequence[FoldRun]) -> dict[int, str]:
+    """What each trial is doing, by number: one that has not ended is running, paused, or waits for its first epoch."""
+    paused = paused_trials(trials, runs)
+    trained = {run.trial for run in runs if run.state is FoldRunState.LEASED}
+    states = {trial.number: trial.state.value for trial in trials}
+    for number in (number for number, state in states.items() if state == TrialState.RUNNING and number not in trained):
+        states[number] = "paused" if number in paused else "waiting"
+    return states
+
+
 def race_line(figures: RaceFigures) -> str:
     """What the race did, in one line."""
     stops = f"race: {figures.stops} stopped"

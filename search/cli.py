@@ -12,25 +12,31 @@ LONGEST_ERROR = 2000  # a label, say, may be as long as the file
 
 
 class App(click.Group):
-    """The program: a user's error ends it with one line and exit code 2, a number that a command returns with that."""
+    """The program: an error that it foresees ends it with one line and exit code 2, or the one that the error has.
+
+    A number that a command returns is its exit code; Ctrl-C's is 130.
+    """
 
     def invoke(self, context: click.Context) -> None:
         """Call the command; --debug shows the traceback of a user's error."""
         try:
             code = super().invoke(context)
+        except KeyboardInterrupt:
+            say("interrupted", err=True)
+            code = 130
         except (OSError, ValueError) as error:
-            from search.errors import USER_ERRORS
+            from search.errors import USER_ERRORS, RunFailed
 
             said = str(error)
             if isinstance(error, OSError) and error.filename is not None:
                 # Of a file that cannot even be looked at: its name is too long, its folder closed to this user.
                 said = f"{error.strerror}: {error.filename}"
-            elif not isinstance(error, USER_ERRORS):
+            elif not isinstance(error, (*USER_ERRORS, RunFailed)):
                 raise
             if context.obj:
                 raise
             say(f"error: {' '.join(said.splitlines())[:LONGEST_ERROR]}", err=True)
-            code = 2
+            code = error.code if isinstance(error, RunFailed) else 2
         sys.exit(code or 0)
 
 

@@ -13,7 +13,7 @@ from optuna.trial import TrialState as OptunaState
 from models.params import Scalar
 from objectives.metrics import METRICS
 from search.config import StudyConfig
-from search.presence import WORKER_ROLE
+from search.presence import COORDINATOR_ROLE, WORKER_ROLE
 from search.proposals import make_sampler
 from search.racing.estimates import estimates
 from search.racing.matrix import Matrix, RunState
@@ -26,7 +26,6 @@ from storage.ledger import Ledger
 from storage.records import Event, EventKind, Failure, FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
 from storage.studies import close_study, open_study, optuna_errors
 
-ROLE = "coordinator"
 ROLE_SECONDS = 20.0
 RENEWAL_SECONDS = 1.0
 MAX_ATTEMPTS = 5
@@ -65,7 +64,7 @@ class Coordinator:
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.ledger = self.ledger.fenced(ROLE, self.owner)
+        self.ledger = self.ledger.fenced(COORDINATOR_ROLE, self.owner)
 
     def step(self) -> bool:
         """Do what is due; False once the study is finished. Without the role only the latter is looked at."""
@@ -98,7 +97,7 @@ class Coordinator:
         """
         now = time.time()  # it goes on while a machine sleeps
         if not 0 <= now - self._last_renewal < RENEWAL_SECONDS:
-            self.leading = self.ledger.acquire_role(ROLE, self.owner, lease_seconds=ROLE_SECONDS)
+            self.leading = self.ledger.acquire_role(COORDINATOR_ROLE, self.owner, lease_seconds=ROLE_SECONDS)
             if now - self._last_renewal > ROLE_SECONDS and self._last_renewal:
                 self._expires_from = now + ROLE_SECONDS
             self._last_renewal = now
@@ -116,7 +115,7 @@ class Coordinator:
 
     def leave(self) -> None:
         """Give the role up, so that another process need not wait for it to lapse."""
-        self.ledger.release_role(ROLE, self.owner)
+        self.ledger.release_role(COORDINATOR_ROLE, self.owner)
         self._close()
 
     def _settle(self) -> None:

@@ -7,7 +7,8 @@
     |-- DataError             the data file                            (objectives)
     |-- ModelError            the folder of an exported model        (objectives)
     |-- EncoderError          the pretrained model                     (models)
-    `-- StorageError          database or artifact store               (storage)
+    |-- StorageError          database or artifact store               (storage)
+    `-- RunFailed             a run that came to nothing; an exit code of its own
     RuntimeError              handled by the search itself
     |-- TrialError            this configuration cannot be trained     (objectives)
     |   |-- Diverged          loss or gradients are not finite         (objectives)
@@ -16,6 +17,7 @@
 """
 
 from collections.abc import Iterable
+from enum import IntEnum
 
 from models.errors import EncoderError
 from objectives.errors import DataError, Diverged, ModelError, TrialError, is_out_of_memory
@@ -25,6 +27,29 @@ from storage.records import Failure
 
 class ConfigError(ValueError):
     """The study file, an option or the environment cannot be used; one line: the key, what was found and expected."""
+
+
+class ExitCode(IntEnum):
+    """What `search run` and `search worker` end with; the table of all endings is in docs/failures.md.
+
+    Python itself ends with 1 where an error is nobody's but ours.
+    """
+
+    DONE = 0
+    USER_ERROR = 2
+    NONE_COMPLETE = 3
+    TRIALS_FAIL = 4
+    WORKERS_DIE = 5
+    DATABASE_AWAY = 6
+    INTERRUPTED = 130
+
+
+class RunFailed(ValueError):
+    """A run ended without what it was started for, and no input is to blame; one line: what happened, what helps."""
+
+    def __init__(self, message: str, code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 USER_ERRORS = (ConfigError, DataError, ModelError, StorageError, EncoderError)

@@ -1,16 +1,22 @@
-"""Which workers live: each holds a role of its own in the ledger, renewed from a thread beside its training."""
+"""Which processes live: each holds a role in the ledger; a worker's is renewed from a thread beside its training."""
 
 import logging
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from storage.errors import LeaseLost, StorageUnavailable
 from storage.ledger import Ledger
-from storage.records import Claim
+from storage.records import Claim, FoldRun, FoldRunState
+from storage.view import LedgerView
 
 log = logging.getLogger(__name__)
 
+COORDINATOR_ROLE = "coordinator"
 WORKER_ROLE = "worker/"
+RUN_ROLE = "run/"
+START_SECONDS = 60.0  # by then a run's coordinator or a worker has a role of its own
 
 
 class Presence:
@@ -48,3 +54,30 @@ class Presence:
         self._ledger.acquire_role(WORKER_ROLE + self._owner, self._owner, lease_seconds=self._lease_seconds)
         if (claim := self.claim) is not None:
             self._ledger.renew(claim, lease_seconds=self._lease_seconds)
+
+
+@contextmanager
+def announced(ledger: Ledger, owner: str) -> Iterator[None]:
+    """Say that a run begins, before any of its processes has a role of its own; and that it has ended."""
+    role = RUN_ROLE + owner
+    ledger.acquire_role(role, owner, lease_seconds=START_SECONDS)
+    try:
+        yield
+    finally:
+        with suppress(StorageUnavailable):  # the role lapses by itself
+            ledger.release_role(role, owner)
+
+
+def is_attended(ledger: LedgerView) -> bool:
+    """Whether any process, on any machine, works on the study by its role or by a fold run's lease."""
+    roles = (COORDINATOR_ROLE, WORKER_ROLE, RUN_ROLE)
+    return any(map(ledger.live_roles, roles)) or bool(ledger.live_leases())
+
+
+def present_runs(ledger: LedgerView) -> list[FoldRun]:
+    """All fold runs by trial and fold; one whose lease has lapsed waits: who held it died, and nobody trains it."""
+    runs, live = ledger.fold_runs(), ledger.live_leases()
+    return [
+        replace(run, state=FoldRunState.WAITING) if run.state is FoldRunState.LEASED and run.id not in live else run
+        for run in runs
+    ]

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from search.audits import race_line
-from search.report import Summary, best_line, counts_line, sample_line, show, summarise
+from search.report import UNENDED, Summary, best_line, counts_line, sample_line, show, summarise
 from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
 from storage.records import Event, EventKind, FoldRunState
@@ -71,7 +71,7 @@ class Progress:
                     self.say(f"{at} {describe(event, metric=self._ledger.study().metric)}")
 
     def _panel(self, summary: Summary) -> RenderableType:
-        ended = sum(count for state, count in summary.trials.items() if state != "running")
+        ended = sum(count for state, count in summary.trials.items() if state not in UNENDED)
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
             f"study {summary.study}",
@@ -150,6 +150,8 @@ def _outcome(payload: dict[str, object], metric: str) -> str:
             text += f" ± {payload['std']:.4f}"
         if isinstance(payload.get("pooled"), float):
             text += f", pooled {payload['pooled']:.4f}"
+    elif isinstance(payload.get("estimate"), float):
+        text += f": {metric} about {payload['estimate']:.4f}"
     if payload.get("reason"):
         text += f" ({payload['reason']})"
     return text

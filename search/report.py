@@ -1,6 +1,7 @@
 """What people look at: the state of a study, its trials and its best one, as tables and as JSON."""
 
 import math
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,18 +10,31 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
-from search.audits import RaceFigures, paused_trials, race_figures, race_line
+from search.audits import RaceFigures, paused_trials, race_figures, race_line, trial_states
 from search.config import StudyConfig, config_from_record
+from search.presence import is_attended, present_runs
 from search.racing.estimates import estimates
 from search.scores import Scores
 from search.space import most_trials
 from search.ties import Tie, tied_with
 from storage.catalog import list_studies
-from storage.database import connect, migrate
+from storage.database import connect, migrate, redact
 from storage.ledger import Ledger
-from storage.records import OPEN_STATES, Direction, Failure, FoldRun, FoldRunState, StudyRecord, TrialRecord, TrialState
+from storage.records import (
+    OPEN_STATES,
+    Direction,
+    Failure,
+    FoldRun,
+    FoldRunState,
+    StudyRecord,
+    StudyState,
+    TrialRecord,
+    TrialState,
+)
 
 NONE = "-"
+INTERRUPTED = "interrupted"
+UNENDED = ("running", "paused", "waiting")
 MOST_TIES = 8
 FOLD_RUN_WORDS = {
     "done": "done",
@@ -49,8 +63,9 @@ class Best:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A study in numbers.
+    """A study in numbers; its state is `interrupted` where it is not at its end and no process works on it.
 
+    A trial that has not ended is `running`, `paused` or `waiting` (not begun).
     `work_saved` is the share of its ended trials' epochs that stopping made unnecessary. What the patience of a fold
     that is done left out is not among it, and an unfinished fold is taken to need the share of its epochs that the done
     ones needed. `failures` counts the trials that a failure ended, by its kind; what diverged saved nothing.
@@ -77,8 +92,9 @@ class Summary:
 
 def summarise(ledger: Ledger) -> Summary:
     """Count a study's trials, fold runs and epochs and find its best complete trial."""
-    # The fold runs first: a trial that is added between two looks is then among the trials.
-    record, runs, trials = ledger.study(), ledger.fold_runs(), ledger.trials()
+    # The fold runs first: a trial that is added between two looks is then among the trials. And the processes before
+    # the state: a study that ends meanwhile was not interrupted.
+    attended, record, runs, trials = is_attended(ledger), ledger.study(), present_runs(ledger), ledger.trials()
     config = config_from_record(record.config)
     budget, needed = most_trials(config), _epochs_needed(config, trials, runs)
     trained: Counter[int] = Counter()
@@ -95,11 +111,11 @@ def summarise(ledger: Ledger) -> Summary:
     under_way = sum(untrained[trial.number] for trial in trials if trial.state is TrialState.RUNNING)
     return Summary(
         study=record.name,
-        state=record.state.value,
+        state=record.state.value if attended or record.state is not StudyState.RUNNING else INTERRUPTED,
         metric=record.metric,
         direction=record.direction,
         budget=budget,
-        trials=dict(Counter(trial.state.value for trial in trials)),
+        trials=dict(Counter(trial_states(trials, runs).values())),
         failures=dict(Counter(trial.failure.value for trial in trials if trial.failure)),
         fold_runs=dict(Counter(run.state.value for run in runs)),
         best=find_best(record, trials),
@@ -128,9 +144,7 @@ def find_best(record: StudyRecord, trials: Sequence[TrialRecord]) -> Best | None
 
 def counts_line(summary: Summary) -> str:
     """Trials and fold runs by state in one line."""
-    states = summary.trials | {"paused": summary.race.paused}
-    states["running"] = states.get("running", 0) - summary.race.paused
-    trials = _counted(states, {state: state for state in ("complete", "running", "paused", "stopped", "failed")})
+    trials = _counted(summary.trials, {state: state for state in ("complete", *UNENDED, "stopped", "failed")})
     runs = _counted(summary.fold_runs, FOLD_RUN_WORDS)
     failures = _counted(summary.failures, {kind.value: kind.words for kind in Failure})
     line = f"trials {sum(summary.trials.values())}/{summary.budget} ({trials}); fold runs: {runs}"
@@ -154,18 +168,19 @@ def best_line(summary: Summary) -> str:
 
 def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
     """A study as a table: its numbers, then its best trials and those still running."""
-    record, trials, runs, summary = ledger.study(), ledger.trials(), ledger.fold_runs(), summarise(ledger)
+    record, runs, trials, summary = ledger.study(), present_runs(ledger), ledger.trials(), summarise(ledger)
     runs_by_trial: dict[int, list[FoldRun]] = defaultdict(list)
     for run in runs:
         runs_by_trial[run.trial].append(run)
-    paused = estimate_trials(ledger, paused_trials(trials, runs))
-    table = Table(title=f"study {record.name} ({record.state.value}): {record.metric}", title_justify="left")
+    states, paused = trial_states(trials, runs), estimate_trials(ledger, paused_trials(trials, runs))
+    table = Table(title=f"study {record.name} ({summary.state}): {record.metric}", title_justify="left")
     for column in ("trial", "state", "score", "pooled", "epochs"):
         table.add_column(column, no_wrap=True)
     table.add_column("folds", min_width=len("0.123"))
     table.add_column("reason", overflow="fold", min_width=len("expected"))
     for trial in _ranked(record, trials)[:most]:
-        table.add_row(*_row(trial, runs_by_trial[trial.number], paused))
+        expected = paused.get(trial.number, trial.estimate)
+        table.add_row(*_row(trial, runs_by_trial[trial.number], state=states[trial.number], expected=expected))
     lines = [
         counts_line(summary),
         best_line(summary),
@@ -182,6 +197,14 @@ def summarise_all(url: str) -> list[Summary]:
     engine = connect(url, create=False)
     migrate(engine)
     return [summarise(Ledger(engine, record.id)) for record in list_studies(engine)]
+
+
+def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> list[str]:
+    """A line for each study that was interrupted, with the command; `storage` is what the user named, if anything."""
+    where = [] if storage is None else ["--storage", redact(storage)]
+    interrupted = [summary.study for summary in summaries if summary.state == INTERRUPTED]
+    commands = [shlex.join(["search", "worker", "--study", study, *where]) for study in interrupted]
+    return [f"interrupted, no process works on it; the same `search run` continues it, or {line}" for line in commands]
 
 
 def render_studies(summaries: Sequence[Summary]) -> RenderableType:
@@ -263,12 +286,12 @@ def leak_line(samples: Sequence[Mapping[str, Any] | None]) -> str:
 
 def trials_as_json(ledger: Ledger) -> list[dict[str, Any]]:
     """All trials with plain types; a paused one, `paused`, has the estimate of its final mean by now."""
-    trials = ledger.trials()
-    paused = estimate_trials(ledger, paused_trials(trials, ledger.fold_runs()))
+    runs, trials = present_runs(ledger), ledger.trials()
+    states, paused = trial_states(trials, runs), estimate_trials(ledger, paused_trials(trials, runs))
     return [
         {
             **asdict(trial),
-            "state": trial.state.value,
+            "state": states[trial.number],
             "paused": trial.number in paused,
             "estimate": paused.get(trial.number, trial.estimate),
         }
@@ -332,9 +355,9 @@ def _ranked(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRec
     return sorted(trials, key=place)
 
 
-def _row(trial: TrialRecord, runs: Sequence[FoldRun], paused: Mapping[int, float | None]) -> tuple[str, ...]:
-    """A trial's cells; `paused` are the estimates of the paused ones."""
-    score, expected = NONE, paused.get(trial.number, trial.estimate)
+def _row(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected: float | None) -> tuple[str, ...]:
+    """A trial's cells; `expected` is its estimate, if it has one."""
+    score = NONE
     if trial.score is not None:
         score = f"{trial.score:.4f} ± {trial.std or 0.0:.4f}"
     elif expected is not None:
@@ -342,7 +365,6 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun], paused: Mapping[int, float
     pooled = NONE if trial.pooled is None else f"{trial.pooled:.4f}"
     folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
     epochs = str(sum(run.num_epochs for run in runs))
-    state = "paused" if trial.number in paused else trial.state.value
     chance, reason = f"chance of {trial.chance or 0.0:.2g}", trial.reason or ""
     notes = [chance] if trial.chance is not None and chance not in reason else []
     notes += ["spared"] if trial.audited else []

@@ -14,19 +14,20 @@ from search.config import StudyConfig
 from search.coordinator import MAX_ATTEMPTS, Coordinator
 from search.engines.local import PATIENCE_SECONDS, LocalEngine, make_owner
 from search.environment import Secrets
-from search.errors import ConfigError
+from search.errors import ConfigError, ExitCode, RunFailed
 from search.keeping import Keeping
 from search.presence import WORKER_ROLE
 from search.progress import Progress
 from search.publish import make_publisher
+from search.report import summarise
 from search.rows import StudyRows
 from search.scores import live_race
-from search.study import OpenStudy
+from search.study import OpenStudy, has_work_left, how_to_add_trials
 from storage.artifacts import Artifacts
 from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
 from storage.publishing import Publisher
-from storage.records import EventKind, StudyState
+from storage.records import EventKind, StudyState, TrialState
 
 STEP_SECONDS = 0.2
 DRAIN_SECONDS = 60.0
@@ -76,7 +77,8 @@ def run_study(
 ) -> Ending:
     """Run the study; `memory_limit` is each worker's, in bytes.
 
-    Raises ConfigError if a worker cannot work at all, or if too many trials failed in a row; StorageError.
+    Raises ConfigError if a worker cannot work at all, RunFailed if too many of them died or too many trials failed in a
+    row; StorageError.
     """
     coordinator = Coordinator(
         ledger=study.ledger,
@@ -115,11 +117,13 @@ def run_study(
             progress.update(now=True)
             if ending is not Ending.KILLED:
                 _drain(publisher, progress, study.record.name)
+    if engine.too_many_deaths:
+        raise RunFailed(f"{engine.error}; nothing is lost, the same command continues", ExitCode.WORKERS_DIE)
     if engine.error:
         raise ConfigError(engine.error)
-    if study.ledger.study().state is StudyState.FAILED:
-        raise ConfigError(f"{_last_reason(study.ledger)}; the same command continues once that is mended")
-    return ending
+    check_not_failed(study, config)
+    finished = study.ledger.study().state is StudyState.FINISHED
+    return Ending.FINISHED if ending is Ending.TIMEOUT and finished else ending
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,10 +202,36 @@ def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts
         ledger.release_role(WORKER_ROLE + owner, owner)
 
 
-def _last_reason(ledger: Ledger) -> str:
+def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:
+    """Raise RunFailed, with what continues it, for a study that ended since its trials fail."""
+    if study.ledger.study().state is not StudyState.FAILED:
+        return
+    left = has_work_left(study.ledger, config)
+    command = "`search run` continues it" if left else how_to_add_trials(study.ledger, config)
+    raise RunFailed(f"{last_reason(study.ledger)}; {command} once that is mended", ExitCode.TRIALS_FAIL)
+
+
+def check_complete(study: OpenStudy, config: StudyConfig) -> None:
+    """Raise RunFailed, with what continues it, where no trial is complete: a script is not to go on and export one."""
+    summary = summarise(study.ledger)
+    if summary.best is not None:
+        return
+    if study.ledger.study().state is StudyState.RUNNING:
+        raise RunFailed("no trial is complete yet; the same command continues", ExitCode.NONE_COMPLETE)
+    ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"
+    reasons = [trial.reason for trial in study.ledger.trials() if trial.failure and trial.reason]
+    last = f", the last one: {reasons[-1]}" if reasons else ""
+    all_failed = set(summary.trials) == {TrialState.FAILED.value}
+    raise RunFailed(
+        f"no trial is complete ({ended}{last}); {how_to_add_trials(study.ledger, config)}",
+        ExitCode.TRIALS_FAIL if all_failed else ExitCode.NONE_COMPLETE,
+    )
+
+
+def last_reason(ledger: Ledger) -> str:
     """Why the study ended, the last time that it did."""
     ended = ledger.last_events([EventKind.STUDY_FINISHED], limit=1)
-    return str(ended[0].payload["reason"]) if ended else "the study failed"
+    return str(ended[0].payload["reason"]) if ended else "the study has ended"
 
 
 def _drain(publisher: Publisher, progress: Progress, study: str) -> None:

@@ -77,7 +77,10 @@ class Scores:
             maximize=study.direction == "maximize",
         )
         positions = np.array([position(self._space, params[number]) for number in matrix.numbers.tolist()], np.float64)
-        return replace(matrix, params=positions.reshape(len(params), len(self._space)))
+        # Not by the seed alone, which most studies leave at 0: each would audit the same numbers.
+        key = f"{study.config.get('study', {}).get('seed', 0)}/{study.fingerprints.get('data', '')}"
+        shaped = positions.reshape(len(params), len(self._space))
+        return replace(matrix, params=shaped, audit_key=key, spared=self.audited)
 
     def _apply(self, event: Event, arrays: Matrix) -> Matrix:
         """Bring the arrays up to date with one event, which they may know already."""

@@ -9,6 +9,8 @@ from sqlalchemy import Engine
 
 from search.config import StudyConfig, config_from_record, differences
 from search.errors import ConfigError, nearest
+from search.scores import live_race
+from search.space import most_trials
 from search.study_file import apply_override, parse_override
 from storage.catalog import find_study, list_studies
 from storage.database import connect, migrate
@@ -50,14 +52,32 @@ def on_this_machine(record: StudyRecord, overrides: Sequence[str]) -> StudyConfi
     return config
 
 
-def reopen_if_budget_grew(study: OpenStudy, config: StudyConfig) -> bool:
-    """Whether the study has work left; one that has ended is opened again if its budget has trials left."""
+def reopen_if_work_is_left(study: OpenStudy, config: StudyConfig) -> bool:
+    """Whether the study has work left; one that has ended is opened again if it has."""
     if study.record.state is StudyState.RUNNING:
         return True
-    if config.budget.trials <= len(study.ledger.trials()):
-        return False
-    study.ledger.reopen_study()
-    return True
+    if left := has_work_left(study.ledger, config):
+        study.ledger.reopen_study()
+    return left
+
+
+def has_work_left(ledger: Ledger, config: StudyConfig) -> bool:
+    """Whether a run would train anything: trials that the race wants of the budget, or that a failed study left open.
+
+    A grid has no more trials than combinations, and a study may end once new trials are expected to gain nothing.
+    """
+    race = live_race(ledger, config)
+    return bool(race.trials_left(race.scores.matrix()) or ledger.trials(told=False))
+
+
+def how_to_add_trials(ledger: Ledger, config: StudyConfig) -> str:
+    """What goes on with a study that has no work left, in words."""
+    num_trials = len(ledger.trials())
+    if num_trials < most_trials(config):
+        return "`search run --set budget.until=used` asks for the rest of its budget"
+    if num_trials < config.budget.trials:
+        return "its grid has no more combinations"
+    return "`search run --trials N` adds to them"
 
 
 def _unknown_study(engine: Engine, name: str) -> str:

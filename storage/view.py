@@ -158,6 +158,12 @@ class LedgerView:
         with reading(self.engine) as connection:
             return list(connection.scalars(live.order_by(RoleRow.role)))
 
+    def live_leases(self) -> set[int]:
+        """The ids of the fold runs whose lease has not lapsed."""
+        leased = (FoldRunRow.state == FoldRunState.LEASED, FoldRunRow.expires_at >= clock())
+        with reading(self.engine) as connection:
+            return set(connection.scalars(select(FoldRunRow.id).where(FoldRunRow.study_id == self.study_id, *leased)))
+
     def cursor(self, tracker: str) -> int:
         """The sequence of the last event the tracker has; 0 if it has none."""
         mine = select(CursorRow.sequence).where(CursorRow.study_id == self.study_id, CursorRow.tracker == tracker)

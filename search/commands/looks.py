@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from search.commands.answers import new_console, print_best, print_json
+from search.commands.answers import new_console, print_best, print_json, say
 from search.commands.options import database_url, find_study, json_option, machine_option, storage_option, study_option
 
 
@@ -15,13 +15,16 @@ from search.commands.options import database_url, find_study, json_option, machi
 @json_option
 def status(name: str, storage: str | None, as_json: bool) -> None:
     """Show a study's trials, fold runs and best score."""
-    from search.report import render_status, summarise, trials_as_json
+    from search.report import how_to_continue, render_status, summarise, trials_as_json
 
     study = find_study(name, storage)
+    summary = summarise(study.ledger)
     if as_json:
-        print_json({**summarise(study.ledger).as_json(), "all_trials": trials_as_json(study.ledger)})
-    else:
-        new_console().print(render_status(study.ledger))
+        print_json({**summary.as_json(), "all_trials": trials_as_json(study.ledger)})
+        return
+    new_console().print(render_status(study.ledger))
+    for line in how_to_continue([summary], storage=storage):
+        say(line)
 
 
 @click.command("list")
@@ -29,13 +32,15 @@ def status(name: str, storage: str | None, as_json: bool) -> None:
 @json_option
 def list_studies(storage: str | None, as_json: bool) -> None:
     """List the studies of a database."""
-    from search.report import render_studies, summarise_all
+    from search.report import how_to_continue, render_studies, summarise_all
 
     summaries = summarise_all(database_url(storage))
     if as_json:
         print_json([summary.as_json() for summary in summaries])
-    else:
-        new_console().print(render_studies(summaries))
+        return
+    new_console().print(render_studies(summaries))
+    for line in how_to_continue(summaries, storage=storage):
+        say(line)
 
 
 @click.command("best")

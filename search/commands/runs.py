@@ -84,7 +84,11 @@ def run(
     storage: str | None,
     overrides: Sequence[str],
 ) -> int:
-    """Run a study, or continue it."""
+    """Run a study, or continue it.
+
+    Exit code 0: a trial is complete, so there is a model to export. 2: an input is to be corrected. 3: no trial is
+    complete. 4: trials fail. 5: workers die. 6: the database went away. 130: interrupted. docs/failures.md says more.
+    """
     from search.config import load_config
     from search.environment import Secrets
 
@@ -93,16 +97,18 @@ def run(
     config = load_config(file, [*overrides, *options])
     secrets = Secrets.read()
     from search.beginning import begin
-    from search.study import reopen_if_budget_grew
+    from search.engines.local import make_owner
+    from search.presence import announced
+    from search.study import reopen_if_work_is_left
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or 1)
     for note in study.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    if not reopen_if_budget_grew(study, config):
-        console.print(f"study {name!r} is finished: all {len(study.ledger.trials())} trials; --trials N adds to them")
-        return print_best(study, console)
-    return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=secrets)
+    with announced(study.ledger, make_owner()):
+        if not reopen_if_work_is_left(study, config):
+            return _ended(study, config)
+        return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=secrets)
 
 
 @click.command("worker")
@@ -114,28 +120,59 @@ def run(
 def worker(
     name: str, storage: str | None, workers: int | None, memory_limit: int | None, overrides: Sequence[str]
 ) -> int:
-    """Join a study from this or another machine: train its fold runs, and coordinate it when nobody else does."""
+    """Join a study from this or another machine: train its fold runs, and coordinate it when nobody else does.
+
+    It ends with the exit codes of `search run`.
+    """
+    from search.engines.local import make_owner
     from search.environment import Secrets
+    from search.presence import announced
     from search.study import on_this_machine
+    from storage.records import StudyState
 
     study = find_study(name, storage)
     config = on_this_machine(study.record, overrides)
-    return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=Secrets.read())
+    if study.record.state is not StudyState.RUNNING:
+        return _ended(study, config)
+    with announced(study.ledger, make_owner()):
+        return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=Secrets.read())
 
 
 def _run(
     study: "OpenStudy", config: "StudyConfig", *, workers: int | None, memory_limit: int | None, secrets: "Secrets"
 ) -> int:
     from search.engines.local import num_gpus
-    from search.run import Ending, run_study
+    from search.errors import ExitCode, RunFailed
+    from search.run import Ending, check_complete, run_study
+    from storage.errors import StorageUnavailable
 
     console, num_workers = new_console(), workers or max(1, num_gpus())
-    ending = run_study(
-        study, config, num_workers=num_workers, memory_limit=memory_limit, secrets=secrets, console=console
-    )
-    print_best(study, console)
+    try:
+        ending = run_study(
+            study, config, num_workers=num_workers, memory_limit=memory_limit, secrets=secrets, console=console
+        )
+        print_best(study, console)
+        if ending not in (Ending.INTERRUPTED, Ending.KILLED):
+            check_complete(study, config)
+    except StorageUnavailable as error:
+        raise RunFailed(str(error), ExitCode.DATABASE_AWAY) from error
     if ending is Ending.FINISHED:
         console.print(f"look at it: search serve --study {shlex.quote(study.record.name)}", highlight=False)
-        return 0
+        return ExitCode.DONE
     console.print("nothing is lost; the same command continues", highlight=False)
-    return 0 if ending is Ending.TIMEOUT else 130
+    return ExitCode.DONE if ending is Ending.TIMEOUT else ExitCode.INTERRUPTED
+
+
+def _ended(study: "OpenStudy", config: "StudyConfig") -> int:
+    """Say of a study that has no work left how it ended, and how it would go on."""
+    from search.errors import ExitCode
+    from search.run import check_complete, check_not_failed, last_reason
+    from search.study import how_to_add_trials
+
+    check_not_failed(study, config)
+    console = new_console()
+    said = f"study {study.record.name!r} is finished: {last_reason(study.ledger)}; "
+    console.print(said + how_to_add_trials(study.ledger, config), highlight=False, markup=False, soft_wrap=True)
+    print_best(study, console)
+    check_complete(study, config)
+    return ExitCode.DONE

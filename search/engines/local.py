@@ -49,6 +49,7 @@ class LocalEngine:
     memory_limit: int | None = None
     deaths: list[float] = field(default_factory=list)  # when, by time.monotonic
     error: str | None = None
+    too_many_deaths: bool = False  # that is the error, and no user's
     _stopping: bool = False
     _workers: dict[int, "_Process"] = field(default_factory=dict)
 
@@ -87,6 +88,7 @@ class LocalEngine:
         if len(self.deaths) > MAX_DEATHS:
             found = f"{len(self.deaths)} workers died within {WITHIN_SECONDS / 60:.0f} minutes"
             self.error = f"{found}, the last with exit code {exitcode}"
+            self.too_many_deaths = True
 
     def stop(self) -> None:
         """Ask every worker to leave after the epoch in hand; none is replaced from now on."""

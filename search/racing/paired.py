@@ -41,13 +41,13 @@ class Paired:
         if beliefs.trained[row] >= NEARLY_DONE and not matrix.failed[row]:
             return Verdict(decision=Decision.CONTINUE, chance=chance)
         if chance <= self.risk / num_trials:
-            if is_audited(trial, self.audit):
+            if is_audited(matrix, trial, share=self.audit):
                 # It is trained on when nothing else is left to do.
                 decision = Decision.PAUSE if trials_left else Decision.CONTINUE
                 return Verdict(decision=decision, reason="would be stopped; kept", chance=chance, audited=True)
             return Verdict(decision=Decision.STOP, reason=self._reason(matrix, beliefs, row), chance=chance)
         only_audits_run = not trials_left and not self._is_worth_it(beliefs, matrix)
-        if finished or (only_audits_run and is_audited(trial, self.audit)):
+        if finished or (only_audits_run and is_audited(matrix, trial, share=self.audit)):
             return Verdict(decision=Decision.CONTINUE, chance=chance)
         promise = _promise(matrix, beliefs, trials_left=trials_left)
         others = np.where(count(_may_run(matrix)) > 0, promise / _crowd(matrix), 0.0)
@@ -73,7 +73,8 @@ class Paired:
         if candidates.any():
             if trials_left or self._is_worth_it(beliefs, matrix):
                 return _run(matrix, may_run, row)
-            audited = [int(r) for r in np.flatnonzero(candidates) if is_audited(int(matrix.numbers[r]), self.audit)]
+            open_trials = np.flatnonzero(candidates).tolist()
+            audited = [r for r in open_trials if is_audited(matrix, int(matrix.numbers[r]), share=self.audit)]
             if audited:
                 return _run(matrix, may_run, audited[0])
         if (matrix.states == RunState.RUNNING).any():
@@ -86,12 +87,10 @@ class Paired:
         return beliefs.best is None or float(beliefs.chance.sum()) > self.risk
 
     def _reason(self, matrix: Matrix, beliefs: Beliefs, row: int) -> str:
+        # Without what is expected of the trial: that is recorded at its end, the one number that the sampler is told.
         best = 0 if beliefs.best is None else beliefs.best
-        return (
-            f"expected {matrix.sign * beliefs.mean[row]:.4f} ± {beliefs.deviation[row]:.4f} over all folds, "
-            f"{matrix.sign * beliefs.mean[best]:.4f} is the best (trial {int(matrix.numbers[best])}): "
-            f"a chance of {beliefs.chance[row]:.2g}"
-        )
+        score, number = matrix.sign * beliefs.mean[best], int(matrix.numbers[best])
+        return f"a chance of {beliefs.chance[row]:.2g} to beat {score:.4f}, the best (trial {number})"
 
 
 def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:
@@ -102,10 +101,14 @@ def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:
     return replace(beliefs, chance=np.where(possible, np.minimum(beliefs.chance + surprise, 1.0), 0.0))
 
 
-def is_audited(trial: int, share: float) -> bool:
-    """Whether this trial is one of the share that runs to its end, so that the chances can be checked."""
-    digest = hashlib.sha256(f"audit/{trial}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") < share * 2**32
+def is_audited(matrix: Matrix, trial: int, *, share: float) -> bool:
+    """Whether this trial is one of the share that runs to its end, so that the chances can be checked.
+
+    By lot: the same in every process of a study, another in every study. One that was spared once, perhaps by an older
+    version's lots, stays so.
+    """
+    digest = hashlib.sha256(f"audit/{matrix.audit_key}/{trial}".encode()).digest()
+    return trial in matrix.spared or int.from_bytes(digest[:4], "big") < share * 2**32
 
 
 def _is_fresh(matrix: Matrix, beliefs: Beliefs) -> BoolArray:

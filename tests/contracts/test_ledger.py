@@ -596,6 +596,16 @@ class TestRoles:
         ledger.acquire_role("coordinator", "c", lease_seconds=60)
         assert ledger.live_roles("worker/") == ["worker/1"]
 
+    def test_live_leases_are_those_of_fold_runs_that_somebody_holds(self, ledger: Ledger) -> None:
+        """Not of one that waits, whose lease lapsed or was given back."""
+        ledger.add_trial(0, {})
+        for fold, seconds in enumerate((60, -1)):
+            assert ledger.claim_run("worker", trial=0, fold=fold, lease_seconds=seconds)
+        held = [run.id for run in ledger.fold_runs() if run.fold == 0]
+        assert ledger.live_leases() == set(held)
+        ledger.release_owner("worker", reason="left")
+        assert ledger.live_leases() == set()
+
 
 def test_reading_costs_the_same_number_of_statements_however_much_there_is(ledger: Ledger) -> None:
     """Trials take two statements, also some of them, all other bulk reads one."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from search.errors import ExitCode
 from storage.records import EventKind, StudyState, TrialState
 from tests.end_to_end.conftest import SEARCH, UserFolder
 
@@ -20,7 +21,7 @@ objectives.losses.build_loss = build_loss
 
 
 def test_a_study_whose_trials_all_fail_ends_and_is_continued_by_the_same_command(user: UserFolder, tmp_path: Path):
-    """With one line that says why and exit code 2; the trials that are left are trained once that is mended.
+    """With one line that says why and exit code 4; the trials that are left are trained once that is mended.
 
     A third trial may fail before the coordinator has seen that two did.
     """
@@ -28,14 +29,14 @@ def test_a_study_whose_trials_all_fail_ends_and_is_continued_by_the_same_command
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     process = user.start(*command(user), PYTHONPATH=str(tmp_path))
     output, _ = process.communicate(timeout=600)
-    assert process.returncode == 2, output
+    assert process.returncode == ExitCode.TRIALS_FAIL, output
     status = user.json("status")
     failed = status["failures"]["code_error"]
     assert (status["state"], status["failures"]) == ("failed", {"code_error": failed})
     assert failed in (2, 3)
     reason = r"2 trials failed in a row, the last of them, trial [12]: code error: ValueError: this library is broken"
     last = output.splitlines()[-1]
-    assert re.fullmatch(f"error: {reason}; the same command continues once that is mended", last), last
+    assert re.fullmatch(f"error: {reason}; `search run` continues it once that is mended", last), last
     user.search(*command(user))
     assert user.ledger().study().state is StudyState.FINISHED
     assert user.json("status")["trials"] == {"failed": failed, "complete": 4 - failed}

@@ -8,6 +8,7 @@ from collections import Counter
 import psutil
 import pytest
 
+from search.errors import ExitCode
 from storage.ledger import Ledger
 from storage.records import EventKind, FoldRunState, StudyState
 from tests.conftest import PostgresServer
@@ -61,7 +62,7 @@ def test_a_study_runs_and_can_be_looked_at(user: UserFolder):
     assert best["score"] == max(trial["score"] for trial in status["all_trials"])
     assert best["score"] == pytest.approx(sum(best["fold_scores"]) / 3)
     assert "tiny" in user.search("list")
-    assert "is finished: all 3 trials" in user.run()
+    assert "is finished: 3 of 3 trials" in user.run()
     assert "study finished: 4 of 4 trials" in user.run("--trials", "4")
 
 
@@ -163,8 +164,11 @@ def test_a_worker_joins_and_takes_the_coordination_over(user: UserFolder):
 def test_a_time_budget_ends_the_run_and_loses_nothing(user: UserFolder):
     """The run leaves after the epoch in hand; the same command goes on."""
     user.write_study_file(training={"epochs": 50, "batch_size": 4})
-    output = user.run("--timeout", "3s")
+    process = user.start_run("--timeout", "3s")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.NONE_COMPLETE, output
     assert "the time budget is used" in output
+    assert "no trial is complete yet; the same command continues" in output.splitlines()[-1]
     assert user.ledger().counts()[FoldRunState.LEASED] == 0
     assert user.ledger().study().state is StudyState.RUNNING
     assert os.path.exists(user.folder / "studies" / "search.db")

@@ -26,7 +26,14 @@ from tests.warm import warm_context
 class ScriptedStudy:
     """One study: its ledger, its coordinator, and workers with scripted trainings."""
 
-    def __init__(self, url: str, folder: Path, direction: Direction = "maximize", **sections: object) -> None:
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        direction: Direction = "maximize",
+        fingerprints: dict[str, str] | None = None,
+        **sections: object,
+    ) -> None:
         self.url = url
         self.config = StudyConfig.model_validate(
             {
@@ -48,7 +55,7 @@ class ScriptedStudy:
             config=self.config.model_dump(mode="json"),
             metric="macro_f1",
             direction=direction,
-            fingerprints={},
+            fingerprints=fingerprints or {},
             provenance={},
             assignments=np.arange(9, dtype=np.int16) % 3,
         )

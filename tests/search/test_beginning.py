@@ -13,8 +13,8 @@ from search.environment import Secrets
 from search.errors import ConfigError
 from search.objective import Objective
 from search.rows import StudyRows
-from search.study import OpenStudy, find, on_this_machine, reopen_if_budget_grew
-from storage.records import StudyState
+from search.study import OpenStudy, find, on_this_machine, reopen_if_work_is_left
+from storage.records import StudyState, TrialState
 from tests.tiny_encoder import build_tiny_encoder
 
 ROWS = [f"text number {number},{'abb'[number % 3]}" for number in range(30)]
@@ -158,10 +158,12 @@ def test_a_finished_study_is_opened_again_only_for_more_trials(folder: Path):
     """The same budget leaves it finished."""
     study = again(folder, "budget.trials=1")
     study.ledger.add_trial(0, {})
+    study.ledger.finish_trial(0, TrialState.FAILED)
+    study.ledger.mark_told(0)
     study.ledger.finish_study("done")
     finished = again(folder, "budget.trials=1")
-    assert not reopen_if_budget_grew(finished, load(folder, "budget.trials=1"))
-    assert reopen_if_budget_grew(finished, load(folder, "budget.trials=2"))
+    assert not reopen_if_work_is_left(finished, load(folder, "budget.trials=1"))
+    assert reopen_if_work_is_left(finished, load(folder, "budget.trials=2"))
     assert study.ledger.study().state is StudyState.RUNNING
 
 

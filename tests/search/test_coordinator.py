@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
-from search.coordinator import ROLE
+from search.presence import COORDINATOR_ROLE
 from search.proposals import make_sampler
 from search.racing.matrix import Matrix, RunState
 from search.racing.verdicts import Action, Choice, Decision, Verdict
@@ -81,7 +81,7 @@ def test_the_same_seed_proposes_the_same_params_even_after_a_new_coordinator(scr
 
     class Replaced:
         def step(self) -> bool:
-            shaken.ledger.release_role(ROLE, "coordinator")
+            shaken.ledger.release_role(COORDINATOR_ROLE, "coordinator")
             return shaken.coordinator().step()
 
     shaken.run(script, Replaced())

@@ -13,8 +13,9 @@ import pytest
 
 import search.coordinator
 import search.run
-from search.coordinator import ROLE, ROLE_SECONDS, Coordinator
+from search.coordinator import ROLE_SECONDS, Coordinator
 from search.engines import local
+from search.presence import COORDINATOR_ROLE
 from search.run import _Run
 from storage import database
 from storage.errors import StorageUnavailable
@@ -176,7 +177,7 @@ def test_a_coordinator_that_wakes_up_late_leaves_what_another_has_told(scripted_
     late.leave()
     study.run(Script(rising), study.coordinator("next"))
     study.ledger.reopen_study()
-    study.ledger.release_role(ROLE, "next")
+    study.ledger.release_role(COORDINATOR_ROLE, "next")
     with monkeypatch.context() as patch:
         patch.setattr(Coordinator, "_open_trials", lambda self: found)
         late._last_renewal = 0.0
@@ -217,7 +218,7 @@ def test_a_coordinator_that_sleeps_while_it_asks_adds_no_trial_of_its_own(
 
     def slow(*arguments, **options):
         monkeypatch.setattr(name, real)
-        study.ledger.release_role(ROLE, "late")
+        study.ledger.release_role(COORDINATOR_ROLE, "late")
         following.step()
         return real(*arguments, **options)
 

@@ -1,6 +1,8 @@
 """The paired race: what it believes, whether its chances are true, and what it does with them."""
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,12 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
 
+from benchmarks.replay.orders import RandomOrder
+from benchmarks.replay.policies import RacePolicy
+from benchmarks.replay.recorded import recorded
+from benchmarks.replay.simulator import replay
+from benchmarks.replay.synthetic import synthetic
 from search.config import RaceConfig
 from search.race import gain_is_within_noise, next_fold_run, verdict
 from search.racing.beliefs import believe, expected_gain
 from search.racing.matrix import Matrix, RunState
 from search.racing.paired import SURPRISE, is_audited
-from search.racing.verdicts import Action, Decision
+from search.racing.verdicts import Action, Choice, Decision, Verdict
 
 PAIRED = RaceConfig(rule="paired", audit=0.0)
 NUM_EPOCHS = 6
@@ -164,7 +171,8 @@ def test_a_hopeless_trial_is_stopped_with_its_chance_and_a_promising_one_is_not(
     assert stopped.decision is Decision.STOP
     assert stopped.chance is not None
     assert stopped.chance < 0.05 / 60
-    assert "a chance of" in stopped.reason
+    best = f"{believe(bad).mean[21]:.4f}, the best (trial 21)"
+    assert stopped.reason == f"a chance of {stopped.chance:.2g} to beat {best}"
     assert verdict(good, trial=21, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
 
 
@@ -204,9 +212,52 @@ def test_an_audited_trial_that_runs_when_nothing_else_does_is_not_paused():
     assert verdict(matrix, trial=weak, fold=0, settings=bold, trials_left=0).decision is Decision.CONTINUE
 
 
-def test_the_audited_share_is_the_share():
-    """By number, the same for all processes."""
-    assert sum(is_audited(trial, 0.05) for trial in range(10_000)) == pytest.approx(500, abs=70)
+def test_the_audited_share_of_studies_is_the_share():
+    """Of many studies of 30 trials, and no study audits the trials of another: their numbers spread as lots do."""
+    few = study(usual(num=3))
+    matrices = [replace(few, audit_key=f"{seed}/data") for seed in range(2000)]
+    drawn = np.array([[is_audited(matrix, trial, share=0.05) for trial in range(30)] for matrix in matrices])
+    assert drawn.mean() == pytest.approx(0.05, abs=0.003)  # three standard errors
+    assert drawn.sum(axis=1).var() == pytest.approx(30 * 0.05 * 0.95, abs=0.15)
+    np.testing.assert_allclose(drawn.mean(axis=0), 0.05, atol=0.02)
+
+
+def test_races_audit_the_share_of_what_they_would_stop():
+    """Whole races over studies with other seeds, from the first trial to the end."""
+    told: Counter[str] = Counter()
+    for seed in range(8):
+        found = replay(
+            recorded(synthetic(kind="plain", num_trials=20, num_folds=2, num_epochs=3, seed=seed), name="plain"),
+            policy=Keyed(RacePolicy(RaceConfig(audit=0.5)), key=f"{seed}/data"),
+            order=RandomOrder(20, seed),
+        )
+        told.update(stated.kind for stated in found.stated)
+    assert told["audited"] / told.total() == pytest.approx(0.5, abs=3 * (0.25 / told.total()) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """The race of a study that is called `key` in the draw of audits."""
+
+    race: RacePolicy
+    key: str
+    every_epoch: bool = True
+
+    def verdict(self, matrix: Matrix, **asked: Any) -> Verdict:
+        return self.race.verdict(replace(matrix, audit_key=self.key), **asked)
+
+    def next_fold_run(self, matrix: Matrix, **asked: Any) -> Choice:
+        return self.race.next_fold_run(replace(matrix, audit_key=self.key), **asked)
+
+
+def test_a_trial_that_was_spared_is_trained_to_its_end_whatever_the_lots_say():
+    """As in a study that an older version began, whose lots were others."""
+    full = study(np.concatenate([usual(), [0.2]]))
+    matrix = replace(trained_only(full, 20, NUM_EPOCHS), spared={20})
+    kept = verdict(matrix, trial=20, fold=0, settings=PAIRED, trials_left=10)
+    assert (kept.decision, kept.audited) == (Decision.PAUSE, True)
+    last = next_fold_run(matrix, settings=RaceConfig(audit=0.0, risk=0.9), trials_left=0)
+    assert (last.action, last.trial) == (Action.RUN, 20)
 
 
 def test_nothing_is_stopped_before_enough_is_known():

@@ -1,7 +1,7 @@
 """What `search status` and `search best` show of a study in a real database."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Any
 
@@ -15,11 +15,12 @@ from objectives.leaks import prove
 from objectives.sampling import as_sample
 from search.cli import app
 from search.config import StudyConfig, to_record
-from search.report import render_status, summarise
+from search.progress import describe
+from search.report import render_status, summarise, trials_as_json
 from storage.catalog import create_study
 from storage.database import connect, migrate
 from storage.ledger import Ledger
-from storage.records import FoldRunState, TrialState
+from storage.records import EventKind, FoldRunState, TrialState
 
 TRUTH = np.array([0, 0, 0, 0, 0, 1])
 VALIDATION = np.array([4])
@@ -89,6 +90,9 @@ class LookedAtStudy:
 
     def search(self, *arguments: str) -> Result:
         return CliRunner().invoke(app, [*arguments, "--study", "seen", "--storage", self.url])
+
+    def list(self, *options: str) -> str:
+        return CliRunner().invoke(app, ["list", "--storage", self.url, *options]).stdout
 
     def json(self, command: str) -> Any:
         return json.loads(self.search(command, "--json").stdout)
@@ -250,6 +254,74 @@ def test_best_names_the_trials_that_are_tied_with_it(sqlite_url: str):
         study.add_trial(score)
     assert "tied with it within the folds' noise: trials 2 (0.7500)" in study.search("best").stdout
     assert study.json("best")["tied"] == [{"trial": 2, "score": 0.75, "difference": 0.0, "p_value": 1.0}]
+
+
+ALIVE: dict[str, Callable[[Ledger, float], object]] = {
+    "a coordinator": lambda ledger, seconds: ledger.acquire_role("coordinator", "a", lease_seconds=seconds),
+    "a worker": lambda ledger, seconds: ledger.acquire_role("worker/elsewhere", "a", lease_seconds=seconds),
+    "a run that begins": lambda ledger, seconds: ledger.acquire_role("run/elsewhere", "a", lease_seconds=seconds),
+    "a lease": lambda ledger, seconds: ledger.claim_run("elsewhere", trial=1, fold=0, lease_seconds=seconds),
+}
+
+
+@pytest.mark.parametrize("who", ALIVE)
+def test_a_study_on_which_no_process_works_is_interrupted(database_url: str, who: str):
+    """Whatever died there, on any machine, once its lease has lapsed; and then nothing of it is said to run."""
+    study = LookedAtStudy(database_url)
+    ledger = study.ledger
+    study.add_trial(0.5)
+    ledger.add_trial(1, {"dropout": 0.1})
+    ledger.acquire_role("publisher/mlflow", "a", lease_seconds=60)  # it trains nothing
+    for seconds, state in ((60, "running"), (-1, "interrupted")):
+        ALIVE[who](ledger, seconds)
+        trained = who == "a lease" and seconds > 0
+        summary = summarise(ledger)
+        assert summary.state == state
+        assert summary.trials == {"complete": 1, "running" if trained else "waiting": 1}
+        assert summary.fold_runs == {"done": 2, **({"leased": 1, "waiting": 1} if trained else {"waiting": 2})}
+        assert trials_as_json(ledger)[1]["state"] == ("running" if trained else "waiting")
+        ledger.release_owner("elsewhere", reason="left")
+    ledger.finish_study("done")
+    assert summarise(ledger).state == "finished"
+    ledger.engine.dispose()
+
+
+def test_an_interrupted_study_is_shown_with_the_command_that_continues_it(study: LookedAtStudy):
+    """In words and as JSON, of status and of list; the line can be pasted, however long it is."""
+    line = f"interrupted, no process works on it; the same `search run` continues it, or {{}} --storage {study.url}\n"
+    for live in (True, False):
+        study.ledger.acquire_role("coordinator", "a", lease_seconds=60 if live else -1)
+        state = "running" if live else "interrupted"
+        for text in (study.search("status").stdout, study.list()):
+            assert state in text
+            assert (line.format("search worker --study seen") in text) == (not live)
+        assert study.json("status")["state"] == json.loads(study.list("--json"))[0]["state"] == state
+
+
+def test_a_study_that_ends_while_one_looks_was_not_interrupted(study: LookedAtStudy, monkeypatch: pytest.MonkeyPatch):
+    """Its processes leave with its end."""
+    study.ledger.acquire_role("coordinator", "a", lease_seconds=60)
+    real = Ledger.study
+
+    def ends(ledger: Ledger) -> Any:
+        ledger.finish_study("done")
+        ledger.release_role("coordinator", "a")
+        return real(ledger)
+
+    monkeypatch.setattr(Ledger, "study", ends)
+    assert summarise(study.ledger).state == "finished"
+
+
+def test_a_stopped_trial_is_shown_with_one_estimate(study: LookedAtStudy):
+    """That of its end: a reason has the numbers that were known when it was stopped, and those go on changing."""
+    study.ledger.add_trial(0, {"dropout": 0.1})
+    claim = study.ledger.claim_run("test", trial=0, fold=0, lease_seconds=60)
+    study.ledger.stop_trial(claim, reason="a chance of 0.001 to beat 0.9000, the best (trial 3)", chance=0.001)
+    study.ledger.finish_trial(0, TrialState.STOPPED, estimate=0.625)
+    [ended] = study.ledger.last_events([EventKind.TRIAL_FINISHED], limit=1)
+    said = "trial 0 stopped: macro_f1 about 0.6250 (a chance of 0.001 to beat 0.9000, the best (trial 3))"
+    assert describe(ended, metric="macro_f1") == said
+    assert "(about 0.6250)" in study.search("status").stdout
 
 
 @pytest.mark.parametrize("look", ["trials", "fold_runs"])

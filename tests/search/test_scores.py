@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,19 @@ def test_an_audit_by_another_process_is_known(scripted_study: Studies):
     late = Scores(ledger)
     late.matrix()
     assert scores.audited == late.audited == {0}
+    assert scores.matrix().spared == {0}
+
+
+def test_audits_are_drawn_by_the_study_s_seed_and_its_data(tmp_path):
+    """Two studies with both in common draw alike, and most studies leave the seed at 0."""
+
+    def key(name: str, **of: Any) -> str:
+        study = ScriptedStudy(f"sqlite:///{tmp_path / name}.db", tmp_path, **of)
+        return Scores(study.ledger).matrix().audit_key
+
+    one = key("one", study={"seed": 1}, fingerprints={"data": "a"})
+    assert key("same", study={"seed": 1}, fingerprints={"data": "a"}, budget={"trials": 9}) == one
+    assert len({one, key("seed", fingerprints={"data": "a"}), key("data", fingerprints={"data": "b"})}) == 3
 
 
 @pytest.mark.parametrize(("chance", "expected"), [(0.01, Decision.CONTINUE), (None, Decision.STOP)])

@@ -1,0 +1,345 @@
+"""Every ending of `search run` and `search worker`: its exit code, its one line, and what the next command makes of it.
+
+The commands, the run's loop, the coordinator and the ledger are the real ones; the workers are threads.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+import search.beginning
+import search.engines.local
+import search.run
+from objectives.errors import Diverged
+from search.cli import app
+from search.coordinator import Coordinator
+from search.engines.local import LocalEngine, _Process
+from search.errors import ExitCode
+from search.report import summarise
+from search.study import OpenStudy, find
+from storage.catalog import list_studies
+from storage.errors import StorageUnavailable
+from storage.records import EventKind, StudyState
+from tests.search.conftest import ScriptedStudy
+from tests.search.scripted import Script
+
+Studies = Callable[..., ScriptedStudy]
+SECTIONS: dict[str, Any] = {"race": {"rule": "none"}, "budget": {"trials": 2}, "trackers": {"mlflow": False}}
+BUG = KeyError("a bug")
+
+
+def good(trial: int, fold: int) -> list[float | Exception]:
+    return [0.5, 0.6]
+
+
+def broken(trial: int, fold: int) -> list[float | Exception]:
+    return [BUG]
+
+
+@dataclass
+class ThreadProcess:
+    """A worker in a thread, as the engine sees a process."""
+
+    work: Callable[[], object]
+    exitcode: int | None = None
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.work()
+        self.exitcode = 0
+
+    def is_alive(self) -> bool:
+        return self.thread.is_alive()
+
+    def kill(self) -> None:
+        """A thread cannot be killed: it is asked to leave before."""
+
+    def join(self) -> None:
+        self.thread.join()
+
+
+class Commands:
+    """The commands on a scripted study, whose trainings follow `script`."""
+
+    def __init__(self, study: ScriptedStudy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.study, self.file, self.monkeypatch = study, folder / "study.yaml", monkeypatch
+        self.script = Script(good)
+        self.spawn: Callable[[], Any] = self.thread
+        monkeypatch.setattr(LocalEngine, "_spawn", lambda engine, index: self.spawn())
+        monkeypatch.setattr(search.beginning, "begin", self.begin)
+
+    def begin(self, config: Any, *_: object, **__: object) -> OpenStudy:
+        self.study.ledger.update_config(config.model_dump(mode="json"))
+        return find("scripted", url=self.study.url)
+
+    def thread(self) -> _Process:
+        self.study.stop = threading.Event()
+        stop = self.study.stop
+        worker = self.study.worker(self.script, owner=f"worker-{time.monotonic()}")
+
+        def leave(_: str = "") -> None:
+            stop.set()
+
+        process = ThreadProcess(worker.work)
+        process.kill = leave  # type: ignore[method-assign]
+        return _Process(process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None)
+
+    def __call__(self, command: str, *options: str) -> Result:
+        given = self.study.config.model_dump(mode="json", exclude_unset=True)
+        self.file.write_text(yaml.safe_dump(given))
+        more = ["--config", str(self.file)] if command == "run" else ["--storage", self.study.url]
+        return CliRunner().invoke(app, [command, "--study", "scripted", *more, *options])
+
+
+@pytest.fixture
+def commands(
+    scripted_study: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Commands]]:
+    """Make the commands of one study; keyword arguments are sections of its study file."""
+    made: list[Commands] = []
+
+    def make(**sections: object) -> Commands:
+        made.append(Commands(scripted_study(**{**SECTIONS, **sections}), tmp_path, monkeypatch))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.study.stop.set()
+
+
+def check(result: Result, code: int, said: str = "") -> None:
+    """An error is one line on stderr; a traceback is none of our endings."""
+    assert result.exit_code == code, (result.output, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert said in result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == (code not in (0, 130))
+
+
+both = pytest.mark.parametrize("command", ["run", "worker"])
+
+
+@both
+def test_finished_with_a_complete_trial(commands: Callable[..., Commands], command: str):
+    """And once more, with nothing left to do; nothing is written then."""
+    run = commands()
+    check(run(command), 0, "search serve --study scripted")
+    sequence = run.study.ledger.last_sequence()
+    check(run(command), 0, "is finished: 2 of 2 trials; `search run --trials N` adds to them")
+    assert run.study.ledger.last_sequence() == sequence
+
+
+@both
+def test_finished_without_a_complete_trial(commands: Callable[..., Commands], command: str):
+    """All diverged, from which the sampler learnt, and a model there is none."""
+    run = commands()
+    run.script = Script(lambda *_: [Diverged("loss nan")])
+    for _ in range(2):
+        check(
+            run(command), ExitCode.NONE_COMPLETE, "no trial is complete (2 stopped, the last one: diverged: loss nan)"
+        )
+
+
+@both
+def test_every_trial_of_the_budget_failed(commands: Callable[..., Commands], command: str):
+    """Fewer than end a study: what follows in a script is not to run all the same."""
+    run = commands()
+    run.script = Script(broken)
+    for _ in range(2):
+        check(run(command), ExitCode.TRIALS_FAIL, "no trial is complete (2 failed, the last one: code error: KeyError")
+    run.script = Script(good)
+    check(run("run", "--trials", "3"), 0)
+
+
+@both
+def test_trials_failed_in_a_row(commands: Callable[..., Commands], command: str):
+    """`search run` continues with what is left of the budget, `search worker` says so."""
+    run = commands(budget={"trials": 4, "max_failures": 2})
+    run.script = Script(broken)
+    check(run(command), ExitCode.TRIALS_FAIL, "a bug'; `search run` continues it once that is mended")
+    check(run("worker"), ExitCode.TRIALS_FAIL, "a bug'; `search run` continues it once that is mended")
+    run.script = Script(good)
+    check(run("run"), 0)
+    assert run.study.ledger.study().state is StudyState.FINISHED
+
+
+def test_trials_failed_in_a_row_up_to_the_end_of_the_budget(commands: Callable[..., Commands]):
+    """No command continues what has nothing left: it says how to add trials, now and the next time."""
+    run = commands(budget={"trials": 2, "max_failures": 2})
+    run.script = Script(broken)
+    for _ in range(2):
+        check(run("run"), ExitCode.TRIALS_FAIL, "a bug'; `search run --trials N` adds to them once that is mended")
+    assert run.study.ledger.study().state is StudyState.FAILED
+    run.script = Script(good)
+    check(run("run", "--trials", "3"), 0)
+
+
+def test_a_failed_study_whose_trials_have_all_begun_is_continued(commands: Callable[..., Commands]):
+    """One of its trials was under way when the others failed."""
+    run = commands(budget={"trials": 3, "max_failures": 2})
+    ledger, coordinator, worker = run.study.ledger, run.study.coordinator(), run.study.worker(Script(broken))
+    for owner in map(str, range(8)):  # so many fold runs are asked for ahead
+        ledger.acquire_role(f"worker/{owner}", owner, lease_seconds=60)
+    coordinator.step()
+    for _ in range(2):
+        worker.train(worker.claim())  # type: ignore[arg-type]
+    assert not coordinator.step()
+    coordinator.leave()
+    assert [trial.state.value for trial in ledger.trials()] == ["failed", "failed", "running"]
+    check(run("run"), 0, "trial 2")
+    assert [trial.state.value for trial in ledger.trials()] == ["failed", "failed", "complete"]
+
+
+@pytest.mark.parametrize(("num_complete", "code"), [(1, 0), (0, ExitCode.NONE_COMPLETE)])
+def test_the_time_is_used(commands: Callable[..., Commands], num_complete: int, code: int):
+    """With a complete trial the next command may go on; without one it has nothing to export."""
+    run = commands()
+    run.script = Script(good, on_epoch=lambda trial, fold, epoch: time.sleep(2.5 if trial == num_complete else 0))
+    check(run("run", "--timeout", "2s"), code, "the same command continues")
+    assert run.study.ledger.study().state is StudyState.RUNNING
+
+
+@both
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM]])
+def test_interrupted(commands: Callable[..., Commands], command: str, signals: list[int]):
+    """By Ctrl-C, once or twice, or by SIGTERM; whatever is complete, a script does not go on."""
+    run = commands()
+
+    def interrupt(trial: int, fold: int, epoch: int) -> None:
+        assert summarise(run.study.ledger).state == "running"
+        if (trial, fold, epoch) == (1, 0, 1):
+            for number in signals:
+                os.kill(os.getpid(), number)
+                time.sleep(0.5)
+
+    run.script = Script(good, on_epoch=interrupt)
+    check(run(command), 130, "nothing is lost; the same command continues")
+    assert summarise(run.study.ledger).state == "interrupted"
+    check(run(command), 0)
+
+
+@both
+def test_a_run_that_begins_is_not_interrupted(commands: Callable[..., Commands], command: str):
+    """Before any process has a role of its own; and the study ends as what it is."""
+    run = commands()
+    seen = []
+
+    def spawn() -> _Process:
+        seen.append((summarise(run.study.ledger).state, run.study.ledger.live_roles("coordinator")))
+        return run.thread()
+
+    run.spawn = spawn
+    check(run(command), 0)
+    assert seen == [("running", [])]
+    assert (summarise(run.study.ledger).state, run.study.ledger.live_roles("")) == ("finished", [])
+
+
+def test_interrupted_before_any_worker_begins(commands: Callable[..., Commands]):
+    """While the data is read, say."""
+    run = commands()
+
+    def interrupted(*_: object, **__: object) -> OpenStudy:
+        raise KeyboardInterrupt
+
+    run.monkeypatch.setattr(search.beginning, "begin", interrupted)
+    check(run("run"), 130, "interrupted")
+
+
+@both
+def test_a_worker_cannot_work(commands: Callable[..., Commands], command: str):
+    """What it says is the user's to correct: no encoder, a full disk."""
+    run = commands()
+    run.spawn = lambda: dead(2, "encoder 'none': no such folder")
+    check(run(command), ExitCode.USER_ERROR, "error: encoder 'none': no such folder")
+
+
+@both
+def test_workers_die(commands: Callable[..., Commands], command: str):
+    """That is no user's error, and may pass."""
+    run = commands()
+    run.spawn = lambda: dead(-9)
+    check(run(command), ExitCode.WORKERS_DIE, "11 workers died within 10 minutes, the last with exit code -9")
+
+
+def dead(exitcode: int, message: str = "") -> _Process:
+    """A worker process that has ended so."""
+    errors, sender = Pipe(duplex=False)
+    sender.send(message)
+    process = SimpleNamespace(exitcode=exitcode, is_alive=lambda: False, kill=lambda: None, join=lambda: None)
+    return _Process(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors)  # type: ignore[arg-type]
+
+
+@both
+def test_the_database_stays_away(commands: Callable[..., Commands], command: str, monkeypatch: pytest.MonkeyPatch):
+    """For longer than a run waits; at the start it is an input that may be wrong, and exit code 2."""
+    run = commands()
+    calls, real = count(), Coordinator.step
+
+    def step(coordinator: Coordinator) -> bool:
+        if next(calls) > 2:
+            run.study.stop.set()
+            raise StorageUnavailable("sqlite: the database is locked")
+        return real(coordinator)
+
+    monkeypatch.setattr(Coordinator, "step", step)
+    monkeypatch.setattr(search.run, "PATIENCE_SECONDS", 0.1)
+    run.script = Script(good, on_epoch=lambda *_: time.sleep(0.2))
+    check(
+        run(command), ExitCode.DATABASE_AWAY, "the database is locked; given up after 0 s; the same command continues"
+    )
+
+
+def test_no_gain_is_expected(commands: Callable[..., Commands], monkeypatch: pytest.MonkeyPatch):
+    """That is an end like another; the next time nothing is opened again, unless the whole budget is asked for."""
+    run = commands(budget={"trials": 4, "until": "no-expected-gain"})
+    monkeypatch.setattr("search.race.gain_is_within_noise", lambda matrix: len(matrix.numbers) >= 2)
+    check(run("run"), 0)
+    sequence = run.study.ledger.last_sequence()
+    check(run("run"), 0, "gain less than the folds' noise; `search run --set budget.until=used` asks for the rest")
+    assert run.study.ledger.last_sequence() == sequence
+    check(run("run", "--set", "budget.until=used"), 0)
+    assert len(run.study.ledger.trials()) == 4
+
+
+def test_a_grid_is_through(commands: Callable[..., Commands]):
+    """Though the budget has more trials than the grid has combinations, nothing is opened again."""
+    run = commands(study={"sampler": "grid"}, space={"loss": ["cross_entropy", "focal"]}, budget={"trials": 10})
+    check(run("run"), 0)
+    check(run("run"), 0, "is finished: 2 of 2 trials; its grid has no more combinations")
+    kinds = [event.kind for event in run.study.ledger.events(after=0, limit=1000)]
+    assert (kinds.count(EventKind.STUDY_REOPENED), kinds.count(EventKind.STUDY_FINISHED)) == (0, 1)
+
+
+def test_the_database_is_away_when_the_run_begins(commands: Callable[..., Commands]):
+    """Its URL may be wrong: an input."""
+    run = commands()
+
+    def unavailable(*_: object, **__: object) -> OpenStudy:
+        raise StorageUnavailable("postgresql://nowhere: connection refused")
+
+    run.monkeypatch.setattr(search.beginning, "begin", unavailable)
+    check(run("run"), ExitCode.USER_ERROR, "error: postgresql://nowhere: connection refused")
+
+
+@both
+def test_bad_input(commands: Callable[..., Commands], command: str):
+    """Before anything is written."""
+    run = commands()
+    check(run(command, "--set", "training.epochs=none"), ExitCode.USER_ERROR, "training.epochs")
+    assert list_studies(run.study.ledger.engine)[0].state is StudyState.RUNNING
