@@ -1,7 +1,6 @@
 """From a study's record to the training of one claimed fold run: the place where the rooms meet in a worker."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from models.classifiers import Classifier
 from models.params import ModelParams, Scalar
 from objectives import memory
+from objectives.cores import num_threads
 from objectives.errors import OutOfMemory, is_out_of_memory
 from objectives.exported import trained_classifier
 from objectives.jobs import FoldJob
@@ -113,7 +113,7 @@ def choose_device(index: int) -> str:
 
 def share_cores(num_workers: int) -> None:
     """Let this process compute on its share of the machine's cores."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers))
+    torch.set_num_threads(num_threads(num_workers))
 
 
 def limit_memory(limit: int) -> None:

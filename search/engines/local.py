@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from objectives.cores import settle_threads
 from search.config import StudyConfig
 from search.errors import USER_ERRORS
 
@@ -54,8 +55,7 @@ class LocalEngine:
 
     def start(self) -> None:
         """Start every worker."""
-        # OpenMP's threads otherwise spin while they wait: on a busy machine that costs a worker most of its speed.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        settle_threads(self.num_workers)
         for index in range(self.num_workers):
             self._workers[index] = self._spawn(index)
 

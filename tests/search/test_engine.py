@@ -6,9 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from objectives import cores
 from search.engines import local
 from search.engines.local import LEFT, MAX_DEATHS, LocalEngine, _Process
+from search.objective import share_cores
 
 
 def worker(exitcode: int | None) -> Any:
@@ -67,6 +70,24 @@ def test_a_worker_that_was_killed_while_it_listened_holds_nobody_up(monkeypatch:
     assert processes[1].exitcode == 0
     engine.stop()
     engine.kill()
+
+
+def test_workers_share_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch):
+    """Six of the machine's cores, three workers, two threads each; before they start, for libraries read it once."""
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", cores._SETTLED):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 6)
+    started: list[str] = []
+    monkeypatch.setattr(LocalEngine, "_spawn", lambda self, index: started.append(os.environ["OMP_NUM_THREADS"]))
+    LocalEngine(url="", study="", config=None, num_workers=3).start()
+    assert started == ["2", "2", "2"]
+    before = torch.get_num_threads()
+    try:
+        share_cores(3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def listen(job: Any, stop: Any, errors: Any) -> None:
