@@ -12,6 +12,7 @@ from models.classifiers import Classifier
 from models.params import ModelParams, Scalar
 from objectives import memory
 from objectives.cores import num_threads
+from objectives.data import Content
 from objectives.errors import OutOfMemory, is_out_of_memory
 from objectives.exported import trained_classifier
 from objectives.jobs import FoldJob
@@ -83,19 +84,17 @@ class Objective:
         """The largest max_length of the study's trials, which texts are cut at when they are tokenised."""
         return max(int(str(value)) for value in field_values(self._config, "max_length"))
 
-    def _prepared(self, model: ModelParams) -> Inputs:
+    def prepare(self, content: Content, model: ModelParams) -> Inputs:
+        """Prepare rows for trials with such a model; the cache is held from now on, so that nobody removes it."""
         cache = Path(self._config.storage.cache)
         if self._hold is None:
             self._hold = Hold(cache)
+        return prepare(content, params=model, max_length=self.longest, cache=cache, device=self._device)
+
+    def _prepared(self, model: ModelParams) -> Inputs:
         key = tuple(getattr(model, name) for name in PREPARED_FOR)
         if key not in self._inputs:
-            self._inputs[key] = prepare(
-                self._rows.dataset,
-                params=model,
-                max_length=self.longest,
-                cache=cache,
-                device=self._device,
-            )
+            self._inputs[key] = self.prepare(self._rows.dataset, model)
         return self._inputs[key]
 
 
