@@ -1,6 +1,5 @@
 """Image files as pixels: all looked at before anything is trained, and decoded once a study."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from objectives.cores import num_threads
 from objectives.data import Content, Dataset
 from objectives.errors import DataError
 from objectives.image_root import DAMAGES, ImageFiles, first_line
@@ -67,7 +67,7 @@ def decode_images(content: Content, *, size: int) -> Iterator[Pixels]:
         except (*DAMAGES, *BOMBS) as error:
             raise DataError(f"{_place(content, row)} {_reason(error)}") from error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_threads()) as pool:
         for start in range(0, len(content.texts), ROWS_PER_CHUNK):
             rows = range(start, min(start + ROWS_PER_CHUNK, len(content.texts)))
             yield np.stack(list(pool.map(decode, rows)))

@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from objectives.cores import settle_threads
 from search.commands import datasets, exports, looks, runs, servers, upkeep
 from search.commands.answers import say
 
@@ -63,4 +64,5 @@ for command in (
 
 def main() -> None:
     """Run the command line; what the user can correct ends with one line and exit code 2."""
+    settle_threads()
     app(prog_name="search")

@@ -17,7 +17,7 @@ from objectives.metrics import METRICS
 from objectives.same_text import group_texts
 from objectives.tables import Chunk, format_of
 from objectives.tasks.feeds import Inputs
-from objectives.tasks.preparation import PREPARED_FOR, prepare
+from objectives.tasks.preparation import PREPARED_FOR
 from objectives.training import read_weights
 from objectives.voting import predict_folds
 from search.config import StudyConfig
@@ -117,11 +117,5 @@ class _Unseen:
     def _prepared(self, model: ModelParams) -> Inputs:
         key = tuple(getattr(model, name) for name in PREPARED_FOR)
         if key not in self._inputs:
-            self._inputs[key] = prepare(
-                self.content,
-                params=model,
-                max_length=self.objective.longest,
-                cache=Path(self.rows.config.storage.cache),
-                device=choose_device(0),
-            )
+            self._inputs[key] = self.objective.prepare(self.content, model)
         return self._inputs[key]

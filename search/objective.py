@@ -1,7 +1,6 @@
 """From a study's record to the training of one claimed fold run: the place where the rooms meet in a worker."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from torch import Tensor
 from models.classifiers import Classifier
 from models.params import ModelParams, Scalar
 from objectives import memory
+from objectives.cores import num_threads
+from objectives.data import Content
 from objectives.errors import OutOfMemory, is_out_of_memory
 from objectives.exported import trained_classifier
 from objectives.jobs import FoldJob
@@ -84,19 +85,17 @@ class Objective:
         """The largest max_length of the study's trials, which texts are cut at when they are tokenised."""
         return max(int(str(value)) for value in field_values(self._config, "max_length"))
 
-    def _prepared(self, model: ModelParams) -> Inputs:
+    def prepare(self, content: Content, model: ModelParams) -> Inputs:
+        """Prepare rows for trials with such a model; the cache is held from now on, so that nobody removes it."""
         cache = Path(self._config.storage.cache)
         if self._hold is None:
             self._hold = Hold(cache)
+        return prepare(content, params=model, max_length=self.longest, cache=cache, device=self._device)
+
+    def _prepared(self, model: ModelParams) -> Inputs:
         key = tuple(getattr(model, name) for name in PREPARED_FOR)
         if key not in self._inputs:
-            self._inputs[key] = prepare(
-                self._rows.dataset,
-                params=model,
-                max_length=self.longest,
-                cache=cache,
-                device=self._device,
-            )
+            self._inputs[key] = self.prepare(self._rows.dataset, model)
         return self._inputs[key]
 
 
@@ -114,7 +113,7 @@ def choose_device(index: int) -> str:
 
 def share_cores(num_workers: int) -> None:
     """Let this process compute on its share of the machine's cores."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers))
+    torch.set_num_threads(num_threads(num_workers))
 
 
 def limit_memory(limit: int) -> None:

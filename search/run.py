@@ -100,9 +100,9 @@ def run_study(
     )
     with interrupts() as counter, Progress(study.ledger, console) as progress:
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
-        publisher.start()
-        engine.start()
         try:
+            publisher.start()
+            engine.start()
             going = _Run(
                 ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
             )

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 DEFAULT_STORAGE = "sqlite:///studies/search.db"
 
 study_option = click.option("--study", "name", required=True, metavar="NAME", help="The study's name.")
-storage_option = click.option(
-    "--storage", metavar="URL", help=f"The study's database.  [default: the study file's, else {DEFAULT_STORAGE}]"
-)
+storage_option = click.option("--storage", metavar="URL", help=f"The study's database.  [default: {DEFAULT_STORAGE}]")
 model_option = click.option(
     "--model", "folder", type=click.Path(path_type=Path), required=True, help="The folder that `search export` wrote."
 )

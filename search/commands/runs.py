@@ -72,7 +72,7 @@ def init(
 @click.option("--timeout", metavar="TIME", help="Time of this run, such as 2h or 90m: budget.time.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
 @memory_option
-@storage_option
+@click.option("--storage", metavar="URL", help="The study's database.  [default: the study file's storage.url]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the study file.")
 def run(
     name: str,
@@ -97,12 +97,12 @@ def run(
     config = load_config(file, [*overrides, *options])
     secrets = Secrets.read()
     from search.beginning import begin
-    from search.engines.local import make_owner
+    from search.engines.local import make_owner, num_gpus
     from search.presence import announced
     from search.study import reopen_if_work_is_left
 
     console = new_console()
-    study = begin(config, name, secrets=secrets, num_workers=workers or 1)
+    study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
     for note in study.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     with announced(study.ledger, make_owner()):

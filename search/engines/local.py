@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from objectives.cores import settle_threads
 from search.config import StudyConfig
-from search.errors import USER_ERRORS
+from search.errors import USER_ERRORS, ConfigError
+from storage.errors import reason_of
 
 PATIENCE_SECONDS = 600.0  # with a database that went away
 
@@ -54,9 +56,8 @@ class LocalEngine:
     _workers: dict[int, "_Process"] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Start every worker."""
-        # OpenMP's threads otherwise spin while they wait: on a busy machine that costs a worker most of its speed.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        """Start every worker; raises ConfigError if one cannot be started, and then `kill` ends the others."""
+        settle_threads(self.num_workers)
         for index in range(self.num_workers):
             self._workers[index] = self._spawn(index)
 
@@ -109,6 +110,7 @@ class LocalEngine:
         return [worker.owner for worker in self._workers.values()]
 
     def _spawn(self, index: int) -> "_Process":
+        """Start a worker; raises ConfigError if the machine lets no more be started."""
         context = multiprocessing.get_context("spawn")
         owner = make_owner()
         job = WorkerJob(
@@ -121,10 +123,14 @@ class LocalEngine:
             owner=owner,
         )
         # Pipes, not an Event: to set one waits for every process that waits for it, also for those that were killed.
-        stopped, stop = context.Pipe(duplex=False)
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_main, args=(job, stopped, sender), name=owner)
-        process.start()
+        try:
+            stopped, stop = context.Pipe(duplex=False)
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_main, args=(job, stopped, sender), name=owner)
+            process.start()
+        except OSError as error:
+            found = f"worker {index + 1} of {self.num_workers} cannot be started: {reason_of(error)}"
+            raise ConfigError(f"--workers: {found}; expected fewer, or a machine that lets more be started") from None
         stopped.close()
         sender.close()
         return _Process(process=process, owner=owner, stop=stop, errors=receiver)

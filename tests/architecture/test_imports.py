@@ -1,5 +1,6 @@
 """Who may import whom: the rules of pyproject.toml hold, and they bite."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.rooms import REPOSITORY, ROOMS
+from tests.architecture.rooms import REPOSITORY, ROOMS, modules, syntax
 
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 
@@ -40,3 +41,18 @@ def test_a_forbidden_import_is_noticed(tmp_path: Path, module: str, forbidden: s
     result = lint_imports(tmp_path)
     assert result.returncode == 1
     assert f"{rule} BROKEN" in result.stdout
+
+
+def test_a_studys_rows_are_prepared_where_its_cache_is_held():
+    """Nobody else in `search` computes into the cache: `search clean` could take it away meanwhile."""
+    preparing = {
+        module
+        for module in modules()
+        for node in ast.walk(syntax(module))
+        if isinstance(node, ast.ImportFrom) and node.module == "objectives.tasks.preparation"
+        if any(name.name == "prepare" for name in node.names)
+    }
+    assert preparing == {
+        Path("objectives/exported.py"),
+        Path("search/objective.py"),
+    }  # the first has a folder of its own

@@ -1,6 +1,7 @@
 """`search export-curves` on a study that was really trained, and the loader of what it writes."""
 
 import csv
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from click.testing import CliRunner, Result
 from objectives.data import content_of, read_table
 from objectives.exported import ExportedModel
 from objectives.metrics import METRICS
+from objectives.tasks import cache as tasks_cache
+from search.caches import unused
 from search.cli import app
 from search.curves import Curves, load_curves, write_curves
 from search.errors import ConfigError
@@ -84,6 +87,28 @@ def test_a_test_file_with_texts_of_the_study_is_told(study: Trained, test_file: 
     told = "1 of 13 rows of {} have the text of a row of the study, so that the test scores are too good"
     assert told.format(seen) in export(study, tmp_path / "seen.npz", "--test", seen).output.replace("\n", "")
     assert "have the text" not in export(study, tmp_path / "unseen.npz", "--test", test_file).output
+
+
+@pytest.mark.parametrize("command", ["export-curves", "export"])
+def test_whoever_fills_the_cache_holds_it(
+    study: Trained, test_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    """Otherwise `search clean` could take away what a long command computes and reads."""
+    filled: list[Path] = []
+
+    def publish_held(folder: Path, fill: Callable[[Path], None]) -> None:
+        publish(folder, fill)
+        with unused(folder.parent) as free:
+            assert not free, folder
+        filled.append(folder.parent)
+
+    publish = tasks_cache.publish
+    monkeypatch.setattr(tasks_cache, "publish", publish_held)
+    options = {"export-curves": ("--out", tmp_path / "c.npz", "--test", test_file), "export": ("--out", tmp_path / "m")}
+    given = ["--study", "nouns", "--storage", study.url, "--set", f"storage.cache={tmp_path}/cache", *options[command]]
+    result = CliRunner().invoke(app, [command, *map(str, given)])
+    assert result.exit_code == 0, result.output
+    assert set(filled) == {tmp_path / "cache"}
 
 
 def test_a_trial_without_weights_has_no_test_score(study: Trained, test_file: Path, tmp_path: Path):

@@ -5,9 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from objectives.data import Dataset, read_dataset
 from objectives.data_spec import DataSpec
+from search.cli import app
 from search.config import StudyConfig
 from search.disk import EncoderSize, check_disk, in_bytes, weigh
 from search.errors import ConfigError
@@ -88,3 +90,43 @@ def test_an_encoder_is_weighed_by_the_shapes_in_its_files(tmp_path: Path):
 def test_sizes_read_well(number: float, said: str):
     """Three digits and a unit."""
     assert in_bytes(number) == said
+
+
+def test_as_many_workers_are_counted_as_will_be_started(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    """Without --workers one a GPU, as `search run` starts them; the note is the same as for that number."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setattr("search.beginning._check_encoders", lambda config: {"large": ENCODER})
+    free(monkeypatch, 1e12)
+    started: list[int] = []
+
+    def run_study(*_: object, num_workers: int, **__: object) -> None:
+        started.append(num_workers)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("search.run.run_study", run_study)
+    (tmp_path / "study.yaml").write_text("data: {path: data.csv, label: label, text: text}\nmodel: {encoder: large}\n")
+    notes = set()
+    for name, options in {"one": (), "two": ("--workers", "3")}.items():
+        command = [
+            "run",
+            "--study",
+            name,
+            "--config",
+            f"{tmp_path}/study.yaml",
+            "--set",
+            f"storage.cache={tmp_path}/cache",
+        ]
+        command += [
+            "--storage",
+            f"sqlite:///{tmp_path}/{name}.db",
+            *options,
+            "--set",
+            f"storage.artifacts={tmp_path}/a",
+        ]
+        output = CliRunner().invoke(app, command).output
+        assert "error: enough" in output
+        notes.add(next(line for line in output.splitlines() if line.startswith("note: disk")))
+    assert started == [3, 3]
+    assert len(notes) == 1

@@ -1,14 +1,26 @@
 """The local engine: which workers it replaces."""
 
+import errno
 import os
+import signal
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
 
+from objectives import cores
 from search.engines import local
 from search.engines.local import LEFT, MAX_DEATHS, LocalEngine, _Process
+from search.environment import Secrets
+from search.errors import ConfigError
+from search.objective import share_cores
+from search.run import run_study
+from search.study import find
+from tests.search.conftest import ScriptedStudy
 
 
 def worker(exitcode: int | None) -> Any:
@@ -67,6 +79,53 @@ def test_a_worker_that_was_killed_while_it_listened_holds_nobody_up(monkeypatch:
     assert processes[1].exitcode == 0
     engine.stop()
     engine.kill()
+
+
+def test_workers_share_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch):
+    """Six of the machine's cores, three workers, two threads each; before they start, for libraries read it once."""
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", cores._SETTLED):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 6)
+    started: list[str] = []
+    monkeypatch.setattr(LocalEngine, "_spawn", lambda self, index: started.append(os.environ["OMP_NUM_THREADS"]))
+    LocalEngine(url="", study="", config=None, num_workers=3).start()
+    assert started == ["2", "2", "2"]
+    before = torch.get_num_threads()
+    try:
+        share_cores(3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_worker_that_cannot_be_started_ends_the_run_and_those_that_were(
+    scripted_study: Callable[..., ScriptedStudy], monkeypatch: pytest.MonkeyPatch
+):
+    """One line that says so; the first worker, which would train for ever, is gone, and so is the publisher."""
+    study, started = scripted_study(trackers={"mlflow": False}), []
+    monkeypatch.setattr(local, "_main", wait_for_ever)
+    start = type(local.multiprocessing.get_context("spawn")).Process.start
+
+    def start_one(process: Any) -> None:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(type(local.multiprocessing.get_context("spawn")).Process, "start", start_one)
+    opened = find("scripted", url=study.url)
+    expected = r"^--workers: worker 2 of 3 cannot be started: Resource temporarily unavailable; expected fewer"
+    with pytest.raises(ConfigError, match=expected):
+        run_study(opened, study.config, num_workers=3, secrets=Secrets(), console=Console(quiet=True))
+    [process] = started
+    assert process.exitcode == -signal.SIGKILL
+    assert not study.ledger.live_roles("")
+
+
+def wait_for_ever(job: Any, stop: Any, errors: Any) -> None:
+    """A worker that nothing but a signal ends."""
+    threading.Event().wait()
 
 
 def listen(job: Any, stop: Any, errors: Any) -> None:

@@ -1,0 +1,81 @@
+"""How many cores a process computes on, and how its threads wait; settled before numpy and torch are loaded."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# What `settle_threads` has set itself: workers share that number, while one that the user asked for is each process's.
+_SETTLED = "SEARCH_SETTLED_THREADS"
+
+
+def settle_threads(num_processes: int = 1) -> None:
+    """Let this process and those that it starts compute on their share of the cores, and let waiting threads sleep.
+
+    What the user's environment says stays: OMP_NUM_THREADS, OMP_WAIT_POLICY.
+    """
+    # OpenMP's threads otherwise spin while they wait: on a busy machine that costs a process most of its speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    share = str(num_threads(num_processes))
+    if _asked() is None:
+        os.environ |= {"OMP_NUM_THREADS": share, _SETTLED: share}
+
+
+def num_threads(num_processes: int = 1) -> int:
+    """The threads of each of so many processes: what OMP_NUM_THREADS asks for, else their share of the cores."""
+    return _asked() or max(1, usable_cores() // num_processes)
+
+
+def usable_cores() -> int:
+    """How many of the machine's cores this process may use: by its affinity and by the limit of its container."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _limit(Path("/"))))
+
+
+def _asked() -> int | None:
+    """The user's OMP_NUM_THREADS; of a list, which is for nested loops, the first."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    first = given.partition(",")[0].strip()
+    is_number = first.isascii() and first.isdigit() and int(first) > 0
+    return int(first) if is_number and given != os.environ.get(_SETTLED) else None
+
+
+def _limit(root: Path) -> int:
+    """The cores that the control groups of this process allow, a part of one as a whole one; as many as can be if none.
+
+    `root` is the folder that /proc and /sys are in.
+    """
+    shares = [share for folder in _groups(root) if (share := _share(folder)) is not None]
+    return max(1, math.ceil(min(shares, default=2**31)))
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's control groups for CPU time, version 1 or 2, and of all groups above them.
+
+    A container may see its own group at the root of the tree, under whatever name it has outside.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    tree = root / "sys/fs/cgroup"
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for top in (tree / controllers, tree / "cpu", tree / "unified"):
+            folder = top / group.lstrip("/")
+            yield from (above for above in (folder, *folder.parents) if above.is_relative_to(top))
+
+
+def _share(folder: Path) -> float | None:
+    """The cores that one group may use at a time; None without a limit."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        share = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number either
+        return None
+    return share if share > 0 else None
