@@ -31,7 +31,10 @@ class ImageFiles:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._archive, self._members = (None, {}) if root.is_dir() else _open_archive(root)
+        self._archive: zipfile.ZipFile | None = None
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        if not root.is_dir():
+            self._archive, self._members = _open_archive(root)
 
     def open(self, path: str) -> IO[bytes]:
         """Open one file; raises OSError, and ValueError that says what is wrong with its path."""
