@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from objectives import tables
-from objectives.class_folders import is_class_folders, read_class_folders
+from objectives.class_folders import FOLDER, is_class_folders, read_class_folders
 from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.image_root import ImageFiles
@@ -65,7 +65,7 @@ def read_table(spec: DataSpec) -> pd.DataFrame:
     Raises DataError if the file is missing, damaged, ragged, not UTF-8, or has no data rows.
     """
     if _is_class_folders(spec):
-        table = read_class_folders(spec.path)
+        table = read_class_folders(spec.path, labelled=spec.label == FOLDER)
     else:
         table = read_file(spec.path, file_format=_format(spec))
     if table.empty:

@@ -116,7 +116,7 @@ def evaluate(
     Raises DataError as `predict` does, and for labels that the model does not know.
     """
     description = model.description
-    spec = _spec(description, path, images=images)
+    spec = _spec(description, path, images=images, labelled=True)
     truth: list[Labels] = []
     predictions = []
     for chunk, predicted in _predictions(model, spec, columns=columns, labelled=True, console=console):
@@ -215,14 +215,14 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
     return replace(chunk, table=table)
 
 
-def _spec(description: Description, path: Path, *, images: Path | None) -> DataSpec:
-    """The model's columns in another file; a folder of images has its own."""
+def _spec(description: Description, path: Path, *, images: Path | None, labelled: bool = False) -> DataSpec:
+    """The model's columns in another file; a folder of images has its own, in which only labels are classes."""
     data = description.data
     if images is not None and data.kind != "image":
         raise ConfigError(f"--images: found {images} for a model of {data.kind}s, expected a model of images")
     changes: dict[str, object] = {"path": path, "extra": None, "images": images}
     if is_image_folder(description, path):
-        changes |= {"image": FILE, "label": FOLDER, "format": None}
+        changes |= {"image": FILE, "label": FOLDER if labelled else FILE, "format": None}
     else:
         changes["format"] = format_of(path) or data.format
     return data.model_copy(update=changes)

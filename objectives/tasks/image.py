@@ -36,6 +36,7 @@ from objectives.tasks.feeds import Batch
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]  # (rows, size, size, 3)
 
+DECODING = "2"  # rises when the same file gives other pixels than before
 THUMBNAIL_SIZE = 8
 THUMBNAILS_PER_CALL = 1024
 
@@ -133,7 +134,7 @@ def prepare_images(content: Content, *, encoder: str, image_size: int, cache: Pa
     What the frozen encoder makes of them is computed on `device` when it is first asked for. Raises DataError.
     """
     root = content.spec.image_root
-    key = _digest([str(root.resolve()), str(image_size), *content.texts, *stamps(content)])
+    key = _digest([DECODING, str(root.resolve()), str(image_size), *content.texts, *stamps(content)])
     pixels = _cached(
         cache / f"images-{key}.npy",
         shape=(len(content.texts), image_size, image_size, 3),

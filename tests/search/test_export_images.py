@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,6 +182,19 @@ def test_a_folder_for_each_class_is_evaluated(model: Path, photos: Path, tmp_pat
     (tmp_path / "pink").mkdir()
     (tmp_path / "pink" / "a.png").write_bytes(noisy((200, 100, 100), 0))
     refused(search("evaluate", "--model", model, tmp_path), "data row 1 is of class 'pink', which the model does not")
+
+
+def test_training_and_test_data_in_one_folder_are_no_classes(model: Path, photos: Path, tmp_path: Path):
+    """One is told to name one of them; predictions need no classes."""
+    for part in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "data" / part)
+    for command in (("evaluate", "--model", model, tmp_path / "data"), ("init", tmp_path / "data")):
+        refused(search(*command), "'test' and 'train' are parts of the data", f"search init {tmp_path}/data/train")
+    found = json.loads(search("evaluate", "--model", model, tmp_path / "data" / "test", "--json").stdout)
+    assert found["rows"] == sum(COUNTS.values())
+    out = tmp_path / "predictions.csv"
+    assert search("predict", "--model", model, tmp_path / "data", "--out", out).exit_code == 0
+    assert len(read(out)) == 2 * sum(COUNTS.values())
 
 
 @pytest.mark.parametrize(
