@@ -1,15 +1,17 @@
 """How a pretrained encoder is fitted to a task: all of it, its top layers, layers begun anew, or low-rank updates."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from models.encoders import encoder_layers
 from models.errors import EncoderError
 from models.params import EncoderParams
+from models.reading import encoder_layers
 
 
 def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
@@ -17,7 +19,9 @@ def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
 
     Raises EncoderError if the encoder has nothing of the kind.
     """
-    layers = list(encoder_layers(encoder))
+    layers = encoder_layers(encoder)
+    asked = {"trainable_layers": params.trainable_layers or 0, "reinit_layers": params.reinit_layers}
+    check_layers(params.encoder, asked, family=encoder.config.model_type, num_layers=len(layers))
     for layer in layers[len(layers) - params.reinit_layers :]:
         _reinitialise(encoder, layer)
     if params.lora_rank is not None:
@@ -38,6 +42,17 @@ def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
         encoder._set_gradient_checkpointing(
             enable=True, gradient_checkpointing_func=partial(checkpoint, use_reentrant=False)
         )
+
+
+def check_layers(name: str, asked: Mapping[str, int], *, family: str, num_layers: int) -> None:
+    """Raise EncoderError if a setting asks for more layers than there are; 0 are those that cannot be told apart."""
+    for field, number in asked.items():
+        if number and not num_layers:
+            raise EncoderError(
+                f"encoder {name!r}: {field} is {number}, but a {family} has no list of layers with weights of their own"
+            )
+        if number > num_layers:
+            raise EncoderError(f"encoder {name!r}: {field} is {number}, the encoder has {num_layers}")
 
 
 def merge_lora(model: nn.Module) -> None:
@@ -66,17 +81,24 @@ def _add_lora(encoder: PreTrainedModel, params: EncoderParams) -> None:
 
     targets = list(_linear_layers(encoder, attention_only=params.lora_targets == "attention"))
     if not targets:
+        attention_only = params.lora_targets == "attention"
+        of_which, instead = (" of its attention", "lora_targets all, or ") if attention_only else ("", "")
         raise EncoderError(
-            f"encoder {params.encoder!r}: a {encoder.config.model_type} has no linear layers of its attention that "
-            "LoRA could update; expected lora_targets all, or lora_rank null"
+            f"encoder {params.encoder!r}: a {encoder.config.model_type} has no linear layers{of_which} that LoRA could "
+            f"update; expected {instead}lora_rank null"
         )
     config = LoraConfig(r=params.lora_rank, lora_alpha=params.lora_alpha, target_modules=targets)  # type: ignore[arg-type]
-    inject_adapter_in_model(config, encoder)
+    with warnings.catch_warnings():
+        # It sees by itself which weights of a GPT-2 are transposed, and says so.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set")
+        inject_adapter_in_model(config, encoder)
 
 
 def _linear_layers(encoder: PreTrainedModel, *, attention_only: bool) -> Iterator[str]:
     """Yield the names of the transformer layers' linear ones; what belongs to the attention says so in its name."""
-    inside = {id(module) for layer in encoder_layers(encoder) for module in layer.modules()}
+    parts = encoder_layers(encoder) or [encoder]
+    inside = {id(module) for part in parts for module in part.modules()}
     for name, module in encoder.named_modules():
-        if isinstance(module, nn.Linear) and id(module) in inside and (not attention_only or "att" in name.lower()):
+        is_linear = isinstance(module, nn.Linear | Conv1D) and id(module) in inside
+        if is_linear and (not attention_only or "att" in name.lower()):
             yield name

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.adaptation import adapt, merge_lora
-from models.encoders import check_encoder, encoder_layers, load_encoder, upper_states
+from models.encoders import load_encoder
 from models.params import ModelParams
+from models.reading import encoder_layers, read_states, state_width, upper_states
 
 WINDOWS_PER_FORWARD = 32  # without gradients; a document may have a hundred
 
@@ -111,14 +112,8 @@ class TextClassifier(Classifier):
 
     def __init__(self, params: ModelParams, *, num_outputs: int, scale: float | None = None) -> None:
         super().__init__()
-        check_encoder(
-            params.encoder,
-            trainable_layers=params.trainable_layers,
-            reinit_layers=params.reinit_layers,
-            max_length=params.max_length,
-        )
         self.encoder = load_encoder(params.encoder, dropout=params.encoder_dropout)
-        width: int = self.encoder.config.hidden_size
+        width = state_width(self.encoder.config)
         self.trainable_layers = params.trainable_layers
         self.pooling = Pooling(params.pooling, width)
         self.head = Head(width, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
@@ -145,15 +140,16 @@ class TextClassifier(Classifier):
 
         In place of ids, `states`, (rows, tokens, width), are what the layers below the trained ones made of them.
         """
-        if states is not None:
-            layers = self.trainable_layers or 0
-            return upper_states(self.encoder, num_layers=layers, states=states, attention_mask=attention_mask)
-        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return hidden
+        if input_ids is not None:
+            return read_states(self.encoder, input_ids=input_ids, attention_mask=attention_mask)
+        if states is None:
+            raise ValueError("expected input_ids or states, found neither")
+        layers = self.trainable_layers or 0
+        return upper_states(self.encoder, num_layers=layers, states=states, attention_mask=attention_mask)
 
     def depths(self) -> dict[str, int]:
         """Return how far below the head each parameter lies: 0 the head, 1 the top layer, most the embeddings."""
-        layers = list(encoder_layers(self.encoder))
+        layers = encoder_layers(self.encoder)
         depth_of = {id(weight): 0 for part in (self.head, self.pooling) for weight in part.parameters()}
         for depth, layer in enumerate(reversed(layers), start=1):
             depth_of |= {id(weight): depth for weight in layer.parameters()}
@@ -164,7 +160,7 @@ class TextClassifier(Classifier):
         super().train(mode)
         if self.trainable_layers is not None:
             self.encoder.eval()
-            layers = list(encoder_layers(self.encoder))
+            layers = encoder_layers(self.encoder)
             for layer in layers[len(layers) - self.trainable_layers :]:
                 layer.train(mode)
         return self

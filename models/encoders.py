@@ -2,21 +2,28 @@
 
 import functools
 import importlib.util
+import inspect
 import json
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import torch
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from torch import nn
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from models.errors import EncoderError
 from models.timm_models import TIMM_PREFIX, is_timm_config, require_timm, timm_hub_name
@@ -44,51 +51,73 @@ def resolve_encoder(name: str) -> Path:
     return _resolve(name, files=HUB_FILES)
 
 
-def check_encoder(
-    name: str, *, trainable_layers: int | None = None, reinit_layers: int = 0, max_length: int | None = None
-) -> None:
-    """Raise EncoderError if the encoder is not there, is no text encoder, or has fewer layers or positions than asked.
-
-    Reads the configuration only, no weights; a hub model's configuration is downloaded.
-    """
-    config = load_config(name)
-    folder = _local_folder(name)
-    if folder is not None and not any(folder.glob("*.safetensors")):
-        raise EncoderError(f"encoder {name!r}: there are no weights (*.safetensors) in {folder}{_pickled(folder)}")
-    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
-        raise EncoderError(f"encoder {name!r}: a {config.model_type} is no text encoder")
-    for field, layers in (("trainable_layers", trainable_layers), ("reinit_layers", reinit_layers)):
-        if layers is not None and layers > config.num_hidden_layers:
-            raise EncoderError(f"encoder {name!r}: {field} is {layers}, the encoder has {config.num_hidden_layers}")
-    if max_length is not None and max_length > _max_positions(config):
-        raise EncoderError(f"encoder {name!r}: max_length is {max_length}, the encoder takes {_max_positions(config)}")
-
-
 def num_encoder_layers(name: str) -> int:
     """Return how many transformer layers the encoder has; raises EncoderError."""
     return int(load_config(name).num_hidden_layers)
 
 
 def load_encoder(name: str, *, dropout: float | None = None) -> PreTrainedModel:
-    """Return the pretrained encoder without its pooler, in float32; `dropout` replaces its own probabilities."""
+    """Return the pretrained encoder, in float32; `dropout` replaces its own probabilities. Raises EncoderError."""
     config = load_config(name)
-    if dropout is not None:
-        for field in DROPOUT_FIELDS:
-            if hasattr(config, field):
-                setattr(config, field, dropout)
-    encoder, missing = load_pretrained(name, AutoModel, config)
+    make_ready(config, dropout=dropout)
+    encoder, missing = load_pretrained(name, text_model(config), config, **without_pooler(config))
     if missing := [key for key in missing if not key.startswith("pooler.")]:
         raise weights_missing(name, missing)
+    return finish(encoder, dropout=dropout)
+
+
+def text_model(config: PreTrainedConfig) -> Any:
+    """Return the Auto class that makes an encoder of a configuration; of a T5 that is its encoder alone."""
+    return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+
+
+def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """Return what a family's class has to be told, so that it has no pooler."""
+    takes = inspect.signature(model_class(config).__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return the family's class; raises KeyError if it has none."""
+    found: Any = text_model(config)._model_mapping[type(config)]
+    first: type[PreTrainedModel] = found[0] if isinstance(found, tuple | list) else found
+    return first
+
+
+def make_ready(config: PreTrainedConfig, *, dropout: float | None) -> None:
+    """Set what every encoder needs before it is built: no cache of keys and values, and all dropout probabilities."""
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
+    if dropout is not None:
+        _set_dropout(config, dropout)
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Families do not agree on the names: everything that speaks of dropping, but of whole layers."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _set_dropout(value, dropout)
+        elif "drop" in name and "layer" not in name and type(value) in (int, float):
+            setattr(config, name, dropout)
+
+
+def finish(encoder: PreTrainedModel, *, dropout: float | None) -> PreTrainedModel:
+    """Set what an encoder's configuration cannot say: dropout that its code fixes, a pooler that it must have."""
+    for module in encoder.modules():
+        if dropout is not None and isinstance(module, nn.Dropout):
+            module.p = dropout
     # Its output is not used, and without a gradient its weights would only weigh down every checkpoint.
-    if hasattr(encoder, "pooler"):
-        encoder.register_module("pooler", None)
+    pooler = getattr(encoder, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        pooler.requires_grad_(False)
     return encoder
 
 
-def load_pretrained(name: str, loader: Any, config: Any) -> tuple[PreTrainedModel, list[str]]:
+def load_pretrained(name: str, loader: Any, config: Any, **options: Any) -> tuple[PreTrainedModel, list[str]]:
     """Return what one of transformers' Auto classes makes of the encoder's files, in float32, and what these lack.
 
-    transformers invents the weights that are lacking, whose names are sorted. Raises EncoderError.
+    `options` are the class's own. transformers invents the weights that are lacking, whose names are sorted. Raises
+    EncoderError.
     """
     folder = resolve_encoder(name)
     _check_index(name, folder / WEIGHTS_INDEX)
@@ -101,6 +130,7 @@ def load_pretrained(name: str, loader: Any, config: Any) -> tuple[PreTrainedMode
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
     return model, sorted(report["missing_keys"])
 
@@ -122,53 +152,6 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList:
-    """Return the transformer layers, lowest first: the module list that is as long as the configuration says."""
-    num_layers = encoder.config.num_hidden_layers
-    lists = (module for module in encoder.modules() if isinstance(module, nn.ModuleList))
-    return next(layers for layers in lists if len(layers) == num_layers)
-
-
-def lower_states(encoder: PreTrainedModel, *, num_layers: int, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return what the `num_layers` top layers are given, (rows, tokens, width); with 0 of them, the last states."""
-    given: list[Tensor] = []
-
-    def keep(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        given.append(hidden_states)
-        return hidden_states
-
-    layers = list(encoder_layers(encoder))
-    with _answering(layers[len(layers) - num_layers :], keep):
-        last: Tensor = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-    return given[0] if num_layers else last
-
-
-def upper_states(encoder: PreTrainedModel, *, num_layers: int, states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the last states, (rows, tokens, width), from those that the `num_layers` top layers are given.
-
-    The encoder's own forward pass is used, in which the other layers answer with `states` at once: its family's masks
-    and position biases stay as they are.
-    """
-    if num_layers == 0:
-        return states
-    layers = list(encoder_layers(encoder))
-    with _answering(layers[: len(layers) - num_layers], lambda *_, **__: states):
-        ids = torch.zeros_like(attention_mask)
-        last: Tensor = encoder(input_ids=ids, attention_mask=attention_mask).last_hidden_state
-    return last
-
-
-@contextmanager
-def _answering(layers: list[nn.Module], forward: Callable[..., Tensor]) -> Iterator[None]:
-    for layer in layers:
-        layer.forward = forward
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
 def load_config(name: str) -> Any:
     """Return the encoder's configuration; raises EncoderError."""
     folder = _resolve(name, files=("config.json",))
@@ -176,7 +159,11 @@ def load_config(name: str) -> Any:
         raise EncoderError(
             f"encoder {name!r}: there is no config.json in {folder}; expected a pretrained model's folder"
         )
-    return read_config(name, folder / "config.json")
+    config = read_config(name, folder / "config.json")
+    # A RoBERTa numbers positions from it on.
+    if getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = getattr(type(config), "pad_token_id", None)
+    return config
 
 
 def read_config(name: str, file: Path) -> Any:
@@ -221,6 +208,13 @@ def _check_index(name: str, file: Path) -> None:
     for part in files:
         if Path(part).name != part or not part.endswith(".safetensors"):
             raise EncoderError(f"encoder {name!r}: {file.name} names {part!r}, expected *.safetensors beside it")
+
+
+def check_weights(name: str) -> None:
+    """Raise EncoderError if a folder has no weights; those of a hub model are downloaded later."""
+    folder = _local_folder(name)
+    if folder is not None and not any(folder.glob("*.safetensors")):
+        raise EncoderError(f"encoder {name!r}: there are no weights (*.safetensors) in {folder}{_pickled(folder)}")
 
 
 def _pickled(folder: Path) -> str:
@@ -274,12 +268,6 @@ def _hub_folder(name: str, files: tuple[str, ...]) -> Path:
         raise EncoderError(
             f"encoder {name!r}: no such folder, and the model hub has no such model; {advice}"
         ) from error
-
-
-def _max_positions(config: Any) -> float:
-    """RoBERTa and its kin number positions from the padding token on."""
-    positions = getattr(config, "max_position_embeddings", None) or math.inf
-    return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.classifiers import Head, TextClassifier
 from models.errors import EncoderError
 from models.params import ModelParams
+from models.reading import state_width
 
 # What a token is in a relation; 0: any other.
 ENTITY, SUBJECT_START, OBJECT_START = 1, 2, 3
@@ -88,7 +89,7 @@ class RelationClassifier(TextClassifier):
             embedding.new.requires_grad_(params.trainable_layers != 0)
             self.encoder.set_input_embeddings(embedding)
         if self.entity_states == "entities":
-            width = 2 * self.encoder.config.hidden_size
+            width = 2 * state_width(self.encoder.config)
             self.head = Head(width, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
 
     def pooled(self, *, input_ids: Tensor, attention_mask: Tensor, marks: Tensor) -> Tensor:  # type: ignore[override]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import EncoderError
-from models.params import Scalar
+from models.params import EncoderParams, Scalar
 from objectives.data import Dataset, read_dataset
 from objectives.folds import EXTRA, assign_folds, fingerprint_folds
 from objectives.image_files import check_images
@@ -41,6 +41,7 @@ from storage.ledger import Ledger
 from storage.records import StudyRecord
 
 LONGEST_NAME = 256  # MLflow's experiments are named after studies
+FORMS_OF_KNOWN_TOKENS = frozenset({"separated", "typed_punctuation"})
 NEEDING_MASK = ("token_masking", "token_replacement")
 NOT_FOR_IMAGES: dict[str, Scalar] = {
     "architecture": "joined",
@@ -220,19 +221,32 @@ def _check_encoders(config: StudyConfig) -> dict[str, EncoderSize]:
     """Refuse an encoder that cannot be used, in a process of its own: this one goes on without torch."""
     if config.data.image is not None:
         return _check_image_encoders(config)
-    values = {
-        name: field_values(config, name) for name in ("encoder", "trainable_layers", "reinit_layers", "max_length")
-    }
-    most_layers = max((int(value) for value in values["trainable_layers"] if value is not None), default=None)
-    most_new = max(int(str(value)) for value in values["reinit_layers"])
-    longest = max([*(int(str(value)) for value in values["max_length"]), *config.model.column_max_length.values()])
+    uses = _uses(config)
     changes = frozenset(name for name in NEEDING_MASK if any(float(str(v)) > 0 for v in field_values(config, name)))
+    encoders = [str(encoder) for encoder in field_values(config, "encoder")]
     with _other_process() as child:
         if "kiwi" in field_values(config, "morphemes"):
             child.submit(_check_morphemes).result()
-        for encoder in values["encoder"]:
-            child.submit(_check_encoder, str(encoder), (most_layers, most_new), longest, changes).result()
-        return {str(encoder): child.submit(weigh, str(encoder)).result() for encoder in values["encoder"]}
+        for encoder in encoders:
+            child.submit(_check_encoder, encoder, uses, changes).result()
+        return {encoder: child.submit(weigh, encoder).result() for encoder in encoders}
+
+
+def _uses(config: StudyConfig) -> dict[str, Any]:
+    """Return what the study's trials ask of the encoder, as the fields of models.abilities.Uses."""
+    values = {name: set(field_values(config, name)) for name in EncoderParams.model_fields}
+    forms = set(field_values(config, "entity_form"))
+    lengths = {*values["max_length"], *config.model.column_max_length.values()}
+    return {
+        "max_length": max(int(str(length)) for length in lengths),
+        "trainable_layers": max(int(str(number or 0)) for number in values["trainable_layers"]),
+        "reinit_layers": max(int(str(number)) for number in values["reinit_layers"]),
+        "poolings": frozenset(map(str, values["pooling"])),
+        "encoder_dropout": values["encoder_dropout"] != {None},
+        "lora_targets": frozenset(map(str, values["lora_targets"])) if values["lora_rank"] != {None} else frozenset(),
+        "gradient_checkpointing": True in values["gradient_checkpointing"],
+        "new_tokens": config.data.relation is not None and not FORMS_OF_KNOWN_TOKENS.issuperset(forms),
+    }
 
 
 @contextmanager
@@ -275,13 +289,14 @@ def _check_morphemes() -> None:
     require_kiwi()
 
 
-def _check_encoder(encoder: str, layers: tuple[int | None, int], max_length: int, changes: frozenset[str]) -> None:
-    from models.encoders import check_encoder, load_tokenizer
+def _check_encoder(encoder: str, uses: dict[str, Any], changes: frozenset[str]) -> None:
+    from models.abilities import Uses, check_encoder
+    from models.encoders import load_tokenizer
     from models.masked_language import load_masked_language_model
 
-    trainable_layers, reinit_layers = layers
-    check_encoder(encoder, trainable_layers=trainable_layers, reinit_layers=reinit_layers, max_length=max_length)
-    if "token_masking" in changes and load_tokenizer(encoder).mask_token_id is None:
+    check_encoder(encoder, Uses(**uses))
+    tokenizer = load_tokenizer(encoder)
+    if "token_masking" in changes and tokenizer.mask_token_id is None:
         raise EncoderError(f"encoder {encoder!r}: its tokenizer has no mask token, which training.token_masking needs")
     if "token_replacement" in changes:
         load_masked_language_model(encoder)

@@ -153,7 +153,7 @@ def weigh(encoder: str) -> EncoderSize:
                 by_rank += sum(shape) if len(shape) == 2 else 0
     except (EncoderError, OSError, ValueError):
         return EncoderSize(weights=0, layer=0, rank=0, width=0)
-    width = int(settings.get("hidden_size") or settings.get("dim") or 0)
+    width = next((int(settings[name]) for name in ("hidden_size", "dim", "d_model", "n_embd") if settings.get(name)), 0)
     return EncoderSize(weights=everything, layer=max(by_layer.values(), default=0), rank=by_rank, width=width)
 
 

