@@ -138,10 +138,8 @@ def text_at(file: Path, overrides: Sequence[str], path: Sequence[int | str]) -> 
     for override in overrides:
         apply_override(sections, parse_override(override, as_written=True))
     for part in path:
-        if isinstance(sections, dict):
-            sections = sections.get(part)
-        else:
-            sections = sections[part] if isinstance(sections, list) and part in range(len(sections)) else None
+        inner = dict(enumerate(sections)) if isinstance(sections, list) else sections
+        sections = inner.get(part) if isinstance(inner, dict) else None
     return sections if isinstance(sections, str) else None
 
 
