@@ -89,6 +89,7 @@ def test_ctrl_c_once_finishes_the_epoch_and_the_same_command_continues(user: Use
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command continues" in output
+    assert user.json("status")["state"] == "interrupted"
     user.run()
     check_done_exactly_once(user.ledger(), num_trials=1, num_epochs=10)
     check_resumed_after_the_last_epoch(user.ledger())

@@ -97,7 +97,7 @@ class Commands:
             stop.set()
 
         process = ThreadProcess(worker.work)
-        process.kill = leave  # type: ignore[method-assign]
+        process.kill = leave
         return _Process(process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None)
 
     def __call__(self, command: str, *options: str) -> Result:
@@ -198,7 +198,7 @@ def test_a_failed_study_whose_trials_have_all_begun_is_continued(commands: Calla
         ledger.acquire_role(f"worker/{owner}", owner, lease_seconds=60)
     coordinator.step()
     for _ in range(2):
-        worker.train(worker.claim())  # type: ignore[arg-type]
+        worker.train(worker.claim())
     assert not coordinator.step()
     coordinator.leave()
     assert [trial.state.value for trial in ledger.trials()] == ["failed", "failed", "running"]
@@ -282,7 +282,7 @@ def dead(exitcode: int, message: str = "") -> _Process:
     errors, sender = Pipe(duplex=False)
     sender.send(message)
     process = SimpleNamespace(exitcode=exitcode, is_alive=lambda: False, kill=lambda: None, join=lambda: None)
-    return _Process(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors)  # type: ignore[arg-type]
+    return _Process(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors)
 
 
 @both

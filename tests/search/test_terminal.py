@@ -77,7 +77,7 @@ def test_a_name_that_tries_something_is_kept_and_shown_as_it_is(
     monkeypatch.setenv("COLUMNS", "400")
     study = WrittenStudy(tmp_path, LABELS, name=name)
     study.add_trial(noisy(len(LABELS)))
-    assert squeezed(f"study {name} (running)") in squeezed(search(study, "status"))
+    assert squeezed(f"study {name} (interrupted)") in squeezed(search(study, "status"))
     assert name in run("list", "--storage", study.url).output
     assert json.loads(search(study, "status", "--json"))["study"] == name
     assert squeezed(printable(name)) in squeezed(search(study, "diagnose"))
