@@ -1,24 +1,36 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
 
 import logging
+import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from search.commands import datasets, exports, looks, runs, servers, upkeep
 from search.commands.answers import say
 
+if TYPE_CHECKING:
+    from objectives.errors import Misread
+
+TYPED = "search.typed"
 LONGEST_ERROR = 2000  # a label, say, may be as long as the file
 
 
 class App(click.Group):
     """The program: a user's error ends it with one line and exit code 2, a number that a command returns with that."""
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Keep what the user typed."""
+        context.meta[TYPED] = tuple(args)
+        return super().parse_args(context, args)
+
     def invoke(self, context: click.Context) -> None:
         """Call the command; --debug shows the traceback of a user's error."""
         try:
             code = super().invoke(context)
         except (OSError, ValueError) as error:
+            from objectives.errors import Misread
             from search.errors import USER_ERRORS
 
             said = str(error)
@@ -27,11 +39,27 @@ class App(click.Group):
                 said = f"{error.strerror}: {error.filename}"
             elif not isinstance(error, USER_ERRORS):
                 raise
+            elif isinstance(error, Misread):
+                said += self._proposed(context, error)
             if context.obj:
                 raise
             say(f"error: {' '.join(said.splitlines())[:LONGEST_ERROR]}", err=True)
             code = 2
         sys.exit(code or 0)
+
+    def _proposed(self, context: click.Context, error: "Misread") -> str:
+        """What the user typed, with the option by which the file can be read; nothing if the command has none."""
+        typed = context.meta[TYPED]
+        command: click.Command = self
+        for word in typed:
+            if isinstance(command, click.Group):
+                command = command.commands.get(word, command)
+        options = {parameter.name for parameter in command.params}
+        if error.setting in options:
+            return f": {shlex.join(['search', *typed, f'--{error.setting}', error.value])}"
+        if "overrides" in options:
+            return f": {shlex.join(['search', *typed, '--set', f'data.{error.setting}={error.value}'])}"
+        return ""
 
 
 @click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"]})

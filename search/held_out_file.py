@@ -13,12 +13,13 @@ from objectives.data import Content, Labels, content_of, read_labels, read_table
 from objectives.errors import TrialError
 from objectives.jobs import FoldJob
 from objectives.metrics import METRICS
-from objectives.tables import Chunk, format_of
+from objectives.tables import Chunk
 from objectives.tasks.feeds import Inputs
 from objectives.tasks.preparation import PREPARED_FOR, prepare
 from objectives.training import read_weights
 from objectives.voting import predict_folds
 from search.config import StudyConfig
+from search.curves import HeldOutFile
 from search.keeping import weights_name
 from search.objective import Objective, choose_device
 from search.rows import StudyRows
@@ -31,7 +32,7 @@ Scores = dict[int, tuple[NDArray[np.float32], float]]
 
 
 def score_on(
-    study: OpenStudy, config: StudyConfig, file: Path, *, trials: Sequence[int]
+    study: OpenStudy, config: StudyConfig, test: HeldOutFile, *, trials: Sequence[int]
 ) -> tuple[Scores, dict[int, str]]:
     """Return each trial's score by fold, (folds,), and that of the mean of its folds' predictions; and why some lack.
 
@@ -40,8 +41,7 @@ def score_on(
     cannot be read or has a label that the study does not know, EncoderError.
     """
     rows = StudyRows(ledger=study.ledger, config=config)
-    update = {"path": file, "extra": None, "format": format_of(file) or config.data.format}
-    spec = config.data.model_copy(update=update)
+    spec = config.data.of_file(test.path, encoding=test.encoding, quotes=test.quotes)
     table = read_table(spec)
     unseen = _Unseen(
         study=study,

@@ -30,7 +30,7 @@ value of another type. `--set section.key=value` overrides one key for one comma
 repeated keys are refused.
 
 A study can be continued with another `budget`, `artifacts`, `storage` or `trackers`, and with the data file
-moved; a change of anything else is refused, with what differs.
+moved or saved in another encoding; a change of anything else is refused, with what differs.
 
 Secrets come from the environment: `SEARCH_STORAGE_PASSWORD`, or `SEARCH_STORAGE_PASSWORD_FILE` with the name of a file,
 is the password of `storage.url`; `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` let Neptune go online.
