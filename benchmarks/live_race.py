@@ -33,6 +33,7 @@ from objectives.tasks.preparation import prepare
 from objectives.training import read_weights
 from objectives.voting import predict_folds
 from search.config import StudyConfig, load_config
+from search.curves import HeldOutFile
 from search.held_out_file import score_on
 from search.objective import Objective, choose_device
 from search.proposals import make_sampler
@@ -136,7 +137,7 @@ def by_service(rule: str, file: Path, overrides: Sequence[str], test: Path, *, w
         complete={trial.number: trial.score for trial in trials if trial.score is not None},
         chosen=best.trial,
         after=after,
-        test=score_on(study, config, test, trials=[best.trial], say=print)[0][best.trial][1],
+        test=score_on(study, config, HeldOutFile(path=test), trials=[best.trial], say=print)[0][best.trial][1],
     )
 
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from objectives import tables
 from objectives.class_folders import FOLDER, is_class_folders, read_class_folders
 from objectives.data_spec import DataSpec
-from objectives.errors import DataError
+from objectives.errors import DataError, Misread
 from objectives.image_root import ImageFiles
 from objectives.names import quoted
 from objectives.same_text import canonical, group_texts, without_invisible
-from objectives.tables import Chunk, Format, format_of, read_file
+from objectives.sources import Source, format_of
+from objectives.tables import Chunk, Repeated, read_file
 
 Labels = NDArray[np.int64] | NDArray[np.float64]
 
@@ -62,12 +63,12 @@ def read_table(spec: DataSpec) -> pd.DataFrame:
 
     Nested cells (lists, objects) are kept as they are: `require_columns` refuses them where a column is used.
 
-    Raises DataError if the file is missing, damaged, ragged, not UTF-8, or has no data rows.
+    Raises DataError if the file is missing, damaged, ragged, of another encoding, or has no data rows.
     """
     if _is_class_folders(spec):
         table = read_class_folders(spec.path, labelled=spec.label == FOLDER)
     else:
-        table = read_file(spec.path, file_format=_format(spec))
+        table = read_file(_source(spec))
     if table.empty:
         raise DataError(f"{spec.path}: there are no data rows")
     return table
@@ -93,7 +94,7 @@ def read_chunks(spec: DataSpec, *, rows: int) -> Iterator[Chunk]:
             yield Chunk(table=part, first=start + 1, share_read=(start + len(part)) / len(table))
         return
     empty = True
-    for chunk in tables.read_chunks(spec.path, file_format=_format(spec), rows=rows):
+    for chunk in tables.read_chunks(_source(spec), rows=rows):
         empty = False
         yield chunk
     if empty:
@@ -113,8 +114,7 @@ def read_dataset(spec: DataSpec) -> Dataset:
     Raises DataError as read_table does, and for missing columns, empty labels, a single class or number, an extra row
     of a class that the others do not have, or where numbers are expected and not found.
     """
-    specs = [spec] if spec.extra is None else [spec, _spec_of_extra(spec, spec.extra)]
-    parts = [_read_part(part) for part in specs]
+    parts = [_read_part(spec)] if spec.extra is None else [_read_part(spec), _read_extra(spec, spec.extra)]
     texts = [text for part in parts for text in part.texts]
     labels: Labels
     if spec.task == "regression":
@@ -145,8 +145,9 @@ def read_dataset(spec: DataSpec) -> Dataset:
 def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Labels:
     """Return the labels of some rows as indices into label_names, or numbers where there are none.
 
-    Raises DataError that names the first data row whose label is none of them, or no number.
+    Raises DataError that names the first data row whose label is none of them, or no number; and as `require_columns`.
     """
+    require_columns(chunk.table, [spec.label], spec=spec, first=chunk.first)
     index = {name: number for number, name in enumerate(label_names)}
     labels = chunk.table[spec.label].tolist()
     for row, label in enumerate(labels, start=chunk.first):
@@ -177,7 +178,7 @@ def group_images(paths: Sequence[str], *, spec: DataSpec) -> NDArray[np.int64]:
 
 
 def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec, first: int = 1) -> None:
-    """Raise DataError if one of `names` is no column, naming the nearest, or holds anything but text.
+    """Raise DataError if one of `names` is no column, naming the nearest, or several, or holds anything but text.
 
     `first` is the number of the table's first row.
     """
@@ -188,7 +189,11 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec
             there = _name_some(map(repr, columns), most=NUM_COLUMNS_NAMED)
             advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {there}"
             raise DataError(f"{spec.path}: there is no column {name!r}; {advice}")
+        if columns.count(name) > 1:
+            raise DataError(f"{spec.path}: the header names column {name!r} more than once")
         for row, cell in enumerate(table[name].tolist(), start=first):
+            if isinstance(cell, Repeated):
+                raise DataError(f"{spec.path}: data row {row} has the key {name!r} more than once")
             if not isinstance(cell, str):
                 raise DataError(
                     f"{spec.path}: column {name!r} holds a {type(cell).__name__} in data row {row}; expected text"
@@ -199,14 +204,14 @@ def _is_class_folders(spec: DataSpec) -> bool:
     return spec.kind == "image" and spec.format is None and is_class_folders(spec.path)
 
 
-def _format(spec: DataSpec) -> Format:
+def _source(spec: DataSpec) -> Source:
     file_format = spec.format or format_of(spec.path)
     if file_format is None:
         raise DataError(
             f"{spec.path}: the name does not tell the format; "
             "expected .csv, .tsv, .jsonl or .parquet (each also .gz), or data.format"
         )
-    return file_format
+    return Source(path=spec.path, format=file_format, encoding=spec.encoding, quotes=spec.quotes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +225,18 @@ class _Part:
     groups: list[str]  # of data.group; empty without it
 
 
-def _spec_of_extra(spec: DataSpec, path: Path) -> DataSpec:
+def _read_extra(spec: DataSpec, path: Path) -> _Part:
     if is_class_folders(path):
         raise DataError(
             f"{path}: data.extra is a folder or zip file, expected a table with paths that start where "
             f"those of data.path do, at {spec.image_root}"
         )
-    return spec.model_copy(update={"path": path, "extra": None, "format": format_of(path) or spec.format})
+    try:
+        return _read_part(spec.of_file(path, encoding=spec.encoding))
+    except Misread as error:
+        if error.setting == "encoding":  # which is data.path's, too
+            raise DataError(f"{error}; expected data.path and data.extra in one encoding") from None
+        raise
 
 
 def _read_part(spec: DataSpec) -> _Part:
@@ -254,7 +264,7 @@ def _read_columns(spec: DataSpec, names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _all_chunks(spec: DataSpec) -> Iterator[Chunk]:
-    if _is_class_folders(spec) or _format(spec) != "jsonl":
+    if _is_class_folders(spec) or _source(spec).format != "jsonl":
         return read_chunks(spec, rows=ROWS_PER_CHUNK)
     # A key may come as late as in the last line.
     return iter([Chunk(table=read_table(spec), first=1, share_read=1.0)])

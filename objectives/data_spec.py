@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from objectives.class_folders import is_class_folders
+from objectives.sources import Format, Quotes, format_of, is_encoding
 
 ENTITY_PARTS = ("", "_start", "_end", "_type")
 
@@ -16,6 +17,18 @@ def _as_tuple(value: object) -> object:
         return (value,)
     # In strict mode a list from JSON would otherwise be no tuple.
     return tuple(value) if isinstance(value, list) else value
+
+
+def _as_word(value: object) -> object:
+    # What YAML makes of on and off.
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _as_encoding(name: str | None) -> str | None:
+    if name is not None and not is_encoding(name):
+        expected = "the name of an encoding, such as cp949, shift_jis, utf-16 or latin-1"
+        raise PydanticCustomError("unmet", "expected {expected}", {"expected": expected})
+    return name
 
 
 class RelationSpec(BaseModel):
@@ -45,7 +58,7 @@ class DataSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path = Field(
-        description="CSV, TSV, JSONL or Parquet, UTF-8, each also gzipped; or a folder or zip file with a folder of "
+        description="CSV, TSV, JSONL or Parquet, each also gzipped; or a folder or zip file with a folder of "
         "images for each class, which is read as the columns `file` and `folder`."
     )
     label: str = Field(description="The column with the class of a row, or with its number if the task is regression.")
@@ -60,8 +73,17 @@ class DataSpec(BaseModel):
         None, description="The folder or zip file that image paths start at; null: data.path, or the folder it is in."
     )
     separator: str = Field(" ", description="What stands between the joined columns; empty cells are left out.")
-    format: Literal["csv", "tsv", "jsonl", "parquet"] | None = Field(
-        None, description="The file's format; null tells it from the name."
+    format: Format | None = Field(None, description="The file's format; null tells it from the name.")
+    encoding: Annotated[str | None, AfterValidator(_as_encoding)] = Field(
+        None,
+        description="The encoding of CSV, TSV and JSONL, such as cp949, shift_jis or latin-1, of data.extra too; null: "
+        "UTF-8. A byte order mark at the start of a file decides before either.",
+    )
+    quotes: Annotated[Quotes, BeforeValidator(_as_word)] = Field(
+        "auto",
+        description="Whether cells of CSV and TSV may be in quotes, and may then hold delimiters and line ends. on: "
+        "they may; off: a quote is a character like any other, and each line is a row; auto: what the file itself "
+        "shows, see docs/files.md.",
     )
     extra: Path | None = Field(
         None,
@@ -87,6 +109,13 @@ class DataSpec(BaseModel):
         if len(kinds) > 1:
             raise ValueError(f"{kinds[0]} and {kinds[1]} are both given, expected one of text, relation and image")
         return self
+
+    def of_file(self, path: Path, *, encoding: str | None = None, quotes: Quotes | None = None) -> Self:
+        """The same columns in another file: of its own encoding, with quotes as here if it is of this format."""
+        file_format = format_of(path) or self.format
+        own = self.quotes if file_format == (self.format or format_of(self.path)) else "auto"
+        changes = {"path": path, "extra": None, "format": file_format, "encoding": encoding, "quotes": quotes or own}
+        return self.model_copy(update=changes)
 
     @property
     def kind(self) -> Literal["text", "relation", "image"]:

@@ -7,6 +7,15 @@ class DataError(ValueError):
     """The data file cannot be used; the message names the file, what was found and what was expected, on one line."""
 
 
+class Misread(DataError):
+    """The file would be read with another setting of the study file's section `data`, which is named beside."""
+
+    def __init__(self, message: str, *, setting: str = "", value: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
+        self.value = value
+
+
 class ModelError(ValueError):
     """The folder of an exported model cannot be used; the message names the file, what was found and expected."""
 

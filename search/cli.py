@@ -1,7 +1,9 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
 
 import logging
+import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +11,10 @@ from objectives.cores import settle_threads
 from search.commands import datasets, exports, looks, runs, servers, upkeep
 from search.commands.answers import say
 
+if TYPE_CHECKING:
+    from objectives.errors import Misread
+
+TYPED = "search.typed"
 LONGEST_ERROR = 2000  # a label, say, may be as long as the file
 
 
@@ -18,6 +24,11 @@ class App(click.Group):
     A number that a command returns is its exit code; Ctrl-C's is 130.
     """
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Keep what the user typed."""
+        context.meta[TYPED] = tuple(args)
+        return super().parse_args(context, args)
+
     def invoke(self, context: click.Context) -> None:
         """Call the command; --debug shows the traceback of a user's error."""
         try:
@@ -26,6 +37,7 @@ class App(click.Group):
             say("interrupted", err=True)
             code = 130
         except (OSError, ValueError) as error:
+            from objectives.errors import Misread
             from search.errors import USER_ERRORS, RunFailed
 
             said = str(error)
@@ -34,11 +46,27 @@ class App(click.Group):
                 said = f"{error.strerror}: {error.filename}"
             elif not isinstance(error, (*USER_ERRORS, RunFailed)):
                 raise
+            elif isinstance(error, Misread):
+                said += self._proposed(context, error)
             if context.obj:
                 raise
             say(f"error: {' '.join(said.splitlines())[:LONGEST_ERROR]}", err=True)
             code = error.code if isinstance(error, RunFailed) else 2
         sys.exit(code or 0)
+
+    def _proposed(self, context: click.Context, error: "Misread") -> str:
+        """What the user typed, with the option by which the file can be read; nothing if the command has none."""
+        typed = context.meta[TYPED]
+        command: click.Command = self
+        for word in typed:
+            if isinstance(command, click.Group):
+                command = command.commands.get(word, command)
+        options = {parameter.name for parameter in command.params}
+        if error.setting in options:
+            return f": {shlex.join(['search', *typed, f'--{error.setting}', error.value])}"
+        if "overrides" in options:
+            return f": {shlex.join(['search', *typed, '--set', f'data.{error.setting}={error.value}'])}"
+        return ""
 
 
 @click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"]})

@@ -333,10 +333,9 @@ def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
 
 
 def _lasting(config: StudyConfig) -> dict[str, Any]:
-    # The files may move; the ledger knows their content by a fingerprint of its own.
-    return config.model_dump(
-        mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": {"path", "extra", "images"}}
-    )
+    # The files may move and be written anew; the ledger knows their content by a fingerprint of its own.
+    moved = {"path", "extra", "images", "encoding", "quotes"}
+    return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": moved})
 
 
 def _written_leaves(config: StudyConfig) -> dict[str, str]:

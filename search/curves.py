@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import read_arrays
+from objectives.sources import Quotes
 from search.errors import ConfigError
 from search.study import OpenStudy, on_this_machine
 from storage.records import FoldRun, FoldRunState, TrialRecord
@@ -48,7 +49,18 @@ class Curves:
         return 1.0 if self.about["direction"] == "maximize" else -1.0
 
 
-def export_curves(study: OpenStudy, out: Path, *, test: Path | None, overrides: Sequence[str] = (), say: Say) -> Curves:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutFile:
+    """Labelled rows that the study never saw, and how their file is read if not as `DataSpec.of_file` says."""
+
+    path: Path
+    encoding: str | None = None
+    quotes: Quotes | None = None
+
+
+def export_curves(
+    study: OpenStudy, out: Path, *, test: HeldOutFile | None, overrides: Sequence[str] = (), say: Say
+) -> Curves:
     """Write the study's curves to `out`, whole or not at all; `say` is told of what is left out.
 
     Raises ConfigError if no trial has all its folds or `out` cannot be written, DataError, StorageError, EncoderError.
@@ -181,12 +193,12 @@ def _about(study: OpenStudy) -> dict[str, Any]:
     }
 
 
-def _with_test(curves: Curves, scores: dict[int, tuple[NDArray[np.float32], float]], test: Path) -> Curves:
+def _with_test(curves: Curves, scores: dict[int, tuple[NDArray[np.float32], float]], test: HeldOutFile) -> Curves:
     folds, ensemble = curves.test_folds.copy(), curves.test_ensemble.copy()
     for row, number in enumerate(curves.numbers.tolist()):
         if number in scores:
             folds[row], ensemble[row] = scores[number]
-    return replace(curves, test_folds=folds, test_ensemble=ensemble, about=curves.about | {"test": test.name})
+    return replace(curves, test_folds=folds, test_ensemble=ensemble, about=curves.about | {"test": test.path.name})
 
 
 def write_curves(curves: Curves, out: Path) -> None:

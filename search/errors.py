@@ -5,6 +5,7 @@
     ValueError                one line on the terminal, exit code 2
     |-- ConfigError           study file, command line, environment    (search)
     |-- DataError             the data file                            (objectives)
+    |   `-- Misread           another setting would read it            (objectives)
     |-- ModelError            the folder of an exported model        (objectives)
     |-- EncoderError          the pretrained model                     (models)
     |-- StorageError          database or artifact store               (storage)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from objectives.errors import DataError
-from objectives.tables import format_of, read_chunks
+from objectives.sources import Source
+from objectives.tables import read_chunks
 from search.errors import ConfigError
 from search.wording import shown, suggestion
 
@@ -49,9 +50,9 @@ class ExtractiveSummary:
 
 
 def build_extractive(
-    source: Path, out: Path, *, document: str, summary: str, max_sentences: int | None = None
+    source: Source, out: Path, *, document: str, summary: str, max_sentences: int | None = None
 ) -> ExtractiveSummary:
-    """Write the sentences of the documents in `source`, JSONL, as CSV with the header of COLUMNS.
+    """Write the sentences of the documents in `source`, as CSV with the header of COLUMNS.
 
     Column `document` holds a text, which is split where sentences seem to end, or a list of sentences; `summary` the
     reference summary, likewise. A document is known by the number of its data row, and at most `max_sentences` of its
@@ -135,17 +136,19 @@ def _write(
     return num_documents, num_sentences, num_chosen
 
 
-def _documents(source: Path, document: str, summary: str) -> Iterator[tuple[int, list[str], list[str]]]:
+def _documents(source: Source, document: str, summary: str) -> Iterator[tuple[int, list[str], list[str]]]:
     """Yield each data row's number, the document's sentences and the summary's."""
-    for chunk in read_chunks(source, file_format=format_of(source) or "jsonl", rows=DOCUMENTS_AT_ONCE):
+    for chunk in read_chunks(source, rows=DOCUMENTS_AT_ONCE):
+        names = list(map(str, chunk.table.columns))
         for name in (document, summary):
-            if name not in chunk.table.columns:
-                advice = suggestion(name, list(map(str, chunk.table.columns)))
-                raise DataError(f"{source}: there is no column {name!r}; {advice}")
+            if name not in names:
+                raise DataError(f"{source.path}: there is no column {name!r}; {suggestion(name, names)}")
+            if names.count(name) > 1:
+                raise DataError(f"{source.path}: the header names column {name!r} more than once")
         pairs = zip(chunk.table[document], chunk.table[summary], strict=True)
         for row, cells in enumerate(pairs, start=chunk.first):
             texts = [
-                _sentences(cell, where=f"{source}: column {name!r} in data row {row}")
+                _sentences(cell, where=f"{source.path}: column {name!r} in data row {row}")
                 for cell, name in zip(cells, (document, summary), strict=True)
             ]
             yield row, texts[0], texts[1]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +14,13 @@ from objectives.errors import TrialError
 from objectives.jobs import FoldJob
 from objectives.metrics import METRICS
 from objectives.same_text import group_texts
-from objectives.tables import Chunk, format_of
+from objectives.tables import Chunk
 from objectives.tasks.feeds import Inputs
 from objectives.tasks.preparation import PREPARED_FOR
 from objectives.training import read_weights
 from objectives.voting import predict_folds
 from search.config import StudyConfig
+from search.curves import HeldOutFile
 from search.keeping import weights_name
 from search.objective import Objective, choose_device
 from search.rows import StudyRows
@@ -33,7 +33,7 @@ Scores = dict[int, tuple[NDArray[np.float32], float]]
 
 
 def score_on(
-    study: OpenStudy, config: StudyConfig, file: Path, *, trials: Sequence[int], say: Callable[[str], None]
+    study: OpenStudy, config: StudyConfig, test: HeldOutFile, *, trials: Sequence[int], say: Callable[[str], None]
 ) -> tuple[Scores, dict[int, str]]:
     """Return each trial's score by fold, (folds,), and that of the mean of its folds' predictions; and why some lack.
 
@@ -43,8 +43,7 @@ def score_on(
     know, EncoderError.
     """
     rows = StudyRows(ledger=study.ledger, config=config)
-    update = {"path": file, "extra": None, "format": format_of(file) or config.data.format}
-    spec = config.data.model_copy(update=update)
+    spec = config.data.of_file(test.path, encoding=test.encoding, quotes=test.quotes)
     table = read_table(spec)
     unseen = _Unseen(
         study=study,
@@ -54,7 +53,7 @@ def score_on(
         truth=read_labels(Chunk(table=table, first=1, share_read=1.0), spec, rows.dataset.label_names),
     )
     if repeated := _num_repeated(rows.dataset, unseen.content):
-        which = f"{repeated} of {len(unseen.truth)} rows of {file} have the text of a row of the study"
+        which = f"{repeated} of {len(unseen.truth)} rows of {test.path} have the text of a row of the study"
         say(f"{which}, so that the test scores are too good")
     runs: dict[int, list[FoldRun]] = {number: [] for number in trials}
     for run in study.ledger.fold_runs():

@@ -5,12 +5,12 @@ import csv
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -22,7 +22,8 @@ from objectives.data_spec import DataSpec
 from objectives.errors import DataError
 from objectives.exported import Description, ExportedModel
 from objectives.metrics import defined_metrics, score_all
-from objectives.tables import Chunk, format_of
+from objectives.sources import Quotes
+from objectives.tables import Chunk
 from search.errors import ConfigError, nearest
 from search.layout import Layout
 from search.objective import choose_device
@@ -30,6 +31,16 @@ from search.objective import choose_device
 ROWS_PER_CHUNK = 4096
 NUM_DRAWS = 1000
 LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherFile:
+    """How a file differs from the study's."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # its own in place of the study's
+    images: Path | None = None  # what the paths of images start at; None: the folder it is in
+    encoding: str | None = None  # None: UTF-8, or what a byte order mark says
+    quotes: Quotes | None = None  # None: as in the study if it has the format of the study's file, else "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,48 +89,38 @@ def predict(
     out: Path,
     *,
     layout: Layout,
-    columns: Mapping[str, str] = MappingProxyType({}),
-    images: Path | None = None,
+    other: OtherFile = OtherFile(),
     console: Console,
 ) -> int:
     """Write the predictions of the file's rows as CSV, whole or not at all, and return how many there are.
 
-    `columns` names the file's own in place of the study's. `images` is what the paths of images start at, the file's
-    own folder if None. Raises DataError if the file is damaged or lacks a column, ConfigError if `out` cannot be
-    written.
+    Raises DataError if the file is damaged or lacks a column, ConfigError if `out` cannot be written.
     """
     if out.suffix != ".csv":
         raise ConfigError(f"--out: found {out.name}, expected a name that ends in .csv")
     if out.exists() and path.exists() and out.samefile(path):
         raise ConfigError(f"--out: found {out}, which is the data file")
-    spec = _spec(model.description, path, images=images)
+    spec = _spec(model.description, path, other)
     num_rows = 0
     with _written(out) as write:
         write.writerow(layout.columns)
-        for chunk, predictions in _predictions(model, spec, columns=columns, also=layout.read, console=console):
+        for chunk, predictions in _predictions(model, spec, columns=other.columns, also=layout.read, console=console):
             write.writerows(layout.rows(chunk, predictions, model.description.label_names))
             num_rows += len(predictions)
     return num_rows
 
 
-def evaluate(
-    model: ExportedModel,
-    path: Path,
-    *,
-    columns: Mapping[str, str] = MappingProxyType({}),
-    images: Path | None = None,
-    console: Console,
-) -> Evaluation:
+def evaluate(model: ExportedModel, path: Path, *, other: OtherFile = OtherFile(), console: Console) -> Evaluation:
     """Score the predictions of the file's labelled rows by all metrics that are defined for them.
 
-    `columns` and `images` are as in `predict`. The interval is of macro-F1, or of the mean absolute error of numbers.
+    The interval is of macro-F1, or of the mean absolute error of numbers.
     Raises DataError as `predict` does, and for labels that the model does not know.
     """
     description = model.description
-    spec = _spec(description, path, images=images, labelled=True)
+    spec = _spec(description, path, other, labelled=True)
     truth: list[Labels] = []
     predictions = []
-    for chunk, predicted in _predictions(model, spec, columns=columns, labelled=True, console=console):
+    for chunk, predicted in _predictions(model, spec, columns=other.columns, labelled=True, console=console):
         truth.append(read_labels(chunk, spec, description.label_names))
         predictions.append(predicted)
     labels: Any = np.concatenate(truth)
@@ -211,21 +212,24 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
             raise DataError(
                 f"{path}: there is no column {theirs!r}; {advice} --columns {own}={close or 'NAME'} reads it"
             )
+        if not isinstance(chunk.table[theirs], pd.Series):
+            raise DataError(f"{path}: the header names column {theirs!r} more than once")
+        if own != theirs:
+            table = table.drop(columns=own, errors="ignore")
         table[own] = chunk.table[theirs]
     return replace(chunk, table=table)
 
 
-def _spec(description: Description, path: Path, *, images: Path | None, labelled: bool = False) -> DataSpec:
+def _spec(description: Description, path: Path, other: OtherFile, *, labelled: bool = False) -> DataSpec:
     """The model's columns in another file; a folder of images has its own, in which only labels are classes."""
     data = description.data
-    if images is not None and data.kind != "image":
-        raise ConfigError(f"--images: found {images} for a model of {data.kind}s, expected a model of images")
-    changes: dict[str, object] = {"path": path, "extra": None, "images": images}
+    if other.images is not None and data.kind != "image":
+        raise ConfigError(f"--images: found {other.images} for a model of {data.kind}s, expected a model of images")
+    spec = data.of_file(path, encoding=other.encoding, quotes=other.quotes)
+    changes: dict[str, object] = {"images": other.images}
     if is_image_folder(description, path):
         changes |= {"image": FILE, "label": FOLDER if labelled else FILE, "format": None}
-    else:
-        changes["format"] = format_of(path) or data.format
-    return data.model_copy(update=changes)
+    return spec.model_copy(update=changes)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ such a word is the name of a class or a column, put it in quotes, as in `positiv
 `--set 'study.positive_label="yes"'`. As a key, as in `class_weights: {yes: 2, no: 1}`, it needs none.
 
 A study can be continued with another `budget`, `artifacts`, `storage` or `trackers`, and with the data file
-moved; a change of anything else is refused, with what differs.
+moved or saved in another encoding; a change of anything else is refused, with what differs.
 
 Secrets come from the environment: `SEARCH_STORAGE_PASSWORD`, or `SEARCH_STORAGE_PASSWORD_FILE` with the name of a file,
 is the password of `storage.url`; `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` let Neptune go online.

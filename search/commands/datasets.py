@@ -1,8 +1,14 @@
 """Commands that make data sets."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from search.commands.options import encoding_option, quotes_option
+
+if TYPE_CHECKING:
+    from objectives.sources import Quotes
 
 
 @click.group("data")
@@ -28,9 +34,21 @@ def data_demo(out: Path, rows: int, classes: int, seed: int) -> None:
 @click.option("--summary", required=True, metavar="COLUMN", help="The reference summary, likewise.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the sentences.")
 @click.option("--max-sentences", type=click.IntRange(min=1), help="The most sentences of a document with label 1.")
-def data_extractive(source: Path, document: str, summary: str, out: Path, max_sentences: int | None) -> None:
+@encoding_option
+@quotes_option
+def data_extractive(
+    source: Path,
+    document: str,
+    summary: str,
+    out: Path,
+    max_sentences: int | None,
+    encoding: str | None,
+    quotes: "Quotes | None",
+) -> None:
     """Make sentences to classify, in an extractive summary or not, of JSONL documents with reference summaries."""
+    from objectives.sources import Source, format_of
     from search.extractive import build_extractive
 
-    click.echo(build_extractive(source, out, document=document, summary=summary, max_sentences=max_sentences))
+    documents = Source(path=source, format=format_of(source) or "jsonl", encoding=encoding, quotes=quotes or "auto")
+    click.echo(build_extractive(documents, out, document=document, summary=summary, max_sentences=max_sentences))
     click.echo("in the study file: data.text [previous, sentence, next] or sentence, data.group document")

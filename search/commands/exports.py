@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -10,15 +10,20 @@ from search.commands.answers import new_console, print_json, say
 from search.commands.options import (
     batch_size_option,
     columns_option,
+    encoding_option,
     find_study,
     images_option,
     json_option,
     machine_option,
     memory_option,
     model_option,
+    quotes_option,
     storage_option,
     study_option,
 )
+
+if TYPE_CHECKING:
+    from objectives.sources import Quotes
 
 
 @click.command("export")
@@ -76,13 +81,24 @@ def export(
 @click.option(
     "--test", type=click.Path(path_type=Path), help="Labelled rows that the study never saw: score all trials."
 )
+@encoding_option
+@quotes_option
 @storage_option
 @machine_option
-def export_curves(name: str, out: Path, test: Path | None, storage: str | None, overrides: Sequence[str]) -> None:
+def export_curves(
+    name: str,
+    out: Path,
+    test: Path | None,
+    encoding: str | None,
+    quotes: "Quotes | None",
+    storage: str | None,
+    overrides: Sequence[str],
+) -> None:
     """Write the scores of all epochs of all folds as one file, to replay the race on it."""
-    from search.curves import export_curves
+    from search.curves import HeldOutFile, export_curves
 
-    curves = export_curves(find_study(name, storage), out, test=test, overrides=overrides, say=say)
+    held_out = None if test is None else HeldOutFile(path=test, encoding=encoding, quotes=quotes)
+    curves = export_curves(find_study(name, storage), out, test=held_out, overrides=overrides, say=say)
     trials, folds, epochs = curves.standing.shape
     click.echo(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
 
@@ -97,6 +113,8 @@ def export_curves(name: str, out: Path, test: Path | None, storage: str | None, 
 @click.option("--template", type=click.Path(path_type=Path), help="YAML that names the columns and codes of labels.")
 @columns_option
 @images_option
+@encoding_option
+@quotes_option
 @batch_size_option
 @memory_option
 def predict(
@@ -109,6 +127,8 @@ def predict(
     template: Path | None,
     columns: Sequence[str],
     images: Path | None,
+    encoding: str | None,
+    quotes: "Quotes | None",
     batch_size: int | None,
     memory_limit: int | None,
 ) -> None:
@@ -117,9 +137,9 @@ def predict(
         raise click.UsageError("--template says all columns; expected no --keep, --top-k or --no-probabilities with it")
     from search.layout import read_template, usual_layout
     from search.objective import memory_limited
-    from search.predict import is_image_folder, load_model, parse_columns, predict
+    from search.predict import OtherFile, is_image_folder, load_model, parse_columns, predict
 
-    renamed = parse_columns(columns)
+    other = OtherFile(columns=parse_columns(columns), images=images, encoding=encoding, quotes=quotes)
     model = load_model(folder, batch_size=batch_size)
     if template is not None:
         layout = read_template(template, model.description)
@@ -128,7 +148,7 @@ def predict(
         layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
     console = new_console(stderr=True)
     with memory_limited(memory_limit):
-        num_rows = predict(model, data, out, layout=layout, columns=renamed, images=images, console=console)
+        num_rows = predict(model, data, out, layout=layout, other=other, console=console)
     click.echo(f"wrote {out}: {num_rows:,} rows")
 
 
@@ -137,6 +157,8 @@ def predict(
 @click.argument("data", type=click.Path(path_type=Path))
 @columns_option
 @images_option
+@encoding_option
+@quotes_option
 @batch_size_option
 @memory_option
 @json_option
@@ -145,18 +167,20 @@ def evaluate(
     data: Path,
     columns: Sequence[str],
     images: Path | None,
+    encoding: str | None,
+    quotes: "Quotes | None",
     batch_size: int | None,
     memory_limit: int | None,
     as_json: bool,
 ) -> None:
     """Score an exported model on a file with labels, beside what the study estimated."""
     from search.objective import memory_limited
-    from search.predict import evaluate, evaluation_as_json, load_model, parse_columns, render_evaluation
+    from search.predict import OtherFile, evaluate, evaluation_as_json, load_model, parse_columns, render_evaluation
 
-    renamed = parse_columns(columns)
+    other = OtherFile(columns=parse_columns(columns), images=images, encoding=encoding, quotes=quotes)
     model = load_model(folder, batch_size=batch_size)
     with memory_limited(memory_limit):
-        evaluation = evaluate(model, data, columns=renamed, images=images, console=new_console(stderr=True))
+        evaluation = evaluate(model, data, other=other, console=new_console(stderr=True))
     if as_json:
         print_json(evaluation_as_json(evaluation, model.description))
     else:

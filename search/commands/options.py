@@ -33,6 +33,27 @@ columns_option = click.option(
 machine_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine."
 )
+
+
+def _encoding(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    from objectives.sources import is_encoding
+
+    if name is not None and not is_encoding(name):
+        raise click.BadParameter(f"found {name!r}, expected an encoding's name, such as cp949, shift_jis or latin-1")
+    return name
+
+
+encoding_option = click.option(
+    "--encoding",
+    metavar="NAME",
+    callback=_encoding,
+    help="The file's encoding, such as cp949, shift_jis or latin-1.  [default: UTF-8, or what its first bytes say]",
+)
+quotes_option = click.option(
+    "--quotes",
+    type=click.Choice(["auto", "on", "off"]),
+    help="Whether cells of CSV and TSV may be in quotes; off: quotes are text.  [default: auto, as the file tells]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -10,15 +10,18 @@ import click
 
 from search.commands.answers import new_console, print_best
 from search.commands.options import (
+    encoding_option,
     find_study,
     images_option,
     machine_option,
     memory_option,
+    quotes_option,
     storage_option,
     study_option,
 )
 
 if TYPE_CHECKING:
+    from objectives.sources import Quotes
     from search.config import StudyConfig
     from search.environment import Secrets
     from search.study import OpenStudy
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--task", type=click.Choice(["classification", "regression"]), default="classification", show_default=True
 )
+@encoding_option
+@quotes_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("study.yaml"), show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite the study file.")
 def init(
@@ -42,6 +47,8 @@ def init(
     image: str | None,
     images: Path | None,
     task: Literal["classification", "regression"],
+    encoding: str | None,
+    quotes: "Quotes | None",
     out: Path,
     force: bool,
 ) -> None:
@@ -58,7 +65,17 @@ def init(
         label, image = label or FOLDER, image or FILE
     if label is None or bool(text) == bool(image):
         raise click.UsageError("expected --label and either --text or --image, or a folder of images for each class")
-    found = survey(DataSpec(path=data, label=label, text=text, image=image, images=images, task=task))
+    spec = DataSpec(
+        path=data,
+        label=label,
+        text=text,
+        image=image,
+        images=images,
+        task=task,
+        encoding=encoding,
+        quotes=quotes or "auto",
+    )
+    found = survey(spec)
     console = new_console()
     console.print(render_table(found))
     write_study_file(found, out, overwrite=force)

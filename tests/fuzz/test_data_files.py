@@ -70,9 +70,10 @@ def check(error: Exception) -> None:
     assert len(str(error).splitlines()) == 1
 
 
-def read(path: Path) -> None:
+def read(path: Path, **settings: str) -> None:
     for task in ("classification", "regression"):
-        spec = DataSpec(path=path, label="label" if task == "classification" else "more", text=("text",), task=task)
+        label = "label" if task == "classification" else "more"
+        spec = DataSpec(path=path, label=label, text=("text",), task=task, **settings)
         try:
             dataset = read_dataset(spec)
             assert len(dataset.texts) == len(dataset.labels) == len(dataset.groups)
@@ -92,6 +93,25 @@ def test_tables(folder: Path, name: str, data: st.DataObject):
     """Of every format, read at once and in parts, with labels that are classes or numbers."""
     (folder / name).write_bytes(data.draw(damaged(FILES[name]) | st.binary(max_size=100)))
     read(folder / name)
+
+
+QUOTED = b'text,label,more\r\n"a, b",a,1\r\n"say ""no"",\nno",b,2\r\n"x" y,a,3\r\n"open,b,4\r\n27",a,5\r\n'
+ENCODINGS = ["utf-8", "cp949", "cp932", "gb18030", "big5", "latin-1", "utf-16", "utf-16-le", "utf-7", "hz", "idna"]
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.jsonl", "d.csv.gz"])
+@FUZZ
+@given(
+    data=st.data(),
+    encodings=st.tuples(st.sampled_from(ENCODINGS[:9]), st.sampled_from(ENCODINGS)),
+    quotes=st.sampled_from(["auto", "on", "off"]),
+)
+def test_text_in_other_encodings(folder: Path, name: str, data: st.DataObject, encodings: tuple[str, str], quotes: str):
+    """Written in one, and read as another; with quotes in any place."""
+    content = {".jsonl": JSONL, ".tsv": QUOTED.replace(b",", b"\t")}.get(Path(name).suffix, QUOTED)
+    content = data.draw(damaged(content.decode().replace("row", "행 ü").encode(encodings[0], "ignore")))
+    (folder / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+    read(folder / name, encoding=encodings[1], quotes=quotes)
 
 
 def test_a_parquet_file_that_says_it_has_no_rows_is_read(folder: Path):

@@ -58,7 +58,6 @@ def test_a_jsonl_key_that_later_rows_lack_is_empty_there(tmp_path: Path):
         ("rows.csv", b"", "the file is empty"),
         ("rows.csv", b"text,label\n", "there are no data rows"),
         ("rows.csv", b"text,label\na,b\na,b\na,b,c\n", "data row 3 has 3 cells, expected 2"),
-        ("rows.csv", b"text,text\na,b\n", "column 'text' more than once"),
         ("rows.csv", b"text,label\ncaf\xe9,b\n", "not UTF-8: byte 0xe9"),
         ("rows.csv.gz", gzip.compress(b"text,label\na,b\n", mtime=0)[:-6], "damaged gzip file"),
         ("rows.csv.gz", b"text,label\na,b\n", "damaged gzip file"),

@@ -183,7 +183,7 @@ def test_json_numbers_stay_as_they_are_written(tmp_path):
     path = csv(tmp_path, '{"label": 1.0, "text": true}\n{"label": 1}\n\n{"label": 1.0, "text": null}', "rows.jsonl")
     dataset = read_dataset(spec_of(path, text="text"))
     assert dataset.label_names == ("1", "1.0")
-    assert dataset.texts == ["true", "", ""]
+    assert dataset.texts == ["True", "", ""]
 
 
 def test_nested_cells_are_refused_only_in_columns_that_are_used(tmp_path):
@@ -195,11 +195,11 @@ def test_nested_cells_are_refused_only_in_columns_that_are_used(tmp_path):
 
 
 def test_parquet_columns_of_any_plain_type_are_read_as_text(tmp_path):
-    """Whole numbers, booleans and missing values arrive as JSON would write them; lists are refused where used."""
+    """Whole numbers, booleans and missing values are as pandas writes them into CSV; lists are refused where used."""
     frame = pd.DataFrame({"text": [None, "x"], "label": [1, 2], "flag": [True, False], "tags": [["a"], ["b"]]})
     frame.to_parquet(tmp_path / "rows.parquet")
     table = read_table(spec_of(tmp_path / "rows.parquet"))
-    assert table[["text", "label", "flag"]].to_numpy().tolist() == [["", "1", "true"], ["x", "2", "false"]]
+    assert table[["text", "label", "flag"]].to_numpy().tolist() == [["", "1", "True"], ["x", "2", "False"]]
     assert error_of(tmp_path / "rows.parquet", text="tags").startswith("column 'tags' holds a list")
 
 
@@ -213,10 +213,17 @@ def test_parquet_columns_of_any_plain_type_are_read_as_text(tmp_path):
         ("text,y\nx,a\ny,b", "there is no column 'label'; there are 'text', 'y'"),
         ("text,label\nx,a\ny,b,c", "data row 2 has 3 cells, expected 2 as in the header"),
         ("text,label\nx,a\ny", "data row 2 has 1 cells, expected 2 as in the header"),
-        ('text,label\nx,a\n"y,b', "line 3: unexpected end of data"),
+        (
+            'text,label\nx,a\n"y, z,b',
+            "line 3: the quote that opens a cell here is not closed as it should be: unexpected end of data; "
+            "with data.quotes off, quotes are text",
+        ),
         ("text,label,text\nx,a,y", "the header names column 'text' more than once"),
         ("text,label\nx,\ny,b\nz, ", "the label column 'label' is empty in data rows 1, 3"),
-        (b"text,label\nx,a\n\xe4,b", "not UTF-8: byte 0xe4 at position 15, line 3"),
+        (
+            b"text,label\nx,a\n\xe4,b",
+            "not UTF-8: byte 0xe4 at position 15, line 3; data.encoding cp1252 reads 'ä,b'",
+        ),
     ],
 )
 def test_damage_to_a_csv_file_is_named(tmp_path, content, message):
@@ -238,7 +245,7 @@ def test_many_empty_labels_are_counted_not_listed(tmp_path):
         ('{"text": "\\ud800"}', "line 2 holds half of a surrogate pair"),
         ('{"\\ud800": "text"}', "line 2 holds half of a surrogate pair"),
         ('{"text": ' + "[" * 100_000, "line 2 is nested too deeply"),
-        ('{"text": "x", "text": "y"}', "line 2 has the key 'text' twice"),
+        ('{"text": "x", "text": "y", "label": "a"}', "data row 2 has the key 'text' more than once"),
     ],
 )
 def test_damage_to_a_jsonl_file_is_named(tmp_path, line, message):

@@ -76,7 +76,7 @@ BOMBS = {
         "has 200,000 columns, expected at most 10,000",
     ),
     "keys.jsonl": (many_keys, "4,000 rows of 4,002 columns in so small a file, expected fewer columns"),
-    "quote.csv": (lambda: b'text,label\nx,a\n"y,b\n' + b"y,b\n" * 3_000_000, "field larger than field limit"),
+    "quote.csv": (lambda: b'text,label\nx,a\n"y, z,b\n' + b"y,b\n" * 3_000_000, "field larger than field limit"),
     "long.parquet": (
         lambda: parquet(pa.table({"text": ["x" * 100_000_000, "y"], "label": ["a", "b"]})),
         "unpacks to more than 100 times its size",
@@ -112,6 +112,30 @@ def test_text_that_packs_well_is_read():
     assert len(rows) > 50 * len(content)
     Path("d.csv.gz").write_bytes(content)
     assert len(read_dataset(DataSpec(path=Path("d.csv.gz"), label="label", text=("text",))).texts) == 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delimiter", [b",", b"\t"])
+def test_a_stray_quote_takes_no_memory(delimiter: bytes):
+    """Of the rows that it could hold, one part is held at a time, and none is lost."""
+    path = Path("d.csv" if delimiter == b"," else "d.tsv")
+    row = b"y" * 100 + delimiter + b"b\n"
+    path.write_bytes(b"text" + delimiter + b"label\nx" + delimiter + b'a\n"' + row + row * 300_000)
+    spec = DataSpec(path=path, label="label", text=("text",))
+    assert sum(len(chunk.table) for chunk in read_chunks(spec, rows=1000)) == 300_002
+
+
+@pytest.mark.slow
+def test_the_encoding_of_a_large_file_is_found_in_little_memory():
+    """Though the first byte that is not UTF-8 comes late, in a file of 200 MB."""
+    with Path("d.csv").open("wb") as file:
+        file.write(b"text,label\n")
+        for _ in range(200):
+            file.write((b"some words " * 1000 + b",a\n") * 90)
+        file.write("한국어 문장입니다,b\n".encode("cp949"))
+    with pytest.raises(DataError, match=r"line 18002; data\.encoding cp949 reads '한국어 문장입니다,b'"):
+        for _ in read_chunks(DataSpec(path=Path("d.csv"), label="label", text=("text",)), rows=1000):
+            pass
 
 
 def png(width: int, height: int) -> bytes:
