@@ -217,7 +217,10 @@ class MlflowConfig(_Section):
     """Whether and where to MLflow."""
 
     enabled: bool = Field(True, description="Whether results are published to MLflow.")
-    uri: Address = Field("sqlite:///studies/mlflow.db", description="MLflow tracking URI: a database or a server.")
+    uri: Address = Field(
+        "sqlite:///studies/mlflow.db",
+        description="MLflow tracking URI: a database or a server; its password belongs in MLFLOW_TRACKING_PASSWORD.",
+    )
 
 
 class NeptuneConfig(_Section):
