@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.params import ModelParams
 from objectives.metrics import Goal, Task
 from objectives.params import Params
 
@@ -35,6 +36,12 @@ class FoldJob:
     validation_rows: Rows
     seed: int  # a function of the study's seed and the fold, never of the trial
     together: Rows | None = None  # of all rows: those that share one are never apart; None: each stands alone
+    encoder_name: str | None = None  # what the study calls the encoder, wherever that lies here; None: as params do
+
+    @property
+    def model(self) -> ModelParams:
+        """The model's parameters as the study has them on every machine and in every folder."""
+        return self.params.model.model_copy(update={"encoder": self.encoder_name or self.params.model.encoder})
 
     @property
     def task(self) -> Task:
@@ -59,7 +66,8 @@ class FoldJob:
 
     def fingerprint(self) -> str:
         """Return the sha256 of everything that decides the training."""
-        settings = (self.params.model_dump_json(), asdict(self.goal), self.label_names, self.seed)
+        params = self.params.model_copy(update={"model": self.model})
+        settings = (params.model_dump_json(), asdict(self.goal), self.label_names, self.seed)
         digest = hashlib.sha256(f"2 {settings}".encode())
         kind = "<i8" if self.label_names else "<f8"
         digest.update(self.labels.astype(kind).tobytes() + b"/")

@@ -29,7 +29,7 @@ def memory_shape(job: FoldJob) -> str:
     """Return what decides how many of a job's rows fit into a device's memory at once, as text."""
     training = job.params.training
     run = {"precision": training.precision, "passes": 1 if training.rdrop_alpha == 0 else 2}
-    model = job.params.model.model_dump(mode="json", exclude=WITHOUT_WEIGHT)
+    model = job.model.model_dump(mode="json", exclude=WITHOUT_WEIGHT)
     return json.dumps({**model, **run}, sort_keys=True)
 
 

@@ -27,6 +27,7 @@ from objectives.sampling import check_sampler
 from objectives.weights import check_loss
 from search.config import StudyConfig, config_from_record, differences, fingerprint, to_record
 from search.disk import EncoderSize, check_disk, weigh
+from search.encoder_places import as_begun
 from search.environment import Secrets, storage_url
 from search.errors import ConfigError
 from search.goal import make_goal, study_metric
@@ -96,10 +97,11 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets, num_workers: int 
             assignments=assignments,
         )
     _check_unchanged(record, config, prints)
+    config = as_begun(config_from_record(record.config), config)
     ledger = Ledger(engine, record.id)
     notes = [*notes_on(dataset, config, ledger.assignments()), *notes]
     ledger.update_config(to_record(config))
-    return OpenStudy(record=ledger.study(), ledger=ledger, url=url, notes=tuple(notes))
+    return OpenStudy(record=ledger.study(), ledger=ledger, url=url, notes=tuple(notes), config=config)
 
 
 def _check_name(name: str) -> None:

@@ -25,6 +25,7 @@ from objectives.data_spec import DataSpec
 from objectives.metrics import METRICS, TOP_K
 from objectives.params import Params, TrainingParams
 from search.columns import check_columns
+from search.encoder_places import anchored, as_begun, starting_here
 from search.errors import ConfigError, nearest
 from search.parameters import Choices, Domain, Range, check_combinations, check_conditions, check_domains
 from search.study_file import Override, apply_override, parse_override, read_study_file, text_at
@@ -187,6 +188,12 @@ class StorageConfig(_Section):
     )
     artifacts: Address = Field("studies/artifacts", description="Folder or fsspec URL of checkpoints and predictions.")
     cache: str = Field("studies/cache", min_length=1, description="Folder of tokens and embeddings; may be deleted.")
+    encoders: str | None = Field(
+        None,
+        min_length=1,
+        description="Not for this file, where relative encoder folders start at the file itself. In the `--set` of "
+        "commands that read no study file, such as `search worker`: the folder that they start at on this machine.",
+    )
 
 
 class ArtifactsConfig(_Section):
@@ -210,7 +217,10 @@ class MlflowConfig(_Section):
     """Whether and where to MLflow."""
 
     enabled: bool = Field(True, description="Whether results are published to MLflow.")
-    uri: Address = Field("sqlite:///studies/mlflow.db", description="MLflow tracking URI: a database or a server.")
+    uri: Address = Field(
+        "sqlite:///studies/mlflow.db",
+        description="MLflow tracking URI: a database or a server; its password belongs in MLFLOW_TRACKING_PASSWORD.",
+    )
 
 
 class NeptuneConfig(_Section):
@@ -304,7 +314,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
         apply_override(sections, setting)
         _fix_what_was_searched(sections, setting)
     _anchor(sections, Path.cwd())
-    return _validated(sections, source=path, overrides=overrides)
+    config = _validated(sections, source=path, overrides=overrides)
+    if config.storage.encoders is not None:
+        raise ConfigError(f"{path}: storage.encoders: is not for a study file: relative encoder folders start at it")
+    return starting_here(config)
 
 
 def config_from_record(record: Mapping[str, Any]) -> StudyConfig:
@@ -323,8 +336,11 @@ def fingerprint(config: StudyConfig) -> str:
 
 
 def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
-    """Name what must not change but did, as in "training.epochs: 3 -> 4"; empty if the study may be continued."""
-    before, after = _written_leaves(begun), _written_leaves(now)
+    """Name what must not change but did, as in "training.epochs: 3 -> 4"; empty if the study may be continued.
+
+    An encoder's folder is the same by whatever name the working directory has for it.
+    """
+    before, after = _written_leaves(begun), _written_leaves(as_begun(begun, now))
     return [
         f"{key}: {before.get(key, 'nothing')} -> {after.get(key, 'nothing')}"
         for key in before | after
@@ -350,26 +366,11 @@ def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
         if isinstance(data, dict) and isinstance(data.get(key), str):
             data[key] = os.path.abspath(folder / os.path.expanduser(data[key]))
     if isinstance(model, dict) and isinstance(model.get("encoder"), str):
-        model["encoder"] = _anchored_encoder(model["encoder"], folder)
+        model["encoder"] = anchored(model["encoder"], folder)
     encoders = space.get("encoder") if isinstance(space, dict) else None
     encoders = encoders.get("choices") if isinstance(encoders, dict) else encoders
     if isinstance(encoders, list):
-        encoders[:] = [_anchored_encoder(name, folder) if isinstance(name, str) else name for name in encoders]
-
-
-def _anchored_encoder(name: str, folder: Path) -> str:
-    """A folder as it is called in the working directory, so that the record fits other machines; other names stay."""
-    if not name or name.startswith(("package:", "timm:", "config:timm:")):
-        return name
-    prefix = "config:" if name.startswith("config:") else ""
-    given = os.path.expanduser(name.removeprefix(prefix))
-    path = os.path.abspath(folder / given)
-    # What has at most one slash, as klue/roberta-base, may be a name on the model hub.
-    is_path = prefix or given.startswith(".") or given.count("/") > 1 or os.path.isdir(path)
-    if os.path.isabs(given) or not is_path:
-        return prefix + given
-    relative = os.path.relpath(path)
-    return prefix + (path if relative.startswith("..") else relative)
+        encoders[:] = [anchored(name, folder) if isinstance(name, str) else name for name in encoders]
 
 
 def _fix_what_was_searched(sections: Mapping[str, Any], setting: Override) -> None:

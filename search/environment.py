@@ -1,6 +1,7 @@
 """Secrets: the one place that reads the environment, and from which they go to those who need them."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ class Secrets:
 
     storage_password: str | None = field(default=None, repr=False)
     serve_password: str | None = field(default=None, repr=False)
+    mlflow_password: str | None = field(default=None, repr=False)
     mlflow_token: str | None = field(default=None, repr=False)
     neptune_api_token: str | None = field(default=None, repr=False)
     neptune_project: str | None = field(default=None, repr=False)
@@ -31,16 +33,43 @@ class Secrets:
         return cls(
             storage_password=_secret("SEARCH_STORAGE_PASSWORD", environment),
             serve_password=_secret("SEARCH_SERVE_PASSWORD", environment),
+            mlflow_password=_secret("MLFLOW_TRACKING_PASSWORD", environment),
             mlflow_token=_secret("MLFLOW_TRACKING_TOKEN", environment),
             neptune_api_token=environment.get("NEPTUNE_API_TOKEN") or None,
             neptune_project=environment.get("NEPTUNE_PROJECT") or None,
         )
 
 
-def give_mlflow_its_token(secrets: Secrets) -> None:
-    """Put the token where MLflow's client looks for it, and nowhere else: into this process's environment."""
-    if secrets.mlflow_token:
-        os.environ["MLFLOW_TRACKING_TOKEN"] = secrets.mlflow_token
+def mlflow_uri(uri: str, secrets: Secrets) -> str:
+    """Return MLflow's address with all it needs to sign in; of a database with its password: a secret.
+
+    What signs in to a server goes where MLflow's client looks for it alone: into this process's environment.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(uri)
+    except (ArgumentError, ValueError):
+        return uri
+    if parsed.drivername in ("http", "https"):
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME") or parsed.username
+        given = {"USERNAME": user, "PASSWORD": secrets.mlflow_password, "TOKEN": secrets.mlflow_token}
+        os.environ |= {f"MLFLOW_TRACKING_{name}": value for name, value in given.items() if value}
+    elif parsed.username and parsed.password is None and secrets.mlflow_password:
+        return parsed.set(password=secrets.mlflow_password).render_as_string(hide_password=False)
+    return uri
+
+
+def missing_sign_in(uri: str, secrets: Secrets) -> str:
+    """Say where the password of MLflow's address is to be given, if that names a user and nobody has given one."""
+    user = re.match(r"[^/]+://([^/@:?]*)@", uri)
+    if user is None or secrets.mlflow_password or secrets.mlflow_token:
+        return ""
+    return (
+        "trackers.mlflow.uri has no password (one in a study file is never kept); if it needs one, set "
+        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_PASSWORD_FILE to the name of a file with it"
+    )
 
 
 def storage_url(config: StudyConfig, secrets: Secrets) -> str:

@@ -151,12 +151,11 @@ class _Source:
     def _refit(self, folder: Path) -> Member:
         """Train on all rows, for as many epochs as the folds' best ones were at the median."""
         epochs = round_half_up(statistics.median(run.best_epoch or 1 for run in self.runs))
-        params = resolve(self.config, self.trial.params)
-        training_params = params.training.model_copy(update={"epochs": epochs})
         first = self.objective.job(self.trial.params, 0)
+        training_params = first.params.training.model_copy(update={"epochs": epochs})
         job = replace(
             first,
-            params=params.model_copy(update={"training": training_params}),
+            params=first.params.model_copy(update={"training": training_params}),
             training_rows=np.arange(len(first.labels)),
             validation_rows=np.empty(0, np.int64),
             seed=fold_seed(self.config.study.seed, -1),

@@ -16,6 +16,7 @@ from models.encoders import quietly
 from objectives.data import content_of
 from objectives.data_spec import DataSpec
 from objectives.exported import Description, ExportedModel
+from search.environment import Secrets, missing_sign_in, mlflow_uri
 from search.errors import ConfigError
 from search.predict import ROWS_PER_CHUNK, load_model
 from search.study import OpenStudy, on_this_machine
@@ -92,15 +93,15 @@ def register(study: OpenStudy, folder: Path, description: Description, *, name: 
 
     Raises ConfigError if MLflow cannot take it.
     """
-    uri = on_this_machine(study.record, overrides).trackers.mlflow.uri
+    uri, secrets = on_this_machine(study.record, overrides).trackers.mlflow.uri, Secrets.read()
     score = statistics.fmean(description.fold_scores)
     said = f"{description.form} of trial {description.trial}: {description.goal.metric} {score:.4f}, cross-validated"
     try:
-        return MlflowTracker(uri).register(study.record, folder, trial=description.trial, name=name, description=said)
+        tracker = MlflowTracker(mlflow_uri(uri, secrets))
+        return tracker.register(study.record, folder, trial=description.trial, name=name, description=said)
     except TrackerUnavailable as error:
-        raise ConfigError(
-            f"--register: {folder} is exported, but not registered: {error}; --force exports and registers again"
-        ) from None
+        advice = "; ".join(filter(None, (missing_sign_in(uri, secrets), "--force exports and registers again")))
+        raise ConfigError(f"--register: {folder} is exported, but not registered: {error}; {advice}") from None
 
 
 def _signature(description: Description) -> Any:

@@ -21,6 +21,7 @@ from objectives.tasks.feeds import Inputs
 from objectives.tasks.preparation import PREPARED_FOR, prepare
 from objectives.training import FoldTraining
 from search.caches import Hold
+from search.encoder_places import located
 from search.errors import ConfigError
 from search.rows import StudyRows
 from search.space import field_values, resolve
@@ -61,8 +62,11 @@ class Objective:
     def job(self, sampled: dict[str, Scalar], fold: int) -> FoldJob:
         """Return what a trial that sampled these parameters trains in a fold; raises DataError, ConfigError."""
         training_rows, validation_rows = self._rows.split(fold)
+        params = resolve(self._config, sampled)
+        model = params.model.model_copy(update={"encoder": located(params.model.encoder, self._config)})
         return FoldJob(
-            params=resolve(self._config, sampled),
+            params=params.model_copy(update={"model": model}),
+            encoder_name=params.model.encoder,
             goal=self._rows.goal,
             labels=self._rows.dataset.labels,
             label_names=tuple(self._rows.dataset.label_names),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from search.config import StudyConfig, config_from_record
 from search.engines.local import make_owner
-from search.environment import Secrets, give_mlflow_its_token
+from search.environment import Secrets, missing_sign_in, mlflow_uri
 from search.study import OpenStudy
 from storage.publishing import Publisher, Tracker
 
@@ -36,8 +36,8 @@ def _trackers(config: StudyConfig, secrets: Secrets) -> Sequence[Tracker]:
     if config.trackers.mlflow.enabled:
         from storage.trackers.mlflow import MlflowTracker
 
-        give_mlflow_its_token(secrets)
-        trackers.append(MlflowTracker(config.trackers.mlflow.uri))
+        uri = config.trackers.mlflow.uri
+        trackers.append(MlflowTracker(mlflow_uri(uri, secrets), notice=missing_sign_in(uri, secrets)))
     if config.trackers.neptune.enabled:
         from storage.trackers.neptune import NeptuneTracker
 

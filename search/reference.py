@@ -35,7 +35,8 @@ A study can be continued with another `budget`, `artifacts`, `storage` or `track
 moved or saved in another encoding; a change of anything else is refused, with what differs.
 
 Secrets come from the environment: `SEARCH_STORAGE_PASSWORD`, or `SEARCH_STORAGE_PASSWORD_FILE` with the name of a file,
-is the password of `storage.url`; `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` let Neptune go online.
+is the password of `storage.url`; `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_PASSWORD_FILE`, that of
+`trackers.mlflow.uri`; `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` let Neptune go online.
 """
 
 _METRICS = """\

@@ -169,7 +169,8 @@ def mlflow_app(uri: str) -> ASGIApp:
         handlers.initialize_backend_stores()
     except Exception as error:  # SQLAlchemy's, alembic's and more
         reason = next(iter(str(getattr(error, "orig", error)).splitlines()), type(error).__name__)
-        raise ConfigError(f"trackers.mlflow.uri: {parsed} cannot be used: {reason}") from None
+        advice = "; its password may be in MLFLOW_TRACKING_PASSWORD" if parsed.username and not parsed.password else ""
+        raise ConfigError(f"trackers.mlflow.uri: {parsed} cannot be used: {reason}{advice}") from None
     return _asgi(app)
 
 

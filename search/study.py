@@ -26,6 +26,7 @@ class OpenStudy:
     ledger: Ledger
     url: str
     notes: tuple[str, ...]
+    config: StudyConfig | None = None  # of `begin`: the study file with the study's own names for encoders
 
 
 def find(name: str, *, url: str) -> OpenStudy:

@@ -67,9 +67,7 @@ def export(
         )
     if register is not None:
         from search import mlflow_model
-        from search.environment import Secrets, give_mlflow_its_token
 
-        give_mlflow_its_token(Secrets.read())
         version = mlflow_model.register(study, out, description, name=register, overrides=overrides)
         click.echo(f"registered {register}, version {version}; search ui --study {name} shows it")
     click.echo(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")

@@ -120,6 +120,7 @@ def run(
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
+    config = study.config or config
     for note in study.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     with announced(study.ledger, make_owner()):

@@ -29,13 +29,13 @@ def serve(
     key: Path | None,
 ) -> None:
     """Serve the Optuna dashboard and MLflow's UI at one address; for others to reach, with a password."""
-    from search.environment import Secrets
+    from search.environment import Secrets, mlflow_uri
     from search.serve import Address, mlflow_app, optuna_app, serve
 
-    password = Secrets.read().serve_password
-    address = Address(host=host, port=port, password=password, certificate=certificate, key=key)
+    secrets = Secrets.read()
+    address = Address(host=host, port=port, password=secrets.serve_password, certificate=certificate, key=key)
     url = find_study(name, storage).url if name else database_url(storage)
-    apps = {"": optuna_app(url), "/mlflow": mlflow_app(mlflow or _mlflow_uri(name, storage))}
+    apps = {"": optuna_app(url), "/mlflow": mlflow_app(mlflow_uri(mlflow or _mlflow_uri(name, storage), secrets))}
     click.echo(f"Optuna dashboard: {address.url}/\nMLflow UI: {address.url}/mlflow/ (Ctrl-C ends both)")
     serve(apps, address)
 
@@ -63,11 +63,12 @@ def dashboard(name: str | None, storage: str | None, host: str, port: int) -> No
 @click.option("--port", default=5000, show_default=True)
 def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
     """Serve MLflow's UI alone."""
-    from search.environment import Secrets
+    from search.environment import Secrets, mlflow_uri
     from search.serve import Address, mlflow_app, serve
 
-    address = Address(host=host, port=port, password=Secrets.read().serve_password)
-    app = mlflow_app(_mlflow_uri(name, storage))
+    secrets = Secrets.read()
+    address = Address(host=host, port=port, password=secrets.serve_password)
+    app = mlflow_app(mlflow_uri(_mlflow_uri(name, storage), secrets))
     click.echo(f"MLflow UI: {address.url}/ (Ctrl-C ends it)")
     serve({"": app}, address)
 

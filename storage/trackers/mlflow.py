@@ -43,9 +43,9 @@ class MlflowTracker:
     """Publishes to an MLflow server (`http://...`) or a database (`sqlite:///FILE`, created with its folder)."""
 
     name = "mlflow"
-    notice = ""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, notice: str = "") -> None:
+        self.notice = notice
         self._database = _sqlite_file(uri)
         self._uri = f"sqlite:///{self._database}" if self._database else uri
         self._session: _Session | None = None

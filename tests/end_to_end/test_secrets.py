@@ -27,7 +27,6 @@ SECRETS = [DATABASE, quote(DATABASE, safe=""), SERVE, NEPTUNE, TOKEN]
 ENVIRONMENT = {
     "SEARCH_STORAGE_PASSWORD": DATABASE,
     "SEARCH_SERVE_PASSWORD": SERVE,
-    "MLFLOW_TRACKING_USERNAME": "ann",
     "MLFLOW_TRACKING_PASSWORD": SERVE,
     "NEPTUNE_API_TOKEN": TOKEN,
     "NEPTUNE_PROJECT": "team/project",
@@ -136,6 +135,10 @@ def test_no_secret_is_written_down(user: UserFolder, postgres: tuple[PasswordPos
     trace.search("status", "--study", "other", *storage, code=2)
     trace.search("ui", *study, *storage, code=2)
     trace.search("serve", *storage, "--mlflow", "nonsense", code=2)
+    wrong, place_of_mlflow = "Wrong-S3cret-0123456789", f"postgresql+psycopg://search@{place}"
+    trace.search("serve", *storage, "--mlflow", place_of_mlflow, code=2, MLFLOW_TRACKING_PASSWORD=wrong)
+    trace.search("publish", *study, *storage, code=1, MLFLOW_TRACKING_PASSWORD=wrong)
+    trace.search("publish", *study, *storage, code=2, MLFLOW_TRACKING_PASSWORD_FILE="study.yaml")
     trace.search("serve", *storage, code=2, SEARCH_SERVE_PASSWORD_FILE="/absent", SEARCH_SERVE_PASSWORD="")
     trace.search("run", *study, "--config", "study.yaml", "--set", "storage.artifacts=null", code=2)
     trace.search("run", *study, "--config", "study.yaml", "--set", "folds.k=3", code=2)

@@ -1,6 +1,7 @@
 """The study file: what it accepts, what it refuses and in which words."""
 
 import contextlib
+import os
 import random
 import shlex
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from search.config import (
     load_config,
     to_record,
 )
-from search.environment import Secrets, storage_url
+from search.environment import Secrets, missing_sign_in, mlflow_uri, storage_url
 from search.errors import ConfigError
 
 MINIMAL = "data: {path: rows.csv, label: topic, text: [title, body]}\nmodel: {encoder: tiny}\n"
@@ -452,3 +453,56 @@ def test_an_unclear_environment_is_refused(environment, message):
     with pytest.raises(ConfigError, match=message) as refused:
         Secrets.read(environment)
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.fixture
+def mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sign-in to MLflow, and none that outlives the test."""
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", "")
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}")
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_PASSWORD_FILE"])
+@pytest.mark.parametrize(
+    ("uri", "expected", "user"),
+    [
+        ("https://ann@host/mlflow", "https://ann@host/mlflow", "ann"),
+        ("https://a%40b@host", "https://a%40b@host", "a@b"),
+        ("https://host", "https://host", None),
+        ("postgresql+psycopg://ann@host/mlflow", "postgresql+psycopg://ann:p%40ss%2Fw@host/mlflow", None),
+        ("postgresql+psycopg://ann:own@host/mlflow", "postgresql+psycopg://ann:own@host/mlflow", None),
+        ("sqlite:///studies/mlflow.db", "sqlite:///studies/mlflow.db", None),
+        ("databricks://profile", "databricks://profile", None),
+        ("./mlruns", "./mlruns", None),
+    ],
+)
+@pytest.mark.usefixtures("mlflow_environment")
+def test_mlflow_gets_its_password_from_the_environment(
+    tmp_path: Path, variable: str, uri: str, expected: str, user: str | None
+):
+    """A server's by the variables that MLflow's client reads, with the user of the address; a database's in its URL."""
+    (tmp_path / "password").write_text("p@ss/w\n")
+    secrets = Secrets.read({variable: "p@ss/w" if variable.endswith("PASSWORD") else f"{tmp_path}/password"})
+    assert mlflow_uri(uri, secrets) == expected
+    assert os.environ.get("MLFLOW_TRACKING_USERNAME") == user
+    assert os.environ.get("MLFLOW_TRACKING_PASSWORD") == ("p@ss/w" if uri.startswith("https") else None)
+    assert missing_sign_in(uri, secrets) == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_missing"),
+    [
+        ("https://ann@host", True),
+        ("https://@host", True),
+        ("postgresql://ann@host/db", True),
+        ("https://ann:pw@host", False),
+        ("https://host/a@b", False),
+        ("sqlite:///studies/mlflow.db", False),
+    ],
+)
+def test_a_password_that_nobody_gave_is_missed(uri: str, is_missing: bool):
+    """The line says where it is to be given, whatever took it out of the address."""
+    said = missing_sign_in(uri, Secrets())
+    assert ("MLFLOW_TRACKING_PASSWORD_FILE" in said) == is_missing
+    assert missing_sign_in(uri, Secrets(mlflow_token="t")) == ""
