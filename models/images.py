@@ -1,11 +1,8 @@
 """The image classifier: a vision transformer or a convolutional network, pooling, dropout and a linear head."""
 
-import inspect
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +13,6 @@ from transformers import AutoModel, PreTrainedModel
 from models import timm_models
 from models.classifiers import Classifier, Head
 from models.encoders import (
-    DROPOUT_FIELDS,
     errors_of,
     load_config,
     load_pretrained,
@@ -26,6 +22,7 @@ from models.encoders import (
     weights_missing,
 )
 from models.errors import EncoderError
+from models.image_reading import Shape, drops, fix_dropout, look, make_ready, pool, read_images, seeing_part, unfit
 from models.params import ModelParams
 
 CONFIG_PREFIX = "config:"
@@ -35,17 +32,7 @@ BILINEAR = 2  # Pillow's number for it
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
-POOLINGS = ("mean", "cls", "max")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What an encoder makes of images, found out without its weights."""
-
-    width: int  # of the pooled states
-    num_layers: int  # that can be trained without those below; 0 where it has no list of them
-    unused: frozenset[str]  # the weights that pooled states do not depend on
 
 
 def is_from_scratch(name: str) -> bool:
@@ -54,12 +41,17 @@ def is_from_scratch(name: str) -> bool:
 
 
 def check_image_encoder(
-    name: str, *, image_size: int, pooling: str = "mean", trainable_layers: int | None = None
+    name: str,
+    *,
+    image_size: int,
+    pooling: str = "mean",
+    trainable_layers: int | None = None,
+    dropout: float | None = None,
 ) -> Shape:
     """Return what the encoder makes of images of that height and width.
 
-    Raises EncoderError if it is not there, is no image encoder, or cannot be used as asked. Reads no weights; a hub
-    model is downloaded.
+    Raises EncoderError if it is not there, is no image encoder, or cannot be used as asked; `dropout` has to find
+    something that can be dropped. Reads no weights; a hub model is downloaded.
     """
     config = load_image_config(name)
     if is_from_scratch(name):
@@ -73,7 +65,7 @@ def check_image_encoder(
             f"encoder {name!r}: there are no weights (*.safetensors) in {resolve_encoder(name)}; "
             f"config:{name} trains its architecture from random ones"
         )
-    shape = _look(name, config, image_size=image_size, pooling=pooling)
+    shape = _look(name, config, image_size=image_size, pooling=pooling, dropout=dropout)
     if trainable_layers and trainable_layers > shape.num_layers:
         layers = f"it has {shape.num_layers}" if shape.num_layers else "it has no list of layers; expected null or 0"
         raise EncoderError(f"encoder {name!r}: trainable_layers is {trainable_layers}, {layers}")
@@ -95,12 +87,7 @@ def load_image_config(name: str) -> Any:
 
 def load_image_encoder(name: str, *, image_size: int, dropout: float | None = None) -> PreTrainedModel:
     """Return the encoder in float32, pretrained, or initialised from torch's global random state; EncoderError."""
-    config = load_image_config(name)
-    if dropout is not None:
-        for field in (*DROPOUT_FIELDS, "drop_connect_rate"):
-            if hasattr(config, field):
-                setattr(config, field, dropout)
-    config = _sized(name, config, image_size=image_size)
+    config = _prepared(name, load_image_config(name), image_size=image_size, dropout=dropout)
     encoder: PreTrainedModel
     if is_from_scratch(name):
         with errors_of(name), quietly():
@@ -109,12 +96,13 @@ def load_image_encoder(name: str, *, image_size: int, dropout: float | None = No
         for module in encoder.modules():
             if isinstance(module, BATCH_NORMS):
                 module.reset_parameters()
-        return encoder
-    encoder, missing = load_pretrained(name, AutoModel, config)
-    if missing:
-        unused = _look(name, config, image_size=image_size, pooling="mean").unused
+    else:
+        encoder, missing = load_pretrained(name, AutoModel, config)
+        unused = _look(name, config, image_size=image_size, pooling="mean").unused if missing else frozenset()
         if used := [key for key in missing if key not in unused]:
             raise weights_missing(name, used)
+    if dropout is not None:
+        fix_dropout(encoder, dropout)
     return encoder
 
 
@@ -145,7 +133,7 @@ def save_processor(folder: Path, name: str, *, image_size: int) -> None:
 
 def pool_images(encoder: PreTrainedModel, pixel_values: Tensor, *, pooling: str) -> Tensor:
     """Return one vector an image, (rows, width), of (rows, 3, size, size): of its patches, or the network's own."""
-    return _pool(_read(encoder, pixel_values), pooling)
+    return pool(read_images(encoder, pixel_values), pooling)
 
 
 class ImageClassifier(Classifier):
@@ -162,12 +150,13 @@ class ImageClassifier(Classifier):
             image_size=params.image_size,
             pooling=params.pooling,
             trainable_layers=params.trainable_layers,
+            dropout=params.encoder_dropout,
         )
         self.encoder = load_image_encoder(params.encoder, image_size=params.image_size, dropout=params.encoder_dropout)
         self.head = Head(shape.width, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
         self.image_size = params.image_size
         self.pooling = params.pooling
-        self._levels = _levels(self.encoder)
+        self._levels = {module: shape.levels[name] for name, module in self.encoder.named_modules()}
         trainable = params.trainable_layers
         self._lowest = 0 if trainable is None else shape.num_layers + 1 - trainable
         for module, level in self._levels.items():
@@ -215,80 +204,50 @@ def _said_of_colours(name: str) -> dict[str, Any]:
     return {"image_mean": settings.get("mean"), "image_std": settings.get("std")}
 
 
-def _sized(name: str, config: Any, *, image_size: int) -> Any:
-    """What is trained from scratch is built for the images that it will see."""
+def _prepared(name: str, config: Any, *, image_size: int, dropout: float | None) -> Any:
+    """Return the configuration of the part that reads images; from scratch it is built for those that it will see."""
+    config = seeing_part(config)
     if config.model_type == timm_models.MODEL_TYPE:
-        return timm_models.sized(name, config, image_size=image_size, from_scratch=is_from_scratch(name))
-    if is_from_scratch(name) and hasattr(config, "image_size"):
-        config.image_size = image_size
+        config = timm_models.sized(name, config, image_size=image_size, from_scratch=is_from_scratch(name))
+    with errors_of(name):
+        make_ready(config, image_size=image_size if is_from_scratch(name) else None, dropout=dropout)
     return config
 
 
-def _look(name: str, config: Any, *, image_size: int, pooling: str) -> Shape:
+def _look(name: str, config: Any, *, image_size: int, pooling: str, dropout: float | None = None) -> Shape:
     """Let an encoder that has shapes only, and no weights, read two images; raises EncoderError."""
-    config = _sized(name, config, image_size=image_size)
-    with errors_of(name), quietly(), torch.inference_mode(False), torch.device("meta"):
-        encoder = AutoModel.from_config(config).eval()
-    if encoder.main_input_name != "pixel_values":
-        raise EncoderError(f"encoder {name!r}: a {config.model_type} is no image encoder")
+    family = config.model_type
+    if reason := unfit(config):
+        raise EncoderError(f"encoder {name!r}: {reason}; expected an image encoder")
+    config = _prepared(name, config, image_size=image_size, dropout=dropout)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
-            output = _read(encoder, torch.zeros(2, 3, image_size, image_size))
-            _check_pooling(output.last_hidden_state, pooling)
-            pooled = _pool(output, pooling)
-            torch.autograd.backward(pooled.sum())
+        with quietly(), torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+            encoder = AutoModel.from_config(config).eval()
+            if encoder.main_input_name != "pixel_values":
+                raise EncoderError(f"encoder {name!r}: a {family} is no image encoder")
+            if dropout is not None:
+                fix_dropout(encoder, dropout)
+            shape = look(encoder, image_size=image_size, pooling=pooling)
+            if dropout and not drops(encoder, image_size=image_size):
+                raise EncoderError(
+                    f"encoder {name!r}: encoder_dropout is {dropout}, but nothing in a {family} is dropped; "
+                    "expected null"
+                )
+            return shape
+    except ImportError as error:
+        raise EncoderError(f"encoder {name!r}: a {family} needs a package: {_reason(error)}") from error
+    except EncoderError:
+        raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(
-            f"encoder {name!r}: cannot be used with images of {image_size} x {image_size} pixels: {reason}"
+            f"encoder {name!r}: a {family} cannot be used with images of {image_size} x {image_size} pixels: "
+            f"{_reason(error)}"
         ) from error
-    unused = frozenset(name for name, weight in encoder.named_parameters() if weight.grad is None)
-    return Shape(width=pooled.shape[1], num_layers=len(_layers(encoder)), unused=unused)
 
 
-def _read(encoder: PreTrainedModel, pixel_values: Tensor) -> Any:
-    options = {}
-    if "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters:
-        options = {"interpolate_pos_encoding": encoder.config.image_size != pixel_values.shape[-1]}
-    return encoder(pixel_values=pixel_values, **options)
-
-
-def _check_pooling(hidden: Tensor, pooling: str) -> None:
-    if hidden.ndim == 4 and pooling != "mean":
-        raise ValueError(f"pooling is {pooling}, but it makes feature maps, which it averages itself; expected mean")
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling is {pooling}, expected one of {', '.join(POOLINGS)}")
-    # A square of patches has no token before them that could stand for all.
-    if hidden.ndim == 3 and pooling == "cls" and math.isqrt(hidden.shape[1]) ** 2 == hidden.shape[1]:
-        raise ValueError("pooling is cls, but there is no first token beside the patches; expected mean or max")
-
-
-def _pool(output: Any, pooling: str) -> Tensor:
-    hidden: Tensor = output.last_hidden_state
-    if hidden.ndim == 4:
-        own: Tensor = output.pooler_output
-        return own.flatten(1)
-    if pooling == "cls":
-        return hidden[:, 0]
-    return hidden.amax(dim=1) if pooling == "max" else hidden.mean(dim=1)
-
-
-def _layers(encoder: PreTrainedModel) -> list[nn.Module]:
-    """Return the layers, blocks or stages, lowest first; none where the encoder has no list of them."""
-    if encoder.config.model_type == timm_models.MODEL_TYPE:
-        return timm_models.timm_layers(encoder)
-    lists = (module for module in encoder.modules() if isinstance(module, nn.ModuleList))
-    return next((list(layers) for layers in lists if len(layers) > 1), [])
-
-
-def _levels(encoder: PreTrainedModel) -> dict[nn.Module, int]:
-    """Return where each module stands: 0 below the layers, n in the n-th of them; what is above, with the top one."""
-    number = {id(module): level for level, layer in enumerate(_layers(encoder), start=1) for module in layer.modules()}
-    levels, level = {}, 0
-    for module in encoder.modules():
-        level = max(level, number.get(id(module), 0))
-        levels[module] = level
-    return levels
+def _reason(error: Exception) -> str:
+    """Return the first sentence of what a library says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -265,24 +265,30 @@ def _other_process() -> Iterator[ProcessPoolExecutor]:
 
 def _check_image_encoders(config: StudyConfig) -> dict[str, EncoderSize]:
     layers = [int(str(value)) for value in field_values(config, "trainable_layers") if value is not None]
-    augmented = any(float(str(value)) > 0 for value in field_values(config, "image_augmentation"))
-    variants = product(*(field_values(config, name) for name in ("encoder", "image_size", "pooling")))
+    dropout = [float(str(value)) for value in field_values(config, "encoder_dropout") if value is not None]
+    variants = product(*(field_values(config, name) for name in ("image_size", "pooling")))
     with _other_process() as child:
-        for encoder, size, pooling in variants:
-            settings = (int(str(size)), str(pooling), max(layers, default=None), augmented)
-            child.submit(_check_image_encoder, str(encoder), *settings).result()
+        if any(float(str(value)) > 0 for value in field_values(config, "image_augmentation")):
+            child.submit(_check_augmentation).result()
+        for (size, pooling), encoder in product(variants, map(str, field_values(config, "encoder"))):
+            settings = {"image_size": int(str(size)), "pooling": str(pooling), "dropout": max(dropout, default=None)}
+            settings["trainable_layers"] = max(layers, default=None)
+            child.submit(_check_image_encoder, encoder, settings).result()
         return {name: child.submit(weigh, name).result() for name in map(str, field_values(config, "encoder"))}
 
 
-def _check_image_encoder(
-    encoder: str, image_size: int, pooling: str, trainable_layers: int | None, augmented: bool
-) -> None:
-    from models.images import check_image_encoder
+def _check_image_encoder(encoder: str, settings: dict[str, Any]) -> None:
+    from models.images import check_image_encoder, load_image_encoder
+
+    check_image_encoder(encoder, **settings)
+    # What its files lack would be noticed only when a fold begins.
+    load_image_encoder(encoder, image_size=settings["image_size"])
+
+
+def _check_augmentation() -> None:
     from objectives.image_augmentation import require_kornia
 
-    check_image_encoder(encoder, image_size=image_size, pooling=pooling, trainable_layers=trainable_layers)
-    if augmented:
-        require_kornia()
+    require_kornia()
 
 
 def _check_morphemes() -> None:

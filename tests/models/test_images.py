@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, EfficientNetConfig, ViTConfig
+from transformers import (
+    AutoModel,
+    CLIPConfig,
+    DetrConfig,
+    EfficientNetConfig,
+    PoolFormerConfig,
+    ViTConfig,
+    ViTMAEConfig,
+)
 
 from models.errors import EncoderError
 from models.images import ImageClassifier, check_image_encoder, load_normalisation
@@ -146,3 +154,49 @@ def test_what_cannot_be_used_is_refused(vit, efficientnet, tmp_path):
     assert "pooling is attention" in error_of(vit, pooling="attention")
     assert error_of(str(build_tiny_encoder(Path(tmp_path, "text")))).endswith("a bert is no image encoder")
     assert "there is no file nowhere" in error_of("config:nowhere")
+
+
+def test_layers_are_told_by_the_order_in_which_they_run(tmp_path):
+    """A PoolFormer keeps the patches of its stages in a list too, which comes first."""
+    config = PoolFormerConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8])
+    encoder = str(build_tiny_image_encoder(tmp_path, config))
+    names = trained(classifier(encoder, trainable_layers=1, image_size=64))
+    assert {name.split(".")[2:4] == ["block", "3"] for name in names if name.startswith("encoder.")} == {True}
+
+
+def test_the_part_of_a_clip_that_sees_is_used(tmp_path):
+    """With its weights, and without those that read texts."""
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(text_config={**small, "vocab_size": 9}, vision_config={**small, **VIT, "projection_dim": 8})
+    encoder = str(build_tiny_image_encoder(tmp_path, config))
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(encoder).eval().vision_model(images).last_hidden_state.mean(1)
+        torch.testing.assert_close(classifier(encoder).eval().pooled(pixel_values=images), expected)
+    assert not any("text" in name for name, _ in classifier(encoder).named_parameters())
+
+
+def test_a_masked_autoencoder_sees_the_whole_image(tmp_path):
+    """Not a quarter of it, another one each time."""
+    encoder = str(build_tiny_image_encoder(tmp_path, ViTMAEConfig(**VIT)))
+    model, images = classifier(encoder).eval(), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixel_values=images), model(pixel_values=images))
+        assert len(model.encoder(images).last_hidden_state[0]) == 17
+
+
+def test_dropout_is_obeyed_or_refused(vit, tmp_path):
+    """Also where the configuration does not name it; a network in which nothing is dropped says so."""
+    config = EfficientNetConfig(**EFFICIENTNET | {"num_block_repeats": [1, 1]})
+    network = str(build_tiny_image_encoder(tmp_path, config))
+    assert "encoder_dropout is 0.3, but nothing in a efficientnet is dropped" in error_of(network, dropout=0.3)
+    probabilities = {
+        module.p for module in classifier(vit, encoder_dropout=0.3, dropout=0.3).modules() if hasattr(module, "p")
+    }
+    assert probabilities == {0.3}
+
+
+def test_a_detector_is_no_image_encoder(tmp_path):
+    """Its last states are those of the objects that it looks for."""
+    DetrConfig().save_pretrained(tmp_path)
+    assert "a detr looks for objects in an image" in error_of(f"config:{tmp_path}")
