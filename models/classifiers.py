@@ -80,16 +80,23 @@ class Pooling(nn.Module):
             self.query = nn.Parameter(torch.zeros(width, 1))
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return (rows, width) for (rows, tokens, width) and (rows, tokens); what the mask leaves out never counts."""
+        """Return (rows, width) for (rows, tokens, width) and (rows, tokens); what the mask leaves out never counts.
+
+        Of a row of which it leaves nothing this is 0.
+        """
         if self.kind == "mean":
             return mean_pool(hidden, attention_mask)
-        if self.kind == "cls":
-            return hidden[:, 0]
         left_out = attention_mask.unsqueeze(-1) == 0
-        if self.kind == "max":
-            return hidden.masked_fill(left_out, -torch.inf).amax(dim=1)
-        weights = (hidden @ self.query).masked_fill(left_out, -torch.inf).softmax(dim=1)
-        return (weights * hidden).sum(dim=1)
+        is_empty = left_out.all(dim=1, keepdim=True)
+        left_out = left_out & ~is_empty
+        if self.kind == "cls":
+            pooled = hidden[:, 0]
+        elif self.kind == "max":
+            pooled = hidden.masked_fill(left_out, -torch.inf).amax(dim=1)
+        else:
+            weights = (hidden @ self.query).masked_fill(left_out, -torch.inf).softmax(dim=1)
+            pooled = (weights * hidden).sum(dim=1)
+        return pooled.masked_fill(is_empty.squeeze(1), 0)
 
 
 class HeadOnly(Classifier):

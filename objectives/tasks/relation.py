@@ -26,7 +26,7 @@ from objectives.relations import Form, MarkedText, entity_types, mark, new_token
 from objectives.tasks.cache import cached, digest, digest_weights
 from objectives.tasks.feeds import Batch
 from objectives.tasks.morphemes import cut_relations
-from objectives.tasks.text import TEXTS_PER_CALL, augmentation
+from objectives.tasks.text import TEXTS_PER_CALL, augmentation, stand_in_for_nothing, stand_in_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +177,8 @@ def tokenise_marked(
     texts: Sequence[MarkedText], *, tokenizer: Any, new: NewTokens, max_length: int, cache: Path
 ) -> MarkedTokens:
     """Return the tokens of all texts, at most max_length of each, from `cache`, where they are put first if need be."""
-    key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *map(repr, texts)])
+    key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *stand_in_key(tokenizer), *map(repr, texts)])
+    stand_in = stand_in_for_nothing(tokenizer)
 
     def compute() -> dict[str, NDArray[Any]]:
         rows = []
@@ -191,7 +192,9 @@ def tokenise_marked(
                 verbose=False,
             )
             fields = (encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"])
-            rows += [_row(text, *row, max_length=max_length) for text, *row in zip(part, *fields, strict=True)]
+            for text, ids, *row in zip(part, *fields, strict=True):
+                of_nothing = ([stand_in], [(0, 0)], [1])
+                rows.append(_row(text, *((ids, *row) if ids else of_nothing), max_length=max_length))
         lengths = [0, *(len(ids) for ids, _, _ in rows)]
         ids, marks, ranks = (np.concatenate(arrays) for arrays in zip(*rows, strict=True))
         return {"ids": ids, "marks": marks, "ranks": ranks, "offsets": np.cumsum(lengths, dtype=np.int64)}

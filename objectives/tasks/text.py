@@ -226,13 +226,14 @@ def prepare_text(
 def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path) -> TokenisedTexts:
     """Return the token ids of all texts from `cache`, where they are put first if need be; raises EncoderError."""
     tokenizer = load_tokenizer(encoder)
-    key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *texts])
+    key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *stand_in_key(tokenizer), *texts])
+    stand_in = [stand_in_for_nothing(tokenizer)]
 
     def compute() -> dict[str, Array]:
         ids, lengths = bytearray(), [0]
         for start in range(0, len(texts), TEXTS_PER_CALL):
             batch = list(texts[start : start + TEXTS_PER_CALL])
-            rows = tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]
+            rows = [row or stand_in for row in tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]]
             lengths += map(len, rows)
             ids += np.concatenate(rows, dtype=np.int32).data
         return {"ids": np.frombuffer(ids, np.int32), "offsets": np.cumsum(lengths, dtype=np.int64)}
@@ -353,6 +354,22 @@ def augmentation(
         mask_id=tokens.mask_id,
         replace=replace,
     )
+
+
+def stand_in_for_nothing(tokenizer: Any) -> int:
+    """Return the token that is read in place of a text of which the tokenizer leaves nothing, such as an empty one.
+
+    It is the one that begins or ends a text, or stands for what is unknown: an encoder makes a state of it, always the
+    same, where of no token at all there is none.
+    """
+    names = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id", "pad_token_id")
+    found = (getattr(tokenizer, name) for name in names)
+    return next((token for token in found if token is not None), 0)
+
+
+def stand_in_key(tokenizer: Any) -> list[str]:
+    """Return what tells tokens from those that an earlier version cached, which had nothing for such a text."""
+    return [] if any(_num_special(tokenizer)) else [f"nothing is {stand_in_for_nothing(tokenizer)}"]
 
 
 def _num_special(tokenizer: Any) -> tuple[int, int]:
