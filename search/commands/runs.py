@@ -90,14 +90,15 @@ def run(
 
     given = {"budget.trials": trials, "budget.time": timeout, "storage.url": storage}
     options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    config = load_config(file, [*overrides, *options])
+    notes: list[str] = []
+    config = load_config(file, [*overrides, *options], notes=notes)
     secrets = Secrets.read()
     from search.beginning import begin
     from search.study import reopen_if_budget_grew
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or 1)
-    for note in study.notes:
+    for note in (*notes, *study.notes):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if not reopen_if_budget_grew(study, config):
         console.print(f"study {name!r} is finished: all {len(study.ledger.trials())} trials; --trials N adds to them")
