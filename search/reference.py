@@ -26,9 +26,9 @@ Generated from the models by `python -m search.reference`; do not edit.
 `search init DATA --label COLUMN --text COLUMN` writes a study file for a data file, and `search run --study NAME
 --config FILE` runs it. Only `data` and `model` must be there. A key that is not listed here is refused, and so is a
 value of another type. `--set section.key=value` overrides one key for one command, the value written as in the file;
-`--set space.NAME=null` takes a parameter out of the space. An override that fixes a searched parameter takes it out too,
-and with it those that can then have no effect; a note names these. Numbers may be written as `1e-5`. Aliases (`*name`) and
-repeated keys are refused.
+`--set space.NAME=null` takes a parameter out of the space. An override that fixes a searched parameter takes it out
+too, and with it those that can then have no effect; a note names these. Numbers may be written as `1e-5`. Aliases
+(`*name`) and repeated keys are refused.
 
 A study can be continued with another `budget`, `artifacts`, `storage` or `trackers`, and with the data file
 moved; a change of anything else is refused, with what differs.
