@@ -19,7 +19,8 @@ from objectives.tasks.preparation import PREPARED_FOR, prepare
 from objectives.training import read_weights
 from objectives.voting import predict_folds
 from search.config import StudyConfig
-from search.keeping import weights_name
+from search.errors import ConfigError
+from search.keeping import misplaced, weights_name
 from search.objective import Objective, choose_device
 from search.rows import StudyRows
 from search.study import OpenStudy
@@ -36,9 +37,11 @@ def score_on(
     """Return each trial's score by fold, (folds,), and that of the mean of its folds' predictions; and why some lack.
 
     By the study's metric. A trial has none whose weights were not kept or were of another version's job, or that does
-    not fit into memory with one row at a time. Raises ConfigError if the study's data changed, DataError if the file
-    cannot be read or has a label that the study does not know, EncoderError.
+    not fit into memory with one row at a time. Raises ConfigError if the study's data changed or nothing is stored,
+    DataError if the file cannot be read or has a label that the study does not know, EncoderError.
     """
+    if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
+        raise ConfigError(reason)
     rows = StudyRows(ledger=study.ledger, config=config)
     update = {"path": file, "extra": None, "format": format_of(file) or config.data.format}
     spec = config.data.model_copy(update=update)

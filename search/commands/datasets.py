@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from search.commands.answers import say
+
 
 @click.group("data")
 def data() -> None:
@@ -19,7 +21,7 @@ def data_demo(out: Path, rows: int, classes: int, seed: int) -> None:
     """Build a real, long-tailed text set from the docstrings of installed packages."""
     from search.demo import build_demo
 
-    click.echo(build_demo(out, rows=rows, classes=classes, seed=seed))
+    say(str(build_demo(out, rows=rows, classes=classes, seed=seed)))
 
 
 @data.command("extractive")
@@ -32,5 +34,5 @@ def data_extractive(source: Path, document: str, summary: str, out: Path, max_se
     """Make sentences to classify, in an extractive summary or not, of JSONL documents with reference summaries."""
     from search.extractive import build_extractive
 
-    click.echo(build_extractive(source, out, document=document, summary=summary, max_sentences=max_sentences))
-    click.echo("in the study file: data.text [previous, sentence, next] or sentence, data.group document")
+    say(str(build_extractive(source, out, document=document, summary=summary, max_sentences=max_sentences)))
+    say("in the study file: data.text [previous, sentence, next] or sentence, data.group document")

@@ -66,8 +66,8 @@ def export(
 
         give_mlflow_its_token(Secrets.read())
         version = mlflow_model.register(study, out, description, name=register, overrides=overrides)
-        click.echo(f"registered {register}, version {version}; search ui --study {name} shows it")
-    click.echo(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
+        say(f"registered {register}, version {version}; search ui --study {name} shows it")
+    say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
 
 
 @click.command("export-curves")
@@ -84,7 +84,7 @@ def export_curves(name: str, out: Path, test: Path | None, storage: str | None, 
 
     curves = export_curves(find_study(name, storage), out, test=test, overrides=overrides, say=say)
     trials, folds, epochs = curves.standing.shape
-    click.echo(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
+    say(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
 
 
 @click.command("predict")
@@ -129,7 +129,7 @@ def predict(
     console = new_console(stderr=True)
     with memory_limited(memory_limit):
         num_rows = predict(model, data, out, layout=layout, columns=renamed, images=images, console=console)
-    click.echo(f"wrote {out}: {num_rows:,} rows")
+    say(f"wrote {out}: {num_rows:,} rows")
 
 
 @click.command("evaluate")

@@ -128,9 +128,13 @@ def _run(
     study: "OpenStudy", config: "StudyConfig", *, workers: int | None, memory_limit: int | None, secrets: "Secrets"
 ) -> int:
     from search.engines.local import num_gpus
+    from search.keeping import misplaced
     from search.run import Ending, run_study
+    from storage.artifacts import Artifacts
 
     console, num_workers = new_console(), workers or max(1, num_gpus())
+    if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
+        console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     ending = run_study(
         study, config, num_workers=num_workers, memory_limit=memory_limit, secrets=secrets, console=console
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from search.commands.answers import say
 from search.commands.options import database_url, find_study, storage_option
 
 DEFAULT_MLFLOW = "sqlite:///studies/mlflow.db"
@@ -36,7 +37,7 @@ def serve(
     address = Address(host=host, port=port, password=password, certificate=certificate, key=key)
     url = find_study(name, storage).url if name else database_url(storage)
     apps = {"": optuna_app(url), "/mlflow": mlflow_app(mlflow or _mlflow_uri(name, storage))}
-    click.echo(f"Optuna dashboard: {address.url}/\nMLflow UI: {address.url}/mlflow/ (Ctrl-C ends both)")
+    say(f"Optuna dashboard: {address.url}/\nMLflow UI: {address.url}/mlflow/ (Ctrl-C ends both)")
     serve(apps, address)
 
 
@@ -52,7 +53,7 @@ def dashboard(name: str | None, storage: str | None, host: str, port: int) -> No
 
     address = Address(host=host, port=port, password=Secrets.read().serve_password)
     app = optuna_app(find_study(name, storage).url if name else database_url(storage))
-    click.echo(f"Optuna dashboard: {address.url}/ (Ctrl-C ends it)")
+    say(f"Optuna dashboard: {address.url}/ (Ctrl-C ends it)")
     serve({"": app}, address)
 
 
@@ -68,7 +69,7 @@ def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
 
     address = Address(host=host, port=port, password=Secrets.read().serve_password)
     app = mlflow_app(_mlflow_uri(name, storage))
-    click.echo(f"MLflow UI: {address.url}/ (Ctrl-C ends it)")
+    say(f"MLflow UI: {address.url}/ (Ctrl-C ends it)")
     serve({"": app}, address)
 
 
