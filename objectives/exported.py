@@ -92,7 +92,7 @@ class Description(_Section):
     fingerprints: dict[str, str]
 
     @model_validator(mode="after")
-    def _has_every_base(self) -> Self:
+    def _knows_each_whole_one(self) -> Self:
         whole = {member.folder for member in self.members if member.base is None}
         for member in self.members:
             if member.base is not None and member.base not in whole:
