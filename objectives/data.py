@@ -52,11 +52,6 @@ class Dataset(Content):
     num_extra: int  # of the rows at the end
     fingerprint: str  # sha256 of texts and labels, whatever the file's format
 
-    @property
-    def num_empty_texts(self) -> int:
-        """Rows without any text; they stay, and share one group."""
-        return sum(not text.strip() for text in self.texts)
-
 
 def read_table(spec: DataSpec) -> pd.DataFrame:
     """Return all columns of the file, every cell as text, a missing one as ""; one row for each data row.
@@ -78,11 +73,6 @@ def join_text(table: pd.DataFrame, spec: DataSpec, *, first: int = 1) -> list[st
     """Return each row's columns joined, empty cells left out; raises DataError if a column is missing."""
     require_columns(table, spec.columns, spec=spec, first=first)
     return _joined(_cells(table, spec), spec)
-
-
-def read_content(spec: DataSpec) -> Content:
-    """Read the rows without their labels; raises DataError as read_table does, and for missing columns."""
-    return content_of(read_table(spec), spec)
 
 
 def read_chunks(spec: DataSpec, *, rows: int) -> Iterator[Chunk]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from models.classifiers import Classifier
 from models.encoders import load_encoder, load_tokenizer, quietly
 from models.images import ImageClassifier, save_processor
+from models.params import ModelParams
 from objectives.calibration import apply_temperature
 from objectives.data import Content
 from objectives.data_spec import DataSpec
@@ -65,6 +66,7 @@ class Member(_Section):
     class_counts: tuple[int, ...]  # rows of each class that it was trained on, resampling included
     mean: Finite = 0.0  # numbers are standardised by these
     deviation: Finite = 1.0
+    base: Name | None = None  # the folder of the member whose weights these are but for those in head.safetensors
     checksums: dict[Name, str]  # sha256 of each file
 
 
@@ -88,6 +90,14 @@ class Description(_Section):
     members: tuple[Member, ...] = Field(min_length=1)
     packages: dict[str, str]
     fingerprints: dict[str, str]
+
+    @model_validator(mode="after")
+    def _knows_each_whole_one(self) -> Self:
+        whole = {member.folder for member in self.members if member.base is None}
+        for member in self.members:
+            if member.base is not None and member.base not in whole:
+                raise ValueError(f"{member.folder} needs {member.base!r}, which is no whole member")
+        return self
 
 
 class ExportedModel:
@@ -178,7 +188,10 @@ class ExportedModel:
         classifier = _build(job, inputs, device=str(self._device))
         path = self._folder / member.folder / HEAD
         try:
-            left_out, unknown = classifier.load_state_dict(load_file(path), strict=False)
+            weights = load_file(path)
+            if member.base is not None:
+                weights = load_file(self._folder / member.base / HEAD) | weights
+            left_out, unknown = classifier.load_state_dict(weights, strict=False)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ModelError(f"{path}: is damaged: {first_line(error)}") from error
         wrong = [*unknown, *(name for name in left_out if not name.startswith(_of_encoder(classifier)))]
@@ -190,7 +203,7 @@ class ExportedModel:
     def _params(self, member: Member) -> Params:
         """The trial's parameters with the member's own encoder, whose low-rank updates are in its weights by now."""
         params = _plain(self.description.params)
-        model = {"encoder": str(self._folder / member.folder), "lora_rank": None, "reinit_layers": 0}
+        model = {"encoder": str(self._folder / (member.base or member.folder)), "lora_rank": None, "reinit_layers": 0}
         return params.model_copy(update={"model": params.model.model_copy(update=model)})
 
     def _job(self, params: Params, *, num_rows: int) -> FoldJob:
@@ -241,6 +254,22 @@ def trained_classifier(job: FoldJob, weights: Mapping[str, Tensor], *, inputs: I
     return classifier.merged()
 
 
+def has_frozen_weights(params: ModelParams) -> bool:
+    """Whether training leaves weights of the encoder as they were, so that the models of several folds share them."""
+    return params.trainable_layers is not None or params.lora_rank is not None
+
+
+def write_difference(classifier: Classifier, folder: Path, *, base: Classifier) -> dict[str, str]:
+    """Write the weights that differ from `base`'s as the folder's head.safetensors; returns the sha256 of that."""
+    folder.mkdir()
+    known = base.state_dict()
+    differing = {
+        name: tensor for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, known[name])
+    }
+    _save(differing, folder / HEAD)
+    return {HEAD: _digest(folder / HEAD)}
+
+
 def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> dict[str, str]:
     """Write a folder that `from_pretrained` loads as the encoder, with all other weights beside it in head.safetensors.
 
@@ -259,12 +288,21 @@ def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> d
         with quietly():
             tokenizer.save_pretrained(folder)
     rest = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(inner)}
-    # Copies: safetensors refuses tensors that share their memory.
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in rest.items()}, folder / HEAD)
+    _save(rest, folder / HEAD)
     for path in folder.glob("*.safetensors"):
-        # safetensors lets nobody else read its files; a model is as open as what lies beside it.
-        path.chmod((folder / "config.json").stat().st_mode)
+        _open_like_its_folder(path)
     return {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def _save(weights: Mapping[str, Tensor], path: Path) -> None:
+    # Copies: safetensors refuses tensors that share their memory.
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}, path)
+    _open_like_its_folder(path)
+
+
+def _open_like_its_folder(path: Path) -> None:
+    """Let read whoever may read what lies beside it: safetensors lets nobody else."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def _build(job: FoldJob, inputs: Inputs, *, device: str) -> Classifier:

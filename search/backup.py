@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.config import StudyConfig, config_from_record, to_record
 from search.disk import in_bytes
 from search.errors import ConfigError
-from search.keeping import weights_name
+from search.keeping import misplaced, weights_name
 from search.study import OpenStudy, on_this_machine
 from storage.artifacts import Artifacts
 from storage.catalog import list_studies
@@ -68,18 +68,20 @@ class Backup:
 def back_up(study: OpenStudy, out: Path, *, overrides: Sequence[str] = ()) -> Backup:
     """Write the study to a file, whole or not at all; it may be worked on meanwhile.
 
-    Raises ConfigError if the file is there or cannot be written, StorageError.
+    Raises ConfigError if the file is there or cannot be written, or nothing is stored of the study; StorageError.
     """
     if out.exists():
         raise ConfigError(f"{out}: is there already, expected a new file")
-    config = on_this_machine(study.record, overrides)
+    artifacts = Artifacts(on_this_machine(study.record, overrides).storage.artifacts)
+    if reason := misplaced(study.ledger, artifacts):
+        raise ConfigError(reason)
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as scratch:
             database = Path(scratch, DATABASE)
             copy = _copy_to_file(study, database)
             with unfinished.open("xb") as file:
-                written = _write(file, database, copy, Artifacts(config.storage.artifacts))
+                written = _write(file, database, copy, artifacts)
                 file.flush()
                 os.fsync(file.fileno())
         unfinished.rename(out)

@@ -8,7 +8,7 @@ from pathlib import Path
 from search.caches import entries, remove, size, unused
 from search.config import StudyConfig, config_from_record
 from search.disk import in_bytes
-from search.keeping import CHECKPOINT, PREDICTIONS, WEIGHTS, trials_kept, weights_name
+from search.keeping import CHECKPOINT, PREDICTIONS, WEIGHTS, misplaced, trials_kept, weights_name
 from search.study import find
 from storage.artifacts import Artifacts
 from storage.catalog import list_studies
@@ -58,7 +58,7 @@ def find_waste(url: str, *, name: str | None, say: Callable[[str], None]) -> Ite
         if study.live:
             say(f"study {study.name!r} is being run: left alone")
         else:
-            yield from _artifacts(study)
+            yield from _artifacts(study, say)
     for cache in sorted({study.config.storage.cache for study in chosen}):
         users = [study for study in studies if Path(study.config.storage.cache).resolve() == Path(cache).resolve()]
         needing = [repr(study.name) for study in users if study.live or not study.finished]
@@ -86,8 +86,10 @@ def _studies(url: str) -> list[_Study]:
     return found
 
 
-def _artifacts(study: _Study) -> Iterator[Waste]:
+def _artifacts(study: _Study, say: Callable[[str], None]) -> Iterator[Waste]:
     artifacts = Artifacts(study.config.storage.artifacts)
+    if reason := misplaced(study.ledger, artifacts):
+        say(reason.partition("; ")[0])  # for this command takes no --set
     trials = study.ledger.trials()
     kept = trials_kept(trials, study.config.artifacts, study.ledger.study().direction)
     runs = {(run.trial, run.fold): run for run in study.ledger.fold_runs()}

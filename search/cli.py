@@ -1,6 +1,9 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
 
+import contextlib
+import errno
 import logging
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -9,7 +12,7 @@ import click
 
 from objectives.cores import settle_threads
 from search.commands import datasets, exports, looks, runs, servers, upkeep
-from search.commands.answers import say
+from search.commands.answers import say, write_in_any_encoding
 
 if TYPE_CHECKING:
     from objectives.errors import Misread
@@ -93,4 +96,13 @@ for command in (
 def main() -> None:
     """Run the command line; what the user can correct ends with one line and exit code 2."""
     settle_threads()
-    app(prog_name="search")
+    write_in_any_encoding()
+    try:
+        app(prog_name="search")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # Where stdout goes to, as files are written elsewhere; stderr may be no better off.
+        with contextlib.suppress(OSError):
+            say(f"error: the output cannot be written: {error.strerror}", err=True)
+        os._exit(2)  # at its usual end Python would try again to write it, and show a traceback

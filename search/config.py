@@ -27,8 +27,9 @@ from objectives.params import Params, TrainingParams
 from search.columns import check_columns
 from search.encoder_places import anchored, as_begun, starting_here
 from search.errors import ConfigError, nearest
+from search.overrides import lay_over
 from search.parameters import Choices, Domain, Range, check_combinations, check_conditions, check_domains
-from search.study_file import Override, apply_override, parse_override, read_study_file, text_at
+from search.study_file import parse_override, read_study_file, text_at
 from search.wording import describe, is_unquoted, location, unmet, without_password
 
 _DURATION = re.compile(r"(?:(?P<d>\d{1,9})d)?(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9})m)?(?:(?P<s>\d{1,9})s)?")
@@ -301,18 +302,19 @@ class StudyConfig(_Section):
         return {**self.model.model_dump(), **self.training.model_dump()}
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), *, notes: list[str] | None = None) -> StudyConfig:
     """Read the study file, then lay `section.field=value` overrides over it.
 
     A relative path, of data or of an encoder, starts at the study file's folder, in an override at the working
-    directory. An override of a searched parameter fixes it, as `space.NAME=null` does. Raises ConfigError, one line.
+    directory. An override of a searched parameter fixes it, as `space.NAME=null` does; what can then have no effect is
+    not searched either, which is added to `notes`. Raises ConfigError, one line.
     """
     sections = read_study_file(path)
     _anchor(sections, path.parent)
     settings = [parse_override(text) for text in overrides]
-    for setting in settings:
-        apply_override(sections, setting)
-        _fix_what_was_searched(sections, setting)
+    dropped = lay_over(sections, settings)
+    if notes is not None:
+        notes += dropped
     _anchor(sections, Path.cwd())
     config = _validated(sections, source=path, overrides=overrides)
     if config.storage.encoders is not None:
@@ -320,9 +322,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     return starting_here(config)
 
 
-def config_from_record(record: Mapping[str, Any]) -> StudyConfig:
-    """Return the config that `to_record` recorded; raises ConfigError if this version does not understand it."""
-    return _validated(record, source="the study's record")
+def config_from_record(record: Mapping[str, Any], overrides: Sequence[str] = ()) -> StudyConfig:
+    """Return the config that `to_record` recorded, over which `overrides` were laid; raises ConfigError, one line."""
+    return _validated(record, source="the study's record", overrides=overrides)
 
 
 def to_record(config: StudyConfig) -> dict[str, Any]:
@@ -371,12 +373,6 @@ def _anchor(sections: Mapping[str, Any], folder: Path) -> None:
     encoders = encoders.get("choices") if isinstance(encoders, dict) else encoders
     if isinstance(encoders, list):
         encoders[:] = [anchored(name, folder) if isinstance(name, str) else name for name in encoders]
-
-
-def _fix_what_was_searched(sections: Mapping[str, Any], setting: Override) -> None:
-    space = sections.get("space")
-    if len(setting.path) == 2 and setting.path[0] in ("model", "training") and isinstance(space, dict):
-        space.pop(setting.path[1], None)
 
 
 def _validated(sections: Mapping[str, Any], *, source: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:

@@ -4,7 +4,7 @@ import importlib.metadata
 import shutil
 import statistics
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,18 @@ import numpy as np
 import yaml
 from torch import Tensor
 
+from models.classifiers import Classifier
 from objectives.calibration import fit_temperature
 from objectives.errors import TrialError
-from objectives.exported import DESCRIPTION, Description, Form, Member, write_classifier
+from objectives.exported import (
+    DESCRIPTION,
+    Description,
+    Form,
+    Member,
+    has_frozen_weights,
+    write_classifier,
+    write_difference,
+)
 from objectives.jobs import FoldJob
 from objectives.metrics import defined_metrics, score_all
 from objectives.relations import shown_types
@@ -104,7 +113,7 @@ class _Source:
             if form == "refit":
                 return (self._refit(folder),)
             runs = [self._best_run()] if form == "fold" else self.runs
-            return tuple(self._of_fold(run, folder) for run in runs)
+            return tuple(self._of_folds(runs, folder))
         except TrialError as error:
             raise ConfigError(f"trial {self.trial.number} cannot be trained again: {error}") from None
 
@@ -112,14 +121,27 @@ class _Source:
         sign = 1 if self.study.record.direction == "maximize" else -1
         return max(self.runs, key=lambda run: (sign * (run.score or 0.0), -run.fold))
 
-    def _of_fold(self, run: FoldRun, folder: Path) -> Member:
+    def _of_folds(self, runs: Sequence[FoldRun], folder: Path) -> Iterator[Member]:
+        """Write each fold's model; where they share frozen weights, these are in the first one's folder alone."""
+        base: tuple[str, Classifier] | None = None
+        for run in runs:
+            member, classifier, job = self._of_fold(run)
+            if base is not None:
+                checksums = write_difference(classifier, folder / member.folder, base=base[1])
+                yield member.model_copy(update={"base": base[0], "checksums": checksums})
+                continue
+            yield _write(member, classifier, job, folder)
+            if has_frozen_weights(job.params.model):
+                base = member.folder, classifier
+
+    def _of_fold(self, run: FoldRun) -> tuple[Member, Classifier, FoldJob]:
         job = self.objective.job(self.trial.params, run.fold)
         weights = self._kept(run, job)
         if weights is None:
             weights = self._train_again(run, job)
         counts = (run.sample or {}).get("counts_after") or job.counts(job.training_rows).tolist()
         member = _member(job, fold=run.fold, epochs=run.best_epoch or 0, score=run.score, class_counts=tuple(counts))
-        return self._write(member, weights, job, folder)
+        return member, self.objective.classifier(job, weights), job
 
     def _kept(self, run: FoldRun, job: FoldJob) -> Mapping[str, Tensor] | None:
         """The weights that were stored when the fold was done, None if they are not there any more."""
@@ -165,12 +187,13 @@ class _Source:
             self.say(f"trial {self.trial.number} on all {len(first.labels)} rows: epoch {epoch} of {epochs}")
         counts = tuple(training.sample.counts_after.tolist())
         member = _member(job, fold=None, epochs=epochs, score=None, class_counts=counts)
-        return self._write(member, read_weights(training.best_weights, job=job), job, folder)
+        classifier = self.objective.classifier(job, read_weights(training.best_weights, job=job))
+        return _write(member, classifier, job, folder)
 
-    def _write(self, member: Member, weights: Mapping[str, Tensor], job: FoldJob, folder: Path) -> Member:
-        classifier = self.objective.classifier(job, weights)
-        checksums = write_classifier(classifier, folder / member.folder, encoder=job.params.model.encoder)
-        return member.model_copy(update={"checksums": checksums})
+
+def _write(member: Member, classifier: Classifier, job: FoldJob, folder: Path) -> Member:
+    checksums = write_classifier(classifier, folder / member.folder, encoder=job.params.model.encoder)
+    return member.model_copy(update={"checksums": checksums})
 
 
 def _member(

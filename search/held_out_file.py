@@ -21,7 +21,8 @@ from objectives.training import read_weights
 from objectives.voting import predict_folds
 from search.config import StudyConfig
 from search.curves import HeldOutFile
-from search.keeping import weights_name
+from search.errors import ConfigError
+from search.keeping import misplaced, weights_name
 from search.objective import Objective, choose_device
 from search.rows import StudyRows
 from search.study import OpenStudy
@@ -39,9 +40,11 @@ def score_on(
 
     By the study's metric. A trial has none whose weights were not kept or were of another version's job, or that does
     not fit into memory with one row at a time. `say` is told how many of the file's texts are among the study's. Raises
-    ConfigError if the study's data changed, DataError if the file cannot be read or has a label that the study does not
-    know, EncoderError.
+    ConfigError if the study's data changed or nothing is stored, DataError if the file cannot be read or has a label
+    that the study does not know, EncoderError.
     """
+    if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
+        raise ConfigError(reason)
     rows = StudyRows(ledger=study.ledger, config=config)
     spec = config.data.of_file(test.path, encoding=test.encoding, quotes=test.quotes)
     table = read_table(spec)

@@ -31,6 +31,17 @@ def weights_name(predictions: str) -> str:
     return f"{folder}/{WEIGHTS}{token}.safetensors"
 
 
+def misplaced(ledger: LedgerView, artifacts: Artifacts) -> str | None:
+    """What to say where nothing is that the ledger knows of: most likely the study was run in another folder."""
+    recorded = [run.predictions for run in ledger.fold_runs() if run.predictions]
+    if not recorded or any(artifacts.exists(name) for name in recorded):
+        return None
+    return (
+        f"storage.artifacts: found nothing of study {ledger.study().name!r} in {artifacts.place}, expected the folder "
+        "or URL that it was run with; go to where it was run, or say where it is: --set storage.artifacts=PLACE"
+    )
+
+
 def trials_kept(trials: Sequence[TrialRecord], settings: ArtifactsConfig, direction: Direction) -> set[int]:
     """Return the trials whose weights stay: open ones, and of the complete ones those that `settings` name."""
     kept = {trial.number for trial in trials if not trial.told}

@@ -29,6 +29,12 @@ Each sub-folder is the encoder as `transformers.AutoModel.from_pretrained` loads
 the model's), with its {reader}; `head.safetensors` holds what comes after it. No file holds code or pickles.
 """
 
+_SHARED = """\
+The sub-folder `{base}` is the encoder as `transformers.AutoModel.from_pretrained` loads it (a pooler that it makes up
+is not the model's), with its {reader}; `head.safetensors` holds what comes after it. Most weights were not trained, and
+are the same in all models: the other sub-folders hold those that differ from `{base}`. No file holds code or pickles.
+"""
+
 _NOT = """\
 ## What it is not
 
@@ -61,7 +67,8 @@ def _parts(description: Description) -> Iterator[str]:
     yield "\n".join(f"| {name} | {score:.4f} |" for name, score in description.pooled.items()) + "\n"
     yield _USE
     yield f"The file needs the {_columns(description)}; labels are not read by `search predict`.\n"
-    yield _PLAIN.format(reader="image processor" if description.data.kind == "image" else "tokenizer")
+    reader = "image processor" if description.data.kind == "image" else "tokenizer"
+    yield (_SHARED if members[-1].base else _PLAIN).format(reader=reader, base=members[-1].base)
     yield _NOT
     if description.label_names:
         yield "## Classes\n\n| class | rows trained on, by model |\n| --- | --- |"

@@ -230,6 +230,16 @@ def check_conditions(space: Mapping[str, Range | Choices], fixed: Mapping[str, A
             raise refused(f"no effect while {obstacle}", path=("space", name))
 
 
+def hindrances(space: Mapping[str, Range | Choices], params: Params) -> dict[str, str]:
+    """Return what is searched and can have no effect beside the fixed values of `params`, and why.
+
+    Either a condition is never met, or the models refuse every value but the one in `params`.
+    """
+    fixed = {**params.model.model_dump(), **params.training.model_dump()}
+    found = {name: _hindrance(name, space, fixed) for name in space}
+    return {name: why for name, why in found.items() if why is not None}
+
+
 def build_params(fixed: Mapping[str, Any], sampled: Mapping[str, Any]) -> Params:
     """Return all parameters, the sampled over the fixed; raises pydantic's error if the models refuse them."""
     sections: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
@@ -245,11 +255,24 @@ def check_combinations(space: Mapping[str, Range | Choices], fixed: Mapping[str,
             sampled = dict(zip(names, values, strict=True))
             if not all(is_active(name, {**fixed, **sampled}) for name in sampled):
                 continue
-            try:
-                build_params(fixed, sampled)
-            except ValidationError as error:
-                message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-                raise refused(message, path=("space", names[1])) from None
+            if message := _refusal(fixed, sampled):
+                raise refused(message, path=("space", names[1]))
+
+
+def _hindrance(name: str, space: Mapping[str, Range | Choices], fixed: Mapping[str, Any]) -> str | None:
+    for obstacle in _obstacles(name, space, fixed):
+        return obstacle
+    refusals = [_refusal(fixed, {name: value}) for value in space[name].ends() if value != fixed[name]]
+    return refusals[0] if refusals and all(refusals) else None
+
+
+def _refusal(fixed: Mapping[str, Any], sampled: Mapping[str, Any]) -> str | None:
+    """Why the models refuse the sampled values beside the fixed ones; None if they do not."""
+    try:
+        build_params(fixed, sampled)
+    except ValidationError as error:
+        return error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+    return None
 
 
 def _obstacles(name: str, space: Mapping[str, Range | Choices], fixed: Mapping[str, Any]) -> Iterator[str]:

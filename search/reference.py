@@ -26,9 +26,10 @@ Generated from the models by `python -m search.reference`; do not edit.
 `search init DATA --label COLUMN --text COLUMN` writes a study file for a data file, and `search run --study NAME
 --config FILE` runs it. Only `data` and `model` must be there. A key that is not listed here is refused, and so is a
 value of another type. `--set section.key=value` overrides one key for one command, the value written as in the file;
-`--set space.NAME=null` takes a parameter out of the space. Numbers may be written as `1e-5`. Aliases (`*name`) and
-repeated keys are refused. YAML takes `yes`, `no`, `on`, `off` and `true` for truth values and `01` for a number: where
-such a word is the name of a class or a column, put it in quotes, as in `positive_label: "yes"` or
+`--set space.NAME=null` takes a parameter out of the space. An override that fixes a searched parameter takes it out
+too, and with it those that can then have no effect; a note names these. Numbers may be written as `1e-5`. Aliases
+(`*name`) and repeated keys are refused. YAML takes `yes`, `no`, `on`, `off` and `true` for truth values and `01` for a
+number: where such a word is the name of a class or a column, put it in quotes, as in `positive_label: "yes"` or
 `--set 'study.positive_label="yes"'`. As a key, as in `class_weights: {yes: 2, no: 1}`, it needs none.
 
 A study can be continued with another `budget`, `artifacts`, `storage` or `trackers`, and with the data file

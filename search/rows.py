@@ -15,7 +15,9 @@ from objectives.metrics import METRICS, Goal
 from search.config import StudyConfig
 from search.errors import USER_ERRORS, ConfigError
 from search.goal import make_goal
+from search.keeping import misplaced
 from storage.artifacts import Artifacts
+from storage.errors import StorageError
 from storage.records import FoldRun, FoldRunState
 from storage.view import LedgerView
 
@@ -79,13 +81,17 @@ class StudyRows:
         folds = [np.flatnonzero(self.assignments == run.fold) for run in runs]
         num_outputs = len(self.dataset.label_names) or 1
         rows = np.concatenate(folds)
+        try:
+            stored = [_read(artifacts, run, (len(mine), num_outputs)) for run, mine in zip(runs, folds, strict=True)]
+        except StorageError:
+            if reason := misplaced(self.ledger, artifacts):
+                raise ConfigError(reason) from None
+            raise
         return HeldOut(
             rows=rows,
             folds=self.assignments[rows],
             truth=self.dataset.labels[rows],
-            predictions=np.concatenate(
-                [_read(artifacts, run, (len(mine), num_outputs)) for run, mine in zip(runs, folds, strict=True)]
-            ),
+            predictions=np.concatenate(stored),
         )
 
     def pooled_score(self, trial: int) -> float | None:

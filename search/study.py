@@ -45,9 +45,9 @@ def on_this_machine(record: StudyRecord, overrides: Sequence[str]) -> StudyConfi
     Raises ConfigError if an override would change what is trained.
     """
     sections: dict[str, Any] = copy.deepcopy(record.config)
-    for override in ["budget.time=null", *overrides]:
+    for override in ("budget.time=null", *overrides):
         apply_override(sections, parse_override(override))
-    config = config_from_record(sections)
+    config = config_from_record(sections, overrides)
     if changes := differences(config_from_record(record.config), config):
         raise ConfigError(f"--set: a worker trains what the study says, expected no change of {'; '.join(changes)}")
     return config

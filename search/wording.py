@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -99,7 +99,7 @@ def _problem(error: ErrorDetails, path: tuple[int | str, ...], model: type[BaseM
     if error["type"] == "missing":
         return "missing"
     if error["type"] == "extra_forbidden":
-        return f"unknown key; {suggestion(str(path[-1]), known_keys(model, path[:-1]))}"
+        return f"unknown key; {_instead(path, model)}"
     if error["type"] not in _EXPECTED:
         return error["msg"].removeprefix("Value error, ")
     return f"found {shown(error.get('ctx', {}).get('found', error['input']))}, expected {expected(error)}"
@@ -116,6 +116,30 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     other = _OTHER_NAMES.get(word.casefold())
     close = other if other in known else nearest(word, known)
     return f"did you mean {close}?" if close else f"expected one of {', '.join(known)}"
+
+
+def _instead(path: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """Name the keys that may be meant by an unknown one: in its own section or, by the same or a like name, in any."""
+    *inside, word = map(str, path)
+    own, everywhere = known_keys(model, inside), list(_all_keys(model))
+    same, close = _OTHER_NAMES.get(word.casefold(), word), nearest(word, own)
+    meant = [close] if close else []
+    if same not in own:
+        meant += [key for key, name in everywhere if name == same]
+    if not meant:
+        like = nearest(word, (name for _, name in everywhere))
+        meant = [key for key, name in everywhere if name == like]
+    return suggestion(word, own) if same in own or not meant else f"did you mean {' or '.join(meant)}?"
+
+
+def _all_keys(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, str]]:
+    """Each key of the model's sections with its path, dotted, and its name."""
+    for name, field in model.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not None:
+            yield from _all_keys(inner, f"{path}{name}.")
+        elif path:
+            yield f"{path}{name}", name
 
 
 def known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:

@@ -69,6 +69,11 @@ class Artifacts:
         with _explaining(path):
             return bool(self._filesystem.isfile(path))
 
+    @property
+    def place(self) -> str:
+        """The folder, whole, or the URL, without its password."""
+        return str(self._root) if self._local else redact(self.url)
+
     def _path(self, name: str) -> str:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:

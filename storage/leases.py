@@ -33,19 +33,20 @@ def _fold_runs(change: Change, statement: Select[Any]) -> list[FoldRun]:
     return [FoldRun(**row) for row in change.connection.execute(statement).mappings()]
 
 
-def claimable(study_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
-    """The first fold run, by trial and fold, of a running trial that meets the conditions, with the trial's params."""
-    return (
+def claimable(change: Change, *, trial: int, fold: int) -> RowMapping | None:
+    """The fold run with its trial's params, if it waits or is paused and the trial runs."""
+    free = FoldRunRow.state.in_((FoldRunState.WAITING, FoldRunState.PAUSED))
+    chosen = (
         select(*COLUMNS, TrialRow.params)
         .join(TrialRow, (TrialRow.study_id == FoldRunRow.study_id) & (TrialRow.number == FoldRunRow.trial))
-        .where(FoldRunRow.study_id == study_id, TrialRow.state == TrialState.RUNNING, *conditions)
-        .order_by(FoldRunRow.trial, FoldRunRow.fold)
-        .limit(1)
+        .where(FoldRunRow.study_id == change.study_id, FoldRunRow.trial == trial, FoldRunRow.fold == fold)
+        .where(TrialRow.state == TrialState.RUNNING, free)
     )
+    return change.connection.execute(chosen).mappings().one_or_none()
 
 
 def lease(change: Change, found: RowMapping, *, owner: str, lease_seconds: float) -> Claim:
-    """Lease a row of `claimable` to the owner.
+    """Lease what `claimable` found to the owner.
 
     The token is the event's sequence: no other claim of the study has it, and every later one has a larger one.
     """

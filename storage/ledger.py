@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 
 from storage import leases
 from storage.catalog import create_study, find_study, list_studies
@@ -58,24 +58,10 @@ class Ledger(LedgerView):
             change.event(EventKind.TRIAL_STARTED, {"params": params}, trial=number)
             return True
 
-    def claim(self, owner: str, *, lease_seconds: float) -> Claim | None:
-        """Lease the first waiting fold run, by trial and fold, of a running trial; None if there is none."""
-        waiting = leases.claimable(self.study_id, FoldRunRow.state == FoldRunState.WAITING)
-        # Whoever asks again and again keeps nobody from writing while there is no work.
-        with reading(self.engine) as connection:
-            if connection.execute(waiting).one_or_none() is None:
-                return None
-        return self._claim(waiting, owner=owner, lease_seconds=lease_seconds)
-
     def claim_run(self, owner: str, *, trial: int, fold: int, lease_seconds: float) -> Claim | None:
         """Lease one fold run that is waiting or paused, of a running trial; None if it is neither by now."""
-        free = FoldRunRow.state.in_((FoldRunState.WAITING, FoldRunState.PAUSED))
-        chosen = leases.claimable(self.study_id, free, FoldRunRow.trial == trial, FoldRunRow.fold == fold)
-        return self._claim(chosen, owner=owner, lease_seconds=lease_seconds)
-
-    def _claim(self, claimable: Select[Any], *, owner: str, lease_seconds: float) -> Claim | None:
         with self._changing() as change:
-            found = change.connection.execute(claimable).mappings().one_or_none()
+            found = leases.claimable(change, trial=trial, fold=fold)
             return None if found is None else leases.lease(change, found, owner=owner, lease_seconds=lease_seconds)
 
     def renew(self, claim: Claim, *, lease_seconds: float) -> None:

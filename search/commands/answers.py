@@ -1,6 +1,9 @@
 """What commands print: lines, JSON, tables; whatever it holds is shown there and never obeyed."""
 
+import codecs
+import io
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,16 +13,36 @@ if TYPE_CHECKING:
 
     from search.study import OpenStudy
 
+_IN_ASCII = {"±": "+-", "…": "...", "→": "->"}
+_FAILING = ("strict", "surrogateescape", "backslashreplace")  # what Python sets by itself; a user's choice stays
+
+
+def write_in_any_encoding() -> None:
+    """Let stdout and stderr write what their encoding lacks by its number, rather than fail."""
+    codecs.register_error("search", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in _FAILING:
+            stream.reconfigure(errors="search")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    written = (_IN_ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in lacking)
+    return "".join(written), error.end
+
 
 def say(line: str, *, err: bool = False) -> None:
     """Print one line."""
     from search.terminal import visible
 
-    click.echo(visible(line), err=err)
+    # Named, for to a stream of ASCII that it finds by itself click writes UTF-8.
+    click.echo(visible(line), file=sys.stderr if err else sys.stdout)
 
 
 def print_json(value: Any) -> None:
-    """Print what other programs read."""
+    """Print what other programs read: ASCII."""
     click.echo(json.dumps(value, indent=2, default=str))
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from search.commands.answers import say
 from search.commands.options import encoding_option, quotes_option
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def data_demo(out: Path, rows: int, classes: int, seed: int) -> None:
     """Build a real, long-tailed text set from the docstrings of installed packages."""
     from search.demo import build_demo
 
-    click.echo(build_demo(out, rows=rows, classes=classes, seed=seed))
+    say(str(build_demo(out, rows=rows, classes=classes, seed=seed)))
 
 
 @data.command("extractive")
@@ -50,5 +51,5 @@ def data_extractive(
     from search.extractive import build_extractive
 
     documents = Source(path=source, format=format_of(source) or "jsonl", encoding=encoding, quotes=quotes or "auto")
-    click.echo(build_extractive(documents, out, document=document, summary=summary, max_sentences=max_sentences))
-    click.echo("in the study file: data.text [previous, sentence, next] or sentence, data.group document")
+    say(str(build_extractive(documents, out, document=document, summary=summary, max_sentences=max_sentences)))
+    say("in the study file: data.text [previous, sentence, next] or sentence, data.group document")

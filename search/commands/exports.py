@@ -69,8 +69,8 @@ def export(
         from search import mlflow_model
 
         version = mlflow_model.register(study, out, description, name=register, overrides=overrides)
-        click.echo(f"registered {register}, version {version}; search ui --study {name} shows it")
-    click.echo(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
+        say(f"registered {register}, version {version}; search ui --study {name} shows it")
+    say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
 
 
 @click.command("export-curves")
@@ -98,7 +98,7 @@ def export_curves(
     held_out = None if test is None else HeldOutFile(path=test, encoding=encoding, quotes=quotes)
     curves = export_curves(find_study(name, storage), out, test=held_out, overrides=overrides, say=say)
     trials, folds, epochs = curves.standing.shape
-    click.echo(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
+    say(f"wrote {out}: {trials} trials, {folds} folds, at most {epochs} epochs")
 
 
 @click.command("predict")
@@ -147,7 +147,7 @@ def predict(
     console = new_console(stderr=True)
     with memory_limited(memory_limit):
         num_rows = predict(model, data, out, layout=layout, other=other, console=console)
-    click.echo(f"wrote {out}: {num_rows:,} rows")
+    say(f"wrote {out}: {num_rows:,} rows")
 
 
 @click.command("evaluate")

@@ -111,7 +111,8 @@ def run(
 
     given = {"budget.trials": trials, "budget.time": timeout, "storage.url": storage}
     options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    config = load_config(file, [*overrides, *options])
+    notes: list[str] = []
+    config = load_config(file, [*overrides, *options], notes=notes)
     secrets = Secrets.read()
     from search.beginning import begin
     from search.engines.local import make_owner, num_gpus
@@ -121,7 +122,7 @@ def run(
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
     config = study.config or config
-    for note in study.notes:
+    for note in (*notes, *study.notes):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     with announced(study.ledger, make_owner()):
         if not reopen_if_work_is_left(study, config):
@@ -161,10 +162,14 @@ def _run(
 ) -> int:
     from search.engines.local import num_gpus
     from search.errors import ExitCode, RunFailed
+    from search.keeping import misplaced
     from search.run import Ending, check_complete, run_study
+    from storage.artifacts import Artifacts
     from storage.errors import StorageUnavailable
 
     console, num_workers = new_console(), workers or max(1, num_gpus())
+    if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
+        console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
         ending = run_study(
             study, config, num_workers=num_workers, memory_limit=memory_limit, secrets=secrets, console=console

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from search.commands.answers import say
 from search.commands.options import database_url, find_study, storage_option
 
 DEFAULT_MLFLOW = "sqlite:///studies/mlflow.db"
@@ -36,7 +37,7 @@ def serve(
     address = Address(host=host, port=port, password=secrets.serve_password, certificate=certificate, key=key)
     url = find_study(name, storage).url if name else database_url(storage)
     apps = {"": optuna_app(url), "/mlflow": mlflow_app(mlflow_uri(mlflow or _mlflow_uri(name, storage), secrets))}
-    click.echo(f"Optuna dashboard: {address.url}/\nMLflow UI: {address.url}/mlflow/ (Ctrl-C ends both)")
+    say(f"Optuna dashboard: {address.url}/\nMLflow UI: {address.url}/mlflow/ (Ctrl-C ends both)")
     serve(apps, address)
 
 
@@ -52,7 +53,7 @@ def dashboard(name: str | None, storage: str | None, host: str, port: int) -> No
 
     address = Address(host=host, port=port, password=Secrets.read().serve_password)
     app = optuna_app(find_study(name, storage).url if name else database_url(storage))
-    click.echo(f"Optuna dashboard: {address.url}/ (Ctrl-C ends it)")
+    say(f"Optuna dashboard: {address.url}/ (Ctrl-C ends it)")
     serve({"": app}, address)
 
 
@@ -69,7 +70,7 @@ def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
     secrets = Secrets.read()
     address = Address(host=host, port=port, password=secrets.serve_password)
     app = mlflow_app(mlflow_uri(_mlflow_uri(name, storage), secrets))
-    click.echo(f"MLflow UI: {address.url}/ (Ctrl-C ends it)")
+    say(f"MLflow UI: {address.url}/ (Ctrl-C ends it)")
     serve({"": app}, address)
 
 

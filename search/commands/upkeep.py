@@ -31,7 +31,7 @@ def backup(name: str, out: Path, storage: str | None, overrides: Sequence[str]) 
     study = find_study(name, storage)
     from search.backup import back_up
 
-    click.echo(f"wrote {out}: {back_up(study, out, overrides=overrides)}")
+    say(f"wrote {out}: {back_up(study, out, overrides=overrides)}")
 
 
 @click.command("restore")
@@ -43,7 +43,7 @@ def restore(file: Path, storage: str | None, overrides: Sequence[str]) -> None:
     from search.backup import restore
 
     restored = restore(file, url=database_url(storage), overrides=overrides)
-    click.echo(f"restored {restored}; next: search run or search worker --study {restored.study}")
+    say(f"restored {restored}; next: search run or search worker --study {restored.study}")
 
 
 @click.command("clean")
@@ -54,12 +54,12 @@ def clean(name: str | None, storage: str | None, yes: bool) -> None:
     """List what is stored and needed by no study any more, and remove it; what is being run is left alone."""
     from search.cleaning import find_waste
 
-    found = list(find_waste(database_url(storage), name=name, say=click.echo))
+    found = list(find_waste(database_url(storage), name=name, say=say))
     for waste in found:
-        click.echo(str(waste))
+        say(str(waste))
     if not found:
-        click.echo("nothing to remove")
+        say("nothing to remove")
     elif yes or click.confirm("remove them?"):
         for waste in found:
             waste.remove()
-        click.echo("removed")
+        say("removed")

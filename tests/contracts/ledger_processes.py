@@ -18,6 +18,7 @@ from storage.database import connect, migrate
 from storage.errors import LeaseLost
 from storage.ledger import Ledger
 from storage.records import EventKind, FoldRunState, StudyRecord, TrialState
+from tests.claims import claim_first
 from tests.warm import warm_context
 
 NUM_PROCESSES = 8
@@ -90,7 +91,7 @@ def claim_all(url: str, study_id: int, number: int) -> list[tuple[int, int]]:
     engine = connect(url)
     ledger = Ledger(engine, study_id)
     claimed = []
-    while (claim := ledger.claim(f"worker-{number}", lease_seconds=60)) is not None:
+    while (claim := claim_first(ledger, f"worker-{number}", lease_seconds=60)) is not None:
         claimed.append((claim.trial, claim.fold))
         ledger.finish_fold(claim, FoldRunState.DONE, score=0.5, best_epoch=1)
     engine.dispose()
@@ -121,7 +122,7 @@ def work(url: str, study_id: int, number: int) -> None:
 
 
 def _train(ledger: Ledger, owner: str, *, stop: bool) -> None:
-    if (claim := ledger.claim(owner, lease_seconds=60)) is None:
+    if (claim := claim_first(ledger, owner, lease_seconds=60)) is None:
         return
     ledger.renew(claim, lease_seconds=60)
     if ledger.record_epoch(claim, Epoch(epoch=1), checkpoint=None) is not TrialState.RUNNING or stop:

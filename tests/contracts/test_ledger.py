@@ -14,6 +14,7 @@ from storage.catalog import find_study, list_studies
 from storage.errors import LeaseLost, StorageError
 from storage.ledger import Ledger
 from storage.records import Claim, EventKind, Failure, FoldRunState, StudyState, TrialState
+from tests.claims import claim_first
 from tests.contracts.ledger_processes import (
     Crowd,
     Epoch,
@@ -32,7 +33,7 @@ def epoch(number: int, score: float = 0.5, **metrics: float) -> Epoch:
 
 
 def claimed(ledger: Ledger, owner: str = "worker", lease_seconds: float = 60) -> Claim:
-    claim = ledger.claim(owner, lease_seconds=lease_seconds)
+    claim = claim_first(ledger, owner, lease_seconds=lease_seconds)
     assert claim is not None
     return claim
 
@@ -112,14 +113,25 @@ class TestStudies:
 
 
 class TestClaims:
-    def test_fold_runs_are_claimed_by_trial_and_fold(self, ledger: Ledger) -> None:
-        """Also when the later trial was added first."""
+    def test_the_fold_run_that_is_chosen_is_claimed(self, ledger: Ledger) -> None:
+        """In any order, with its trial's params, and once."""
         ledger.add_trial(1, {"lr": 0.1})
         ledger.add_trial(0, {"lr": 0.2})
-        claims = [claimed(ledger) for _ in range(6)]
-        assert [(c.trial, c.fold) for c in claims] == [(t, f) for t in (0, 1) for f in (0, 1, 2)]
-        assert [c.params["lr"] for c in claims] == [0.2] * 3 + [0.1] * 3
-        assert ledger.claim("worker", lease_seconds=60) is None
+        chosen = [(1, 2), (0, 1), (1, 0), (0, 2), (0, 0), (1, 1)]
+        for trial, fold in chosen:
+            claim = ledger.claim_run("worker", trial=trial, fold=fold, lease_seconds=60)
+            assert claim is not None
+            assert (claim.trial, claim.fold, claim.owner, claim.params) == (
+                trial,
+                fold,
+                "worker",
+                {"lr": [0.2, 0.1][trial]},
+            )
+            assert ledger.claim_run("other", trial=trial, fold=fold, lease_seconds=60) is None
+        assert [(run.trial, run.fold) for run in ledger.fold_runs() if run.state is FoldRunState.LEASED] == sorted(
+            chosen
+        )
+        assert kinds(ledger).count(EventKind.FOLD_STARTED) == len(chosen)
 
     def test_every_claim_has_a_larger_token(self, ledger: Ledger) -> None:
         """Also a claim of the same fold run again."""
@@ -244,7 +256,7 @@ class TestClaims:
         run, trial = ledger.fold_runs()[0], ledger.trials()[0]
         assert run.reason == trial.reason == "lost worker: lease expired, 2 times"
         assert run.failure is trial.failure is Failure.LOST_WORKER
-        assert ledger.claim("worker", lease_seconds=60) is None
+        assert claim_first(ledger, "worker", lease_seconds=60) is None
 
     def test_giving_back_is_no_attempt(self, ledger: Ledger) -> None:
         """A worker that leaves by itself may do so any number of times."""

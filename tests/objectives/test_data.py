@@ -138,10 +138,10 @@ def test_columns_are_joined_by_the_separator_without_empty_cells(tmp_path):
     assert dataset.texts[1:] == ["NA", "three | one\ttab"]
 
 
-def test_rows_without_text_stay_and_are_counted(tmp_path):
+def test_rows_without_text_stay(tmp_path):
     """An empty text is a row like any other; all of them are duplicates."""
     dataset = read_dataset(spec_of(csv(tmp_path, "text,label\n,a\n  ,b\nx,a"), text="text"))
-    assert dataset.num_empty_texts == 2
+    assert len(dataset.texts) == 3
     assert dataset.groups.tolist() == [0, 0, 1]
 
 

@@ -199,8 +199,28 @@ def damage(folder: Path, change: Callable[[dict], object]) -> None:
             lambda folder: damage(folder, lambda d: d["params"]["model"].update(depth=3)),
             "model.json: found params.model.depth, which is not known here: a newer version exported it",
         ),
+        (
+            lambda folder: damage(folder, lambda d: d["members"][0].update(base="fold-1")),
+            "model.json: is damaged: : Value error, fold-0 needs 'fold-1', which is no whole member",
+        ),
+        (
+            lambda folder: damage(folder, lambda d: d["members"][0].update(base="../fold-0")),
+            "model.json: is damaged: members.0.base: Value error, leads out of the model's folder",
+        ),
     ],
-    ids=["missing", "no JSON", "format", "key", "no weights", "weights", "no config", "tokenizer", "newer"],
+    ids=[
+        "missing",
+        "no JSON",
+        "format",
+        "key",
+        "no weights",
+        "weights",
+        "no config",
+        "tokenizer",
+        "newer",
+        "no base",
+        "base outside",
+    ],
 )
 def test_a_damaged_folder_is_refused(train, inputs, dataset, tmp_path, change, expected):
     """Before anything is predicted, with the file and what was expected."""

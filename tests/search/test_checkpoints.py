@@ -7,6 +7,7 @@ import pytest
 
 from search.racing.verdicts import Decision, Verdict
 from storage.records import Claim, FoldRunState
+from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script, ScriptedRace, waits
 
@@ -14,7 +15,7 @@ Studies = Callable[..., ScriptedStudy]
 
 
 def claimed(study: ScriptedStudy) -> Claim:
-    claim = study.ledger.claim("worker", lease_seconds=60)
+    claim = claim_first(study.ledger, "worker", lease_seconds=60)
     assert claim is not None
     return claim
 

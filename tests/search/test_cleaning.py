@@ -15,6 +15,7 @@ from search.cleaning import Waste, find_waste
 from search.cli import app
 from search.errors import ConfigError
 from search.keeping import weights_name
+from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
 
@@ -89,7 +90,7 @@ def test_what_an_unfinished_study_will_need_stays(study: Callable[..., ScriptedS
     begun.ledger.add_trial(0, {"learning_rate": 1e-4})
     script = Script(lambda trial, fold: [0.2, 0.4, 0.6])
     script.on_epoch = lambda trial, fold, epoch: begun.stop.set() if epoch == 2 else None
-    begun.worker(script).train(begun.ledger.claim("worker", lease_seconds=60))
+    begun.worker(script).train(claim_first(begun.ledger, "worker", lease_seconds=60))
     said: list[str] = []
     assert waste(begun, said) == {}
     assert said == [f"{tmp_path}/cache: left alone, as it is needed by 'scripted'"]

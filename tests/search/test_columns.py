@@ -14,6 +14,7 @@ from search.environment import Secrets
 from search.errors import ConfigError
 from search.objective import Objective
 from search.rows import StudyRows
+from tests.claims import claim_first
 from tests.tiny_encoder import TEXTS, build_tiny_encoder
 
 
@@ -86,7 +87,7 @@ def test_the_architecture_can_be_searched(load, tmp_path):
         study.ledger.add_trial(number, {"architecture": architecture})
     for expected in (TextClassifier, ColumnClassifier):
         for _ in range(2):
-            claim = study.ledger.claim("worker", lease_seconds=60)
+            claim = claim_first(study.ledger, "worker", lease_seconds=60)
             training = objective(claim)
             assert isinstance(training._network.module, expected)
             assert len(list(training.epochs())) == 1

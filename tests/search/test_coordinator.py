@@ -13,6 +13,7 @@ from search.racing.matrix import Matrix, RunState
 from search.racing.verdicts import Action, Choice, Decision, Verdict
 from storage.records import FoldRunState, StudyState, TrialState
 from storage.studies import open_study
+from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script, ScriptedRace, waits
 
@@ -125,7 +126,7 @@ def test_one_worker_waits_for_the_sampler_and_several_have_one_fold_run_ahead(sc
     assert len(study.ledger.trials()) == 1
     for owner in ("one", "two"):
         study.ledger.acquire_role(f"worker/{owner}", owner, lease_seconds=60)
-    study.worker(Script(lambda trial, fold: rising(0.5))).train(study.ledger.claim("one", lease_seconds=60))
+    study.worker(Script(lambda trial, fold: rising(0.5))).train(claim_first(study.ledger, "one", lease_seconds=60))
     coordinator.step()
     assert len(study.ledger.trials()) == 2
 
@@ -270,7 +271,7 @@ def test_a_study_that_leaves_does_not_end_early(scripted_study: Studies):
     study = scripted_study(race={"rule": "none"})
     study.policy = ScriptedRace(choose=lambda matrix: Choice(action=Action.END))
     study.ledger.add_trial(0, {"learning_rate": 1e-4})
-    study.ledger.finish_fold(study.ledger.claim("worker", lease_seconds=60), FoldRunState.PAUSED)
+    study.ledger.finish_fold(claim_first(study.ledger, "worker", lease_seconds=60), FoldRunState.PAUSED)
     leaving = study.coordinator()
     leaving.asking = False
     assert leaving.step()

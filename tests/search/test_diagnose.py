@@ -37,6 +37,7 @@ from storage.catalog import create_study
 from storage.database import connect, migrate
 from storage.ledger import Ledger
 from storage.records import FoldRunState, TrialState
+from tests.claims import claim_first
 
 NUM_FOLDS = 3
 LABELS = ["a", "b", "c", "d"] * 9  # 36 rows; the last class is never predicted
@@ -116,7 +117,7 @@ class WrittenStudy:
         number = len(self.ledger.trials())
         self.ledger.add_trial(number, params)
         for fold in range(NUM_FOLDS):
-            claim = self.ledger.claim("test", lease_seconds=60)
+            claim = claim_first(self.ledger, "test", lease_seconds=60)
             assert claim is not None
             if fold not in folds:
                 continue

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from objectives.calibration import apply_temperature, fit_temperature
+from objectives.checkpoints import unpack
 from objectives.data import content_of, read_dataset, read_table
 from objectives.exported import ExportedModel, read_description
 from objectives.metrics import METRICS, Goal
@@ -35,14 +38,14 @@ def texts() -> Iterable[tuple[str, str]]:
 class Trained(TrainedStudy):
     """Two complete trials, and one that runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: dict[str, Any] | None = None, *, text: str | list[str] = "text") -> None:
         self.data = folder / "data.csv"
         with self.data.open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label", "id"), *((*row, f"r{n}") for n, row in enumerate(texts()))])
         encoder = build_tiny_encoder(folder / "encoder", [text for text, _ in texts()])
         sections = {
-            "data": {"path": self.data, "label": "label", "text": "text"},
-            "model": {"encoder": str(encoder), "max_length": 16},
+            "data": {"path": self.data, "label": "label", "text": text},
+            "model": {"encoder": str(encoder), "max_length": 16, **(model or {})},
             "training": {"epochs": 4, "batch_size": 8, "learning_rate": 1e-2},
         }
         trials = [{"learning_rate": 1e-4}, {"learning_rate": 1e-2}]
@@ -62,6 +65,59 @@ def model(study: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = study.export(folder)
     assert result.exit_code == 0, result.output
     return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trainable_layers": 0},
+        {"trainable_layers": 0, "pooling": "attention"},
+        {"trainable_layers": 1, "reinit_layers": 1},
+        {"lora_rank": 2},
+        {"trainable_layers": 0, "architecture": "columns", "shared_encoder": False},
+        {"trainable_layers": None},
+    ],
+    ids=["heads", "attention", "top layer", "lora", "columns", "all"],
+)
+def test_what_the_folds_have_in_common_is_stored_once(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """The same predictions to the last bit as of a folder with every fold's model whole, as were written before."""
+    columns = ["text", "id"] if "architecture" in settings else "text"
+    study = Trained(tmp_path, settings, text=columns)
+    assert study.export(tmp_path / "once").exit_code == 0
+    monkeypatch.setattr("search.export.has_frozen_weights", lambda params: False)
+    assert study.export(tmp_path / "whole").exit_code == 0
+    for name in ("once", "whole"):
+        out = tmp_path / f"{name}.csv"
+        assert search("predict", "--model", tmp_path / name, study.data, "--out", out).exit_code == 0
+    assert (tmp_path / "once.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    frozen = settings != {"trainable_layers": None}
+    bases = [member.base for member in read_description(tmp_path / "once").members]
+    assert bases == ([None, "fold-0", "fold-0"] if frozen else [None, None, None])
+    for fold in (1, 2):
+        names = [path.name for path in (tmp_path / "once" / f"fold-{fold}").iterdir()]
+        assert (names == ["head.safetensors"]) == frozen
+        stored = load_file(tmp_path / "once" / f"fold-{fold}" / "head.safetensors")
+        first = weights_of(tmp_path / "whole" / "fold-0")
+        own = weights_of(tmp_path / "whole" / f"fold-{fold}")
+        if frozen:
+            assert stored.keys() == {name for name in own if not torch.equal(own[name], first[name])}
+            assert sum(map(torch.numel, stored.values())) < 0.7 * sum(map(torch.numel, own.values()))
+
+
+def test_a_fold_run_stores_only_what_was_trained(tmp_path: Path):
+    """Of an ensemble of heads no encoder is among the artifacts."""
+    study = Trained(tmp_path, {"trainable_layers": 0})
+    for run in study.runs(1):
+        weights, _ = unpack(study.artifacts.get(weights_name(run.predictions)))
+        assert sorted(weights) == ["head.linear.bias", "head.linear.weight"]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a whole model, by their names in the classifier."""
+    encoder = load_file(folder / "model.safetensors")
+    return {f"encoder.{name}": tensor for name, tensor in encoder.items()} | load_file(folder / "head.safetensors")
 
 
 def read(path: Path) -> list[dict[str, str]]:

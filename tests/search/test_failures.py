@@ -17,6 +17,7 @@ from search.report import counts_line, render_status, summarise
 from storage.errors import StorageError
 from storage.records import Failure, FoldRunState, StudyState, TrialState
 from storage.studies import open_study
+from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
 
@@ -69,7 +70,7 @@ def test_what_is_not_the_trial_s_fault_is_given_back_with_its_kind(scripted_stud
     study.ledger.add_trial(0, {"learning_rate": 1e-4})
     with pytest.raises(DataError):
         study.worker(Script(lambda *_: [DataError("fox.jpg: no image")])).train(
-            study.ledger.claim("worker", lease_seconds=60)
+            claim_first(study.ledger, "worker", lease_seconds=60)
         )
     run = study.ledger.fold_runs()[0]
     assert (run.state, run.failure) == (FoldRunState.WAITING, Failure.DATA_ERROR)

@@ -6,6 +6,7 @@ import pytest
 
 from search.keeping import weights_name
 from storage.errors import LeaseLost, StorageError
+from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
 
@@ -68,7 +69,7 @@ def test_what_an_open_trial_has_stored_stays(scripted_study: Studies):
     study = scripted_study(race={"rule": "none"}, budget={"trials": 1})
     study.run(Script(scripted))
     study.ledger.add_trial(1, {"learning_rate": 1e-4})
-    claim = study.ledger.claim("worker", lease_seconds=60)
+    claim = claim_first(study.ledger, "worker", lease_seconds=60)
     assert claim is not None
     study.worker(Script(lambda *_: [0.1])).train(claim)
     before = weights(study)
@@ -96,7 +97,7 @@ def test_a_worker_that_lost_its_lease_leaves_no_weights(scripted_study: Studies,
     """They were stored before the ledger refused the fold's end."""
     study = scripted_study()
     study.ledger.add_trial(0, {"learning_rate": 1e-4})
-    claim = study.ledger.claim("worker", lease_seconds=60)
+    claim = claim_first(study.ledger, "worker", lease_seconds=60)
     assert claim is not None
 
     def lost(*_: object, **__: object) -> None:

@@ -21,6 +21,7 @@ from storage import database
 from storage.errors import StorageUnavailable
 from storage.ledger import Ledger
 from storage.records import EventKind, FoldRunState, StudyState, TrialState
+from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
 
@@ -190,7 +191,7 @@ def test_a_command_that_does_not_lead_gives_back_what_its_dead_workers_held(scri
     """Another process coordinates; the fold run need not wait for its lease to lapse."""
     study = scripted_study()
     study.coordinator("leader").step()
-    assert study.ledger.claim("dead worker", lease_seconds=600)
+    assert claim_first(study.ledger, "dead worker", lease_seconds=600)
     engine = SimpleNamespace(tend=lambda: ["dead worker"])
     progress = SimpleNamespace(update=lambda: None)
     run = _Run(

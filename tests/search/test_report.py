@@ -21,6 +21,7 @@ from storage.catalog import create_study
 from storage.database import connect, migrate
 from storage.ledger import Ledger
 from storage.records import EventKind, FoldRunState, TrialState
+from tests.claims import claim_first
 
 TRUTH = np.array([0, 0, 0, 0, 0, 1])
 VALIDATION = np.array([4])
@@ -69,7 +70,7 @@ class LookedAtStudy:
         number = len(self.ledger.trials())
         self.ledger.add_trial(number, {"dropout": 0.1})
         for num_epochs in epochs:
-            claim = self.ledger.claim("test", lease_seconds=60)
+            claim = claim_first(self.ledger, "test", lease_seconds=60)
             assert claim is not None
             if rows is not None:
                 self.ledger.record_sample(claim, sample_of(rows))
@@ -229,7 +230,7 @@ def test_a_paused_trial_is_shown_with_its_estimate_and_chance(study: LookedAtStu
     """In the table, the counts, and as JSON; it is not counted as running."""
     study.add_trial(0.5)
     study.ledger.add_trial(1, {"dropout": 0.1})
-    claim = study.ledger.claim("test", lease_seconds=60)
+    claim = claim_first(study.ledger, "test", lease_seconds=60)
     study.ledger.record_epoch(
         claim, EpochScore(epoch=1, score=0.75, standing=0.75, metrics={}, seconds=0.1), checkpoint=None
     )

@@ -16,6 +16,7 @@ from search.racing.verdicts import Decision, Verdict
 from search.scores import LiveRace, Scores
 from storage.ledger import Ledger
 from storage.records import FoldRunState, TrialState
+from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import ScriptedRace
 
@@ -88,7 +89,7 @@ def test_a_later_look_reads_only_what_is_new(scripted_study: Studies):
     ledger.add_trial(0, {})
     scores = Scores(ledger)
     scores.matrix()
-    claim = ledger.claim("worker", lease_seconds=60)
+    claim = claim_first(ledger, "worker", lease_seconds=60)
     ledger.record_epoch(claim, score(1), checkpoint=None)
     statements: list[str] = []
     event.listen(ledger.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
@@ -104,7 +105,7 @@ def test_an_audit_by_another_process_is_known(scripted_study: Studies):
     ledger.add_trial(0, {})
     scores = Scores(ledger)
     scores.matrix()
-    ledger.audit_trial(ledger.claim("worker", lease_seconds=60), reason="weak", chance=0.01)
+    ledger.audit_trial(claim_first(ledger, "worker", lease_seconds=60), reason="weak", chance=0.01)
     scores.matrix()
     late = Scores(ledger)
     late.matrix()
@@ -130,7 +131,7 @@ def test_an_audited_trial_is_stopped_only_where_it_diverged(scripted_study: Stud
     study = scripted_study()
     study.policy = ScriptedRace(verdicts={(0, 0, 0): Verdict(decision=Decision.STOP, chance=chance)})
     study.ledger.add_trial(0, {})
-    study.ledger.audit_trial(study.ledger.claim("worker", lease_seconds=60), reason="weak", chance=0.02)
+    study.ledger.audit_trial(claim_first(study.ledger, "worker", lease_seconds=60), reason="weak", chance=0.02)
     assert study.race().verdict(trial=0, fold=0, done=False).decision is expected
 
 

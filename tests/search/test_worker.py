@@ -14,6 +14,7 @@ from search.racing.matrix import Matrix
 from search.racing.verdicts import Action, Choice, Decision, Verdict
 from storage.errors import StorageError
 from storage.records import Claim, EventKind, FoldRun, FoldRunState, TrialState
+from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script, ScriptedRace, least_trained, waits
 
@@ -21,7 +22,7 @@ Studies = Callable[..., ScriptedStudy]
 
 
 def claimed(study: ScriptedStudy, owner: str = "worker") -> Claim:
-    claim = study.ledger.claim(owner, lease_seconds=60)
+    claim = claim_first(study.ledger, owner, lease_seconds=60)
     assert claim is not None
     return claim
 

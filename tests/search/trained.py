@@ -21,6 +21,7 @@ from storage.catalog import create_study
 from storage.database import connect, migrate
 from storage.ledger import Ledger
 from storage.records import FoldRun, TrialState
+from tests.claims import claim_first
 
 
 class TrainedStudy:
@@ -63,7 +64,7 @@ class TrainedStudy:
         )
         for number, sampled in enumerate(trials):
             self.ledger.add_trial(number, sampled)
-            while (claim := self.ledger.claim("worker", lease_seconds=60)) is not None:
+            while (claim := claim_first(self.ledger, "worker", lease_seconds=60)) is not None:
                 worker.train(claim)
             scores = [run.score or 0.0 for run in self.runs(number)]
             self.ledger.finish_trial(number, TrialState.COMPLETE, score=float(np.mean(scores)), std=0.1)

@@ -5,6 +5,7 @@ from sqlalchemy import Engine
 
 from storage.ledger import Ledger, create_study
 from storage.records import EpochRecord, Failure, FoldRunState, TrialState
+from tests.claims import claim_first
 
 NUM_FOLDS = 2
 NUM_EPOCHS = 3
@@ -47,7 +48,7 @@ def start_trial(ledger: Ledger, number: int) -> None:
 
 def record_epochs(ledger: Ledger, *scores: float, num_epochs: int = NUM_EPOCHS) -> float:
     """Claim the next fold run, record the scores or the script's, and end it as done; returns the last score."""
-    claim = ledger.claim("tester/0", lease_seconds=60)
+    claim = claim_first(ledger, "tester/0", lease_seconds=60)
     assert claim is not None
     scores = scores or tuple(score_of(claim.trial, claim.fold, epoch) for epoch in range(1, num_epochs + 1))
     for epoch, score in enumerate(scores, start=1):
@@ -71,7 +72,7 @@ def stop_trial(ledger: Ledger, number: int) -> None:
     """A trial that the race stops in its second fold, before its first epoch there."""
     start_trial(ledger, number)
     record_epochs(ledger)
-    claim = ledger.claim("tester/0", lease_seconds=60)
+    claim = claim_first(ledger, "tester/0", lease_seconds=60)
     assert claim is not None
     ledger.stop_trial(claim, reason="worse than trial 0")
     ledger.finish_trial(number, TrialState.STOPPED, estimate=0.25)
@@ -80,7 +81,7 @@ def stop_trial(ledger: Ledger, number: int) -> None:
 def fail_trial(ledger: Ledger, number: int) -> None:
     """A trial whose first fold fails before its first epoch."""
     start_trial(ledger, number)
-    claim = ledger.claim("tester/0", lease_seconds=60)
+    claim = claim_first(ledger, "tester/0", lease_seconds=60)
     assert claim is not None
     ledger.note_rows(claim, device="cpu", shape="training: {}", rows=4)
     reason = f"no answer from http://ann:{SECRET}@host"

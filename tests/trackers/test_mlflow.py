@@ -14,6 +14,7 @@ from storage.publishing import TrackerUnavailable, publish_pending
 from storage.records import EpochRecord, FoldRunState, TrialState
 from storage.trackers.mlflow import MlflowTracker
 from storage.trackers.mlflow_runs import study_writes, trial_writes
+from tests.claims import claim_first
 from tests.trackers.looks import MlflowLook
 from tests.trackers.scripted import curve_of, fail_trial, new_ledger, run_trial, start_trial, stop_trial
 
@@ -54,7 +55,7 @@ def test_a_run_s_status_says_how_the_trial_ended(mlflow_uri: str, client: Mlflow
 def test_what_the_race_stated_and_saved_is_in_the_tags(ledger: Ledger):
     """A trial's pause, audit and chance; at the study's end what came of all of them."""
     start_trial(ledger, 0)
-    claim = ledger.claim("tester/0", lease_seconds=60)
+    claim = claim_first(ledger, "tester/0", lease_seconds=60)
     ledger.audit_trial(claim, reason="behind", chance=0.125)
     ledger.finish_fold(claim, FoldRunState.PAUSED, reason="behind", chance=0.5)
     tags = trial_writes("macro_f1", ledger.events()).tags
@@ -104,7 +105,7 @@ def test_artifacts_lie_beside_the_database(mlflow_uri: str, ledger: Ledger, tmp_
 def test_more_than_mlflow_takes_at_once_arrives_in_parts(mlflow_uri: str, client: MlflowClient, ledger: Ledger):
     """Over 1000 metrics and 100 params in one batch; long texts are cut, and names that are refused are changed."""
     ledger.add_trial(0, {f"param {number}": number for number in range(150)} | {"text": "x" * 7000, "a//[b]": 1})
-    claim = ledger.claim("tester", lease_seconds=60)
+    claim = claim_first(ledger, "tester", lease_seconds=60)
     metrics = {f"metric_{number}": number / 7 for number in range(600)} | {"f1/[a%]": 0.5}
     for epoch in (1, 2):
         record = EpochRecord(trial=0, fold=0, epoch=epoch, score=0.5, standing=0.5, metrics=metrics, seconds=0.1)
