@@ -6,7 +6,7 @@ The names come from transformers' own lists, so a newer transformers brings its 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -122,11 +122,10 @@ def try_family(name: str, folder: Path) -> dict[str, str]:
 
 def tiny_config(name: str) -> PreTrainedConfig:
     """Return a small configuration of the family."""
-    own = OWN.get(name)
-    if own == {}:
-        return CONFIG_MAPPING[name]()  # its sizes follow from each other; it is refused as it is
-    config: PreTrainedConfig = CONFIG_MAPPING[name]
-    return config(**_smaller(config()) | (own or {}))
+    own, kind = OWN.get(name), cast(Any, CONFIG_MAPPING[name])
+    # Where all sizes follow from each other, they stay.
+    config: PreTrainedConfig = kind() if own == {} else kind(**_smaller(kind()) | (own or {}))
+    return config
 
 
 def _smaller(config: PreTrainedConfig) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def _smaller(config: PreTrainedConfig) -> dict[str, Any]:
         elif key == "image_size" and value is not None:
             changes[key] = SIZE if isinstance(value, int) else type(value)([SIZE] * len(value))
         elif key in ("depths", "num_block_repeats", "blocks_per_stage"):
-            changes[key] = type(value)(min(depth, 2) for depth in value)
+            changes[key] = type(value)(1 for _ in value)
         elif key in ("hidden_sizes", "neck_hidden_sizes") and not isinstance(value, int):
             changes[key] = type(value)(max(8, width // 4) for width in value)
         elif key in SMALL and type(value) is int:
