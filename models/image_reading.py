@@ -198,7 +198,7 @@ def _levels(encoder: nn.Module, layers: list[nn.Module], calls: list[nn.Module])
 
 def drops(encoder: PreTrainedModel, *, image_size: int) -> bool:
     """Whether anything is dropped at random in training, whatever the configuration says: some read it and do not."""
-    watch = _Watch()
+    watch = _Watch()  # type: ignore[no-untyped-call]
     with watch:
         read_images(encoder.train(), torch.zeros(2, 3, image_size, image_size))
     return watch.drew

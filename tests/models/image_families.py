@@ -6,7 +6,7 @@ The names come from transformers' own lists, so a newer transformers brings its 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -42,7 +42,15 @@ SMALL = {
     **dict.fromkeys(("num_key_value_heads", "attention_heads", "decoder_num_attention_heads"), 2),
     **dict.fromkeys(("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "dim_feedforward", "mlp_dim"), 64),
     **dict.fromkeys(("encoder_feedforward_dim", "decoder_intermediate_size"), 64),
-    **{"vocab_size": 99, "head_dim": 16, "num_queries": 5, "patch_size": 8, "embedding_size": 16, "groups_width": 8},
+    **{
+        "vocab_size": 99,
+        "head_dim": 16,
+        "num_queries": 5,
+        "head_out_channels": 9,
+        "patch_size": 8,
+        "embedding_size": 16,
+        "groups_width": 8,
+    },
 }
 OF_STAGES = ("out_features", "out_indices", "stage_names")  # which follow from the number of layers
 # What follows from others, or does not fit the small sizes.
@@ -55,7 +63,6 @@ OWN: dict[str, dict[str, Any]] = {
     "efficientloftr": {},
     "efficientnet": {key: value for key, value in EFFICIENTNET.items() if key != "image_size"},
     "focalnet": {"hidden_sizes": (48, 96, 192, 192)},
-    "hgnet_v2": {"stage_numb_of_layers": (2, 2, 2, 2), "stage_num_blocks": (1, 1, 1, 1)},
     "levit": {"patch_size": 16},
     "mobilenet_v1": {"depth_multiplier": 0.25},
     "mobilenet_v2": {"depth_multiplier": 0.25},
@@ -80,7 +87,7 @@ def _names() -> tuple[str, ...]:
     for name in modeling_auto.MODEL_MAPPING_NAMES:
         try:
             found = MODEL_MAPPING[CONFIG_MAPPING[name]]
-            first = found[0] if isinstance(found, tuple) else found
+            first: Any = found[0] if isinstance(found, tuple) else found
             if first.main_input_name == "pixel_values":
                 names.add(name)
         except (ImportError, KeyError, ValueError):  # of a package that is not installed; not of images
@@ -122,11 +129,10 @@ def try_family(name: str, folder: Path) -> dict[str, str]:
 
 def tiny_config(name: str) -> PreTrainedConfig:
     """Return a small configuration of the family."""
-    own = OWN.get(name)
-    if own == {}:
-        return CONFIG_MAPPING[name]()  # its sizes follow from each other; it is refused as it is
-    config: PreTrainedConfig = CONFIG_MAPPING[name]
-    return config(**_smaller(config()) | (own or {}))
+    own, kind = OWN.get(name), cast(Any, CONFIG_MAPPING[name])
+    # Where all sizes follow from each other, they stay.
+    config: PreTrainedConfig = kind() if own == {} else kind(**_smaller(kind()) | (own or {}))
+    return config
 
 
 def _smaller(config: PreTrainedConfig) -> dict[str, Any]:
@@ -138,8 +144,8 @@ def _smaller(config: PreTrainedConfig) -> dict[str, Any]:
             changes[key] = kept | _smaller(value)
         elif key == "image_size" and value is not None:
             changes[key] = SIZE if isinstance(value, int) else type(value)([SIZE] * len(value))
-        elif key in ("depths", "num_block_repeats", "blocks_per_stage"):
-            changes[key] = type(value)(min(depth, 2) for depth in value)
+        elif key in ("depths", "num_block_repeats", "stage_numb_of_layers", "stage_num_blocks"):
+            changes[key] = type(value)(1 for _ in value)
         elif key in ("hidden_sizes", "neck_hidden_sizes") and not isinstance(value, int):
             changes[key] = type(value)(max(8, width // 4) for width in value)
         elif key in SMALL and type(value) is int:

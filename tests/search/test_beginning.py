@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
+from transformers import ViTConfig
 
+from models.errors import EncoderError
 from search.beginning import _other_process, begin
 from search.config import StudyConfig, load_config
 from search.environment import Secrets
@@ -16,6 +19,7 @@ from search.rows import StudyRows
 from search.study import OpenStudy, find, on_this_machine, reopen_if_work_is_left
 from storage.records import StudyState, TrialState
 from tests.tiny_encoder import build_tiny_encoder
+from tests.tiny_images import VIT, build_tiny_image_encoder, write_photos
 
 ROWS = [f"text number {number},{'abb'[number % 3]}" for number in range(30)]
 
@@ -186,3 +190,22 @@ def test_a_process_that_is_killed_while_it_looks_at_encoders_is_one_line():
     said = r"model\.encoder: the process that looks at it was killed"
     with pytest.raises(ConfigError, match=said), _other_process() as child:
         child.submit(os._exit, 137).result()
+
+
+def test_an_image_encoder_that_would_fail_in_training_is_refused_before_the_study_begins(tmp_path: Path):
+    """Weights that its file lacks are named in one line, and nothing is written."""
+    (tmp_path / "photos").mkdir()
+    write_photos(tmp_path / "photos")
+    encoder = build_tiny_image_encoder(tmp_path / "vit", ViTConfig(**VIT))
+    weights = load_file(encoder / "model.safetensors")
+    gone = next(name for name in weights if "layers.1." in name or "layer.1." in name)
+    save_file({name: weight for name, weight in weights.items() if name != gone}, encoder / "model.safetensors")
+    study = {
+        "data": {"path": "photos", "image": "file", "label": "folder"},
+        "model": {"encoder": str(encoder), "image_size": 16},
+        "folds": {"k": 3},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(EncoderError, match=r"its file has no .* \(1 weights are missing\)$"):
+        begin(load(tmp_path), "photos", secrets=Secrets())
+    assert not (tmp_path / "study.db").exists()
