@@ -29,11 +29,13 @@ from models.reading import encoder_layers, read_states, state_width
 from models.relations import ExtendedEmbedding, NewTokens
 from models.shrinking import POSITIONS, VOCABULARY, shrunk
 
-# Two texts, of six and of four tokens; the first one with another last token, and with another first one.
-IDS = torch.tensor([[7, 10, 11, 12, 13, 8], [7, 14, 15, 8, 0, 0]])
+# Texts of six tokens and of fewer; the first one with another last token, and with another first one.
+IDS = torch.tensor(
+    [[7, 10, 11, 12, 13, 8], [7, 14, 15, 8, 0, 0], [7, 16, 17, 18, 8, 0], [7, 19, 8, 0, 0, 0], [7, 20, 21, 8, 0, 0]]
+)
 OTHER_LAST = torch.tensor([[7, 10, 11, 12, 13, 9]])
 OTHER_FIRST = torch.tensor([[6, 10, 11, 12, 13, 8]])
-LENGTHS = (1, 2, 3, 13)
+LENGTHS = (1, 2, 3, 6, 13)
 MOST_RESERVED = 8  # positions that a family may keep for itself
 TOLERANCE = 1e-4  # of the largest state
 
@@ -63,9 +65,10 @@ def check_encoder(name: str, uses: Uses | None = None) -> None:
     """
     uses = uses or Uses()
     config = load_config(name)
-    check_weights(name)
     with _refusals(name, config.model_type):
         check_kind(config)
+    check_weights(name)
+    with _refusals(name, config.model_type):
         family = try_family(config)
         _check_uses(family, uses)
         longest = longest_text(config, family)
@@ -111,8 +114,8 @@ def try_family(config: PreTrainedConfig) -> "Family":
 
 def longest_text(config: PreTrainedConfig, family: "Family") -> int | None:
     """Return how many tokens an encoder takes; None: any number."""
-    positions = _num_positions(config)
-    return None if positions is None or family.num_reserved is None else positions - family.num_reserved
+    reserved, positions = family.num_reserved, _num_positions(config)
+    return None if positions is None or reserved is None else positions - reserved
 
 
 class Family:
@@ -131,13 +134,18 @@ class Family:
         for length in LENGTHS:
             if (reason := self._reason_against(length)) is not None:
                 raise Unfit(f"cannot read a text of {length} tokens: {reason}")
-        if not torch.equal(self._read(IDS), states):
+        if not self._same(self._read(IDS, seed=2), states):
             raise Unfit("makes other states of the same text every time")
-        if not self._same(self._read(IDS[1:, :4]), states[1:, :4]):
-            raise Unfit("makes other states of a text when others beside it are longer")
+        for row, length in enumerate((IDS > 0).sum(dim=1)):
+            if not self._same(self._read(IDS[row : row + 1, :length])[0], states[row, :length]):
+                raise Unfit("makes other states of a text when others beside it are longer")
         if self.is_causal and self._same(self._read(OTHER_FIRST)[:, 1:], self._whole[:, 1:]):
             raise Unfit("does not let tokens see each other; it may need compiled code that is not here")
-        self._step(copy.deepcopy(self.encoder))
+        for length in LENGTHS:
+            try:
+                self._step(copy.deepcopy(self.encoder), torch.full((1, length), 9))
+            except Exception as error:
+                raise Unfit(f"cannot be trained on a text of {length} tokens: {_first_line(error)}") from error
 
     @cached_property
     def is_causal(self) -> bool:
@@ -179,8 +187,11 @@ class Family:
     @cached_property
     def num_reserved(self) -> int | None:
         """How many of its positions no text can have; None: a text may have more tokens than there are positions."""
-        if _num_positions(self._config) is None or self._reason_against(POSITIONS + MOST_RESERVED) is None:
+        longer = POSITIONS + MOST_RESERVED
+        if (reason := self._reason_against(longer)) is None:
             return None
+        if _num_positions(self._config) is None:
+            raise Unfit(f"cannot read a text of {longer} tokens: {reason}")
         for number in range(MOST_RESERVED):
             if self._reason_against(POSITIONS - number) is None:
                 return number
@@ -212,9 +223,9 @@ class Family:
         return finished
 
     @torch.no_grad()
-    def _read(self, ids: Tensor, encoder: PreTrainedModel | None = None) -> Tensor:
+    def _read(self, ids: Tensor, encoder: PreTrainedModel | None = None, *, seed: int = 1) -> Tensor:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
+            torch.manual_seed(seed)
             return read_states(encoder or self.encoder, input_ids=ids, attention_mask=(ids > 0).long())
 
     def _reason_against(self, length: int) -> str | None:
@@ -225,11 +236,11 @@ class Family:
             return _first_line(error)
         return None
 
-    def _step(self, encoder: PreTrainedModel) -> None:
+    def _step(self, encoder: PreTrainedModel, ids: Tensor = IDS) -> None:
         encoder.train()
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            states = read_states(encoder, input_ids=IDS, attention_mask=(IDS > 0).long())
-            states[IDS > 0].square().mean().backward()
+            states = read_states(encoder, input_ids=ids, attention_mask=(ids > 0).long())
+            states[ids > 0].square().mean().backward()
         encoder.eval()
 
     def _same(self, some: Tensor, others: Tensor) -> bool:

@@ -145,9 +145,10 @@ def load_tokenizer(name: str) -> Any:
     folder = resolve_encoder(name)
     with errors_of(name), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        tokenizer("a")  # some settings that make no sense are noticed only now
-    # Where its files are missing, transformers makes up a tokenizer that knows the special tokens only.
-    if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        letter = tokenizer("a", add_special_tokens=False)  # some settings that make no sense are noticed only now
+    # Where its files are missing, transformers makes up a tokenizer that knows the special tokens only, or no letter.
+    is_made_up = len(tokenizer) <= len(tokenizer.all_special_tokens) or not letter["input_ids"]
+    if not tokenizer.is_fast or is_made_up:
         raise EncoderError(f"encoder {name!r}: there is no fast tokenizer (tokenizer.json) in {folder}")
     return tokenizer
 

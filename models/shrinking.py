@@ -17,6 +17,7 @@ _RULES = (
     (r"vocab_size|num_hash_buckets", VOCABULARY),
     (r"_id$|index$|seed|token_type|type_vocab|max_xpath", None),
     (r"max_position_embeddings|n_positions|max_seq_len|n_ctx|context_length", POSITIONS),
+    (r"index_topk$", None),
     (r"qk_head_dim", 12),
     (r"head_?dim|d_head|dim_head|d_kv|head_size|kv_channels|rotary_dim", WIDTH // 4),
     (r"kv_heads|key_value_heads|key_heads|query_groups", 2),
@@ -36,7 +37,7 @@ _RULES = (
     (r"expert", 4),
 )
 # Sizes that have to fit each other, as lists.
-_LISTS: dict[str, list[int]] = {"block_sizes": [1, 1], "axial_pos_embds_dim": [8, 16], "axial_pos_shape": [5, 8]}
+_LISTS: dict[str, list[int]] = {"block_sizes": [1, 1, 1], "axial_pos_embds_dim": [8, 16], "axial_pos_shape": [5, 8]}
 _ROTARY: dict[str, Any] = {"partial_rotary_factor": 1.0, "rotary_pct": 1.0, "mrope_section": [1, 1, 1]}
 
 

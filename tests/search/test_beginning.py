@@ -1,16 +1,17 @@
 """Beginning and continuing a study: what is recorded, and what is refused when it has changed."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import ViTConfig
+from transformers import AlbertConfig, AlbertModel, ViTConfig
 
 from models.errors import EncoderError
-from search.beginning import _other_process, begin
+from search.beginning import _check_encoder, _other_process, _uses, begin
 from search.config import StudyConfig, load_config
 from search.environment import Secrets
 from search.errors import ConfigError
@@ -209,3 +210,36 @@ def test_an_image_encoder_that_would_fail_in_training_is_refused_before_the_stud
     with pytest.raises(EncoderError, match=r"its file has no .* \(1 weights are missing\)$"):
         begin(load(tmp_path), "photos", secrets=Secrets())
     assert not (tmp_path / "study.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.trainable_layers=1"],
+            "trainable_layers is 1, but a albert has no list of layers with weights of their",
+        ),
+        (["space={reinit_layers: {low: 0, high: 2}}"], "reinit_layers is 2, but a albert has no list of layers"),
+        (["model.gradient_checkpointing=true"], "gradient_checkpointing is true, but a albert cannot"),
+        (["space={gradient_checkpointing: [false, true]}"], "gradient_checkpointing is true, but a albert cannot"),
+        (["space={max_length: [16, 65]}"], "max_length is 65, the encoder takes 64"),
+    ],
+)
+def test_what_a_family_cannot_do_is_refused_before_the_study_begins(folder, overrides, message):
+    """Whether it is fixed or only one of the values that are searched."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = AlbertConfig(vocab_size=200, embedding_size=16, max_position_embeddings=64, **sizes)
+    AlbertModel(config).save_pretrained(folder / "encoder")
+    study = load(folder, *overrides)
+    with pytest.raises(EncoderError, match=re.escape(message)) as caught:
+        _check_encoder(str(folder / "encoder"), _uses(study), frozenset())
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_family_can_do_is_not_refused(folder):
+    """Low-rank updates, dropout and pooling by the first token go together with layers that share their weights."""
+    config = AlbertConfig(vocab_size=200, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    AlbertModel(config).save_pretrained(folder / "encoder")
+    space = "space={pooling: [mean, cls], lora_targets: [attention, all]}"
+    asked = ["model.lora_rank=2", "model.encoder_dropout=0.2", space]
+    _check_encoder(str(folder / "encoder"), _uses(load(folder, *asked)), frozenset())
