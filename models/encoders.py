@@ -287,7 +287,7 @@ def quietly() -> Iterator[None]:
     verbosity = transformers.logging.get_verbosity()
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
-    _set_levels(transformers.logging.ERROR, logger, logging.ERROR)
+    _set_levels(logging.ERROR, logger, logging.ERROR)
     transformers.logging.disable_progress_bar()
     disable_progress_bars()
     try:
