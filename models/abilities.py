@@ -38,6 +38,7 @@ OTHER_FIRST = torch.tensor([[6, 10, 11, 12, 13, 8]])
 LENGTHS = (1, 2, 3, 6, 13)
 MOST_RESERVED = 8  # positions that a family may keep for itself
 TOLERANCE = 1e-4  # of the largest state
+NOISE = 2e-6  # the same; rounding was seen to make 1.5e-7, the weakest attention of random weights 2.8e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,7 @@ class Family:
     @cached_property
     def is_causal(self) -> bool:
         """Whether the first token's state knows nothing of the last token."""
-        return self._same(self._read(OTHER_LAST)[:, 0], self._whole[:, 0])
+        return self._same(self._read(OTHER_LAST)[:, 0], self._whole[:, 0], tolerance=NOISE)
 
     @cached_property
     def has_layers(self) -> bool:
@@ -243,8 +244,8 @@ class Family:
             states[ids > 0].square().mean().backward()
         encoder.eval()
 
-    def _same(self, some: Tensor, others: Tensor) -> bool:
-        return torch.allclose(some, others, rtol=0, atol=TOLERANCE * self._whole.abs().max().item())
+    def _same(self, some: Tensor, others: Tensor, *, tolerance: float = TOLERANCE) -> bool:
+        return torch.allclose(some, others, rtol=0, atol=tolerance * self._whole.abs().max().item())
 
 
 def _check_uses(family: Family, uses: Uses) -> None:
@@ -295,4 +296,5 @@ def _num_positions(config: Any) -> int | None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"no {line}" if isinstance(error, KeyError) else line

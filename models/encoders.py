@@ -285,16 +285,22 @@ def errors_of(name: str) -> Iterator[None]:
 def quietly() -> Iterator[None]:
     """No progress bars and no warnings about weights that are left out on purpose; errors are raised anyway."""
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    disable_progress_bars()
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    _set_levels(logging.ERROR, logger, logging.ERROR)
+    transformers.logging.disable_progress_bar()
+    disable_progress_bars()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(verbosity)
+        _set_levels(verbosity, logger, level)
         transformers.logging.enable_progress_bar()
         enable_progress_bars()
+
+
+def _set_levels(verbosity: int, logger: logging.Logger, level: int) -> None:
+    # Each change makes every logger of the process forget what it knows, and transformers has hundreds.
+    if verbosity != transformers.logging.get_verbosity():
+        transformers.logging.set_verbosity(verbosity)
+    if level != logger.level:
         logger.setLevel(level)

@@ -37,7 +37,12 @@ _RULES = (
     (r"expert", 4),
 )
 # Sizes that have to fit each other, as lists.
-_LISTS: dict[str, list[int]] = {"block_sizes": [1, 1, 1], "axial_pos_embds_dim": [8, 16], "axial_pos_shape": [5, 8]}
+_LISTS: dict[str, list[int]] = {
+    "block_sizes": [1, 1],
+    "block_repeats": [1, 1],
+    "axial_pos_embds_dim": [8, 16],
+    "axial_pos_shape": [5, 8],
+}
 _ROTARY: dict[str, Any] = {"partial_rotary_factor": 1.0, "rotary_pct": 1.0, "mrope_section": [1, 1, 1]}
 
 
