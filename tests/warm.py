@@ -104,8 +104,11 @@ def _search(arguments: list[str], folder: str, environment: dict[str, str], outp
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output.fileno(), stream.fileno())
+    for name in ("stdout", "stderr"):
+        number = getattr(sys, name).fileno()
+        os.dup2(output.fileno(), number)
+        # The old one believes that it writes to what the forking process had there, perhaps a file that can be sought in.
+        setattr(sys, name, open(number, "w", encoding="utf-8", buffering=1, closefd=False))
     output.close()
     sys.argv = ["search", *arguments]
     _fork_workers()

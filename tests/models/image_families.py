@@ -23,7 +23,14 @@ from tests.tiny_images import EFFICIENTNET
 SIZE = 64
 OTHER_SIZE = 96
 NUM_CLASSES = 3
-COLUMNS = ("whole", "top layer", "head alone", "other sizes", "encoder_dropout", "export")
+COLUMNS = {
+    "whole": "all of it is trained",
+    "top layer": "`trainable_layers`: single layers can be told apart",
+    "head alone": "`trainable_layers: 0`",
+    "other sizes": "`image_size` may be another one than that of its configuration",
+    "encoder_dropout": "something is dropped in training, so that it has an effect",
+    "export": "the exported model predicts the same",
+}
 YES, NO = "yes", "no"
 
 LISTS = (

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel
 
+from tests.models.family_table import PATH, line
 from tests.models.image_families import COLUMNS, FAMILIES, NO, YES, tiny_config, try_family
 
 # What people use most. They may be refused for nothing but a size or dropout that they do not have.
@@ -13,9 +14,10 @@ KNOWN = ("beit", "clip", "convnext", "deit", "dinov2", "efficientnet", "mobilene
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_works_or_is_refused_in_one_line(name: str, tmp_path: Path):
-    """It trains whole, by its top layer or its head alone, takes the sizes that it says, and predicts when exported."""
+    """As docs/encoders.md says, which `python -m tests.models.family_table` writes anew."""
     found = try_family(name, tmp_path)
-    assert tuple(found) == COLUMNS
+    assert tuple(found) == tuple(COLUMNS)
+    assert line(name, found) in PATH.read_text(encoding="utf-8").splitlines()
     for column, answer in found.items():
         assert answer == YES or answer.startswith(NO), f"{column}: {answer}"
     if name in KNOWN:
