@@ -33,18 +33,6 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 MOST_LAYERS = 1000
 HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
 
-# The families do not agree on the names of their dropout probabilities.
-DROPOUT_FIELDS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "hidden_dropout",
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)
-
 
 def resolve_encoder(name: str) -> Path:
     """Return the folder of the encoder; downloads a hub model once. Raises EncoderError."""

@@ -107,8 +107,8 @@ def _search(arguments: list[str], folder: str, environment: dict[str, str], outp
     for name in ("stdout", "stderr"):
         number = getattr(sys, name).fileno()
         os.dup2(output.fileno(), number)
-        # The old one believes that it writes to what the forking process had there, perhaps a file that can be sought in.
-        setattr(sys, name, open(number, "w", encoding="utf-8", buffering=1, closefd=False))
+        # The old stream believes that it writes to a file, if that is what the forking process had there.
+        setattr(sys, name, os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False))
     output.close()
     sys.argv = ["search", *arguments]
     _fork_workers()
