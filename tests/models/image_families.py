@@ -254,12 +254,14 @@ def _read_another_size(encoder: str) -> None:
 
 
 def _obey_dropout(encoder: str) -> None:
-    """With 0.5 two passes of training differ, with 0 they do not but where a family moves patches at random."""
-    for dropout in (0.5, 0.0):
+    """With 0.5 passes of training differ, with 0 they do not but where a family moves patches at random."""
+    # Where only a layer or two are left out at random, two passes may leave out the same.
+    for dropout, num_others in ((0.5, 15), (0.0, 1)):
         model = _classifier(encoder, encoder_dropout=dropout, dropout=0.0).train()
-        first, second = model(pixel_values=_images(4)), model(pixel_values=_images(4))
+        first = model(pixel_values=_images(4))
+        same = [torch.allclose(first, model(pixel_values=_images(4))) for _ in range(num_others)]
         moves = hasattr(model.encoder.config, "pos_embed_jitter")
-        assert (torch.allclose(first, second) if dropout == 0.0 else not torch.equal(first, second)) or moves
+        assert all(same) == (dropout == 0.0) or moves
 
 
 def _export(encoder: str, folder: Path) -> None:
