@@ -56,7 +56,7 @@ class Uses:
 
 
 class Unfit(Exception):
-    """An encoder of the family cannot be used; the message goes on from `a bert `."""
+    """An encoder of the family cannot be used; the message goes on from the name of the family."""
 
 
 def check_encoder(name: str, uses: Uses | None = None) -> None:
@@ -274,7 +274,7 @@ def _refusals(name: str, family: str) -> Iterator[None]:
     try:
         yield
     except Unfit as unfit:
-        raise EncoderError(f"encoder {name!r}: a {family} {unfit}") from unfit.__cause__
+        raise EncoderError(f"encoder {name!r}: {family} {unfit}") from unfit.__cause__
 
 
 def _is_composite(config: PreTrainedConfig) -> bool:

@@ -34,7 +34,7 @@ def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
     if params.gradient_checkpointing:
         if not encoder.supports_gradient_checkpointing:
             raise EncoderError(
-                f"encoder {params.encoder!r}: gradient_checkpointing is true, but a {encoder.config.model_type} "
+                f"encoder {params.encoder!r}: gradient_checkpointing is true, but {encoder.config.model_type} "
                 "cannot compute its activations again; expected false"
             )
         # The public method also makes the embeddings' output ask for a gradient, so that backward would pass through
@@ -49,7 +49,7 @@ def check_layers(name: str, asked: Mapping[str, int], *, family: str, num_layers
     for field, number in asked.items():
         if number and not num_layers:
             raise EncoderError(
-                f"encoder {name!r}: {field} is {number}, but a {family} has no list of layers with weights of their own"
+                f"encoder {name!r}: {field} is {number}, but {family} has no list of layers with weights of their own"
             )
         if number > num_layers:
             raise EncoderError(f"encoder {name!r}: {field} is {number}, the encoder has {num_layers}")
@@ -84,7 +84,7 @@ def _add_lora(encoder: PreTrainedModel, params: EncoderParams) -> None:
         attention_only = params.lora_targets == "attention"
         of_which, instead = (" of its attention", "lora_targets all, or ") if attention_only else ("", "")
         raise EncoderError(
-            f"encoder {params.encoder!r}: a {encoder.config.model_type} has no linear layers{of_which} that LoRA could "
+            f"encoder {params.encoder!r}: {encoder.config.model_type} has no linear layers{of_which} that LoRA could "
             f"update; expected {instead}lora_rank null"
         )
     config = LoraConfig(r=params.lora_rank, lora_alpha=params.lora_alpha, target_modules=targets)  # type: ignore[arg-type]

@@ -39,9 +39,9 @@ def seeing_part(config: PreTrainedConfig) -> PreTrainedConfig:
 def unfit(config: PreTrainedConfig) -> str | None:
     """Return why a family cannot be an image encoder, as far as its configuration tells."""
     if type(config) not in MODEL_MAPPING:
-        return f"a {config.model_type} is no model that transformers' AutoModel makes"
+        return f"{config.model_type} is no model that transformers' AutoModel makes"
     if hasattr(config, "num_queries"):
-        return f"a {config.model_type} looks for objects in an image, and has no states of all of it"
+        return f"{config.model_type} looks for objects in an image, and has no states of all of it"
     return None
 
 

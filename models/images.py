@@ -224,23 +224,22 @@ def _look(name: str, config: Any, *, image_size: int, pooling: str, dropout: flo
         with quietly(), torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
             encoder = AutoModel.from_config(config).eval()
             if encoder.main_input_name != "pixel_values":
-                raise EncoderError(f"encoder {name!r}: a {family} is no image encoder")
+                raise EncoderError(f"encoder {name!r}: {family} is no image encoder")
             if dropout is not None:
                 fix_dropout(encoder, dropout)
             shape = look(encoder, image_size=image_size, pooling=pooling)
             if dropout and not drops(encoder, image_size=image_size):
                 raise EncoderError(
-                    f"encoder {name!r}: encoder_dropout is {dropout}, but nothing in a {family} is dropped; "
-                    "expected null"
+                    f"encoder {name!r}: encoder_dropout is {dropout}, but nothing in {family} is dropped; expected null"
                 )
             return shape
     except ImportError as error:
-        raise EncoderError(f"encoder {name!r}: a {family} needs a package: {_reason(error)}") from error
+        raise EncoderError(f"encoder {name!r}: {family} needs a package: {_reason(error)}") from error
     except EncoderError:
         raise
     except Exception as error:
         raise EncoderError(
-            f"encoder {name!r}: a {family} cannot be used with images of {image_size} x {image_size} pixels: "
+            f"encoder {name!r}: {family} cannot be used with images of {image_size} x {image_size} pixels: "
             f"{_reason(error)}"
         ) from error
 

@@ -30,7 +30,7 @@ def load_masked_language_model(name: str) -> MaskedLanguageModel:
     """
     config = load_config(name)
     if type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING:
-        raise EncoderError(f"encoder {name!r}: a {config.model_type} has no masked-language-model head")
+        raise EncoderError(f"encoder {name!r}: {config.model_type} has no masked-language-model head")
     tokenizer = load_tokenizer(name)
     if tokenizer.mask_token_id is None:
         raise EncoderError(f"encoder {name!r}: its tokenizer has no mask token")

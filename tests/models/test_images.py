@@ -152,7 +152,7 @@ def test_what_cannot_be_used_is_refused(vit, efficientnet, tmp_path):
     assert "images of 3 x 3 pixels" in error_of(vit, image_size=3)
     assert "pooling is cls, but it makes feature maps" in error_of(efficientnet, pooling="cls")
     assert "pooling is attention" in error_of(vit, pooling="attention")
-    assert error_of(str(build_tiny_encoder(Path(tmp_path, "text")))).endswith("a bert is no image encoder")
+    assert error_of(str(build_tiny_encoder(Path(tmp_path, "text")))).endswith("bert is no image encoder")
     assert "there is no file nowhere" in error_of("config:nowhere")
 
 
@@ -189,7 +189,7 @@ def test_dropout_is_obeyed_or_refused(vit, tmp_path):
     """Also where the configuration does not name it; a network in which nothing is dropped says so."""
     config = EfficientNetConfig(**EFFICIENTNET | {"num_block_repeats": [1, 1]})
     network = str(build_tiny_image_encoder(tmp_path, config))
-    assert "encoder_dropout is 0.3, but nothing in a efficientnet is dropped" in error_of(network, dropout=0.3)
+    assert "encoder_dropout is 0.3, but nothing in efficientnet is dropped" in error_of(network, dropout=0.3)
     probabilities = {
         module.p for module in classifier(vit, encoder_dropout=0.3, dropout=0.3).modules() if hasattr(module, "p")
     }
@@ -199,4 +199,4 @@ def test_dropout_is_obeyed_or_refused(vit, tmp_path):
 def test_a_detector_is_no_image_encoder(tmp_path):
     """Its last states are those of the objects that it looks for."""
     DetrConfig().save_pretrained(tmp_path)
-    assert "a detr looks for objects in an image" in error_of(f"config:{tmp_path}")
+    assert "detr looks for objects in an image" in error_of(f"config:{tmp_path}")

@@ -217,11 +217,11 @@ def test_an_image_encoder_that_would_fail_in_training_is_refused_before_the_stud
     [
         (
             ["model.trainable_layers=1"],
-            "trainable_layers is 1, but a albert has no list of layers with weights of their",
+            "trainable_layers is 1, but albert has no list of layers with weights of their",
         ),
-        (["space={reinit_layers: {low: 0, high: 2}}"], "reinit_layers is 2, but a albert has no list of layers"),
-        (["model.gradient_checkpointing=true"], "gradient_checkpointing is true, but a albert cannot"),
-        (["space={gradient_checkpointing: [false, true]}"], "gradient_checkpointing is true, but a albert cannot"),
+        (["space={reinit_layers: {low: 0, high: 2}}"], "reinit_layers is 2, but albert has no list of layers"),
+        (["model.gradient_checkpointing=true"], "gradient_checkpointing is true, but albert cannot"),
+        (["space={gradient_checkpointing: [false, true]}"], "gradient_checkpointing is true, but albert cannot"),
         (["space={max_length: [16, 65]}"], "max_length is 65, the encoder takes 64"),
     ],
 )
