@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from objectives import tables
 from objectives.class_folders import FOLDER, is_class_folders, read_class_folders
 from objectives.data_spec import DataSpec
+from objectives.delimited import check_delimiter
 from objectives.errors import DataError, Misread
 from objectives.image_root import ImageFiles
 from objectives.names import quoted
@@ -175,6 +176,7 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec
     columns = [str(column) for column in table.columns]
     for name in names:
         if name not in columns:
+            check_delimiter(spec.path, columns)
             nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
             there = _name_some(map(repr, columns), most=NUM_COLUMNS_NAMED)
             advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {there}"

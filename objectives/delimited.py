@@ -6,7 +6,7 @@ quote is a sign like any other, as where a text is '"great film, he said', and e
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,9 @@ from objectives.text_files import open_text
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
+_OTHER_DELIMITERS = "\t;|,"  # that people's files have; Excel's of the country, say
+_NUM_SHOWN = 60
+
 MOST_COLUMNS = 10_000
 MOST_CHARACTERS = 10_000_000  # of a cell, which an open quote would make of the rest of the file
 
@@ -26,6 +29,17 @@ def check_width(path: Path, num_columns: int) -> None:
     """Raise DataError if a table has more columns than any is expected to have."""
     if num_columns > MOST_COLUMNS:
         raise DataError(f"{path}: has {num_columns:,} columns, expected at most {MOST_COLUMNS:,}")
+
+
+def check_delimiter(path: Path, header: Sequence[str]) -> None:
+    """Raise DataError if a header of one name looks like several that something else separates."""
+    found = next((sign for sign in _OTHER_DELIMITERS if len(header) == 1 and sign in header[0]), None)
+    if found is not None:
+        raise DataError(
+            f"{path}: the header is read as one name, {header[0][:_NUM_SHOWN]!r}, and seems to be separated by "
+            f"{found!r}; "
+            "expected commas (CSV) or tabs (TSV, a name that ends in .tsv)"
+        )
 
 
 def read_records(source: Source, lines: Iterable[str], *, quoted: bool) -> Iterator[list[str]]:
@@ -39,8 +53,8 @@ def has_quotes(source: Source) -> bool:
     """Whether cells may be in quotes: as `source.quotes` says, or by reading the whole file both ways.
 
     A header in quotes says that they are; so does a line that without quotes has another number of cells than the
-    header. Else a quote that is not closed as it should be is one of a text. Raises DataError if the file can be read
-    in neither way, and Misread if it can in both, to other rows.
+    header. Else a quote that is not closed as it should be is one of a text, unless most rows have whole cells in
+    quotes. Raises DataError if the file can be read in neither way, and Misread if it is not clear in which.
     """
     if source.quotes != "auto":
         return source.quotes == "on"
@@ -53,6 +67,8 @@ def has_quotes(source: Source) -> bool:
             raise with_quotes.error
         return True
     if with_quotes.error is not None and (with_quotes.error.is_of_quotes or with_quotes.first_long is not None):
+        if 2 * without.num_enclosed > without.num_rows:
+            raise _damaged_quote(source, with_quotes, without)
         return False
     raise _either(source, with_quotes, without)
 
@@ -77,24 +93,46 @@ class _Reading:
     """What a file is with quotes, or without."""
 
     num_rows: int
+    num_enclosed: int  # rows with a cell that begins and ends with a quote
     first_long: _Record | None  # of more than one line
     is_quoted: bool  # every name of the header begins and ends with a quote
     error: _Damage | None
 
 
 def _try(source: Source, *, quoted: bool) -> _Reading:
-    num_rows, first_long, is_quoted, error = -1, None, False, None
+    num_rows, num_enclosed, first_long, is_quoted, error = -1, 0, None, False, None
     with open_text(source.path, encoding=source.encoding, newline="") as text:
         try:
             for record in _records(source, text.lines, quoted=quoted):
                 num_rows += 1
                 if num_rows == 0:
-                    is_quoted = all(len(name) > 1 and name[0] == name[-1] == '"' for name in record.cells)
+                    is_quoted = all(map(_is_enclosed, record.cells))
+                else:
+                    num_enclosed += any(map(_is_enclosed, record.cells))
                 if first_long is None and record.last > record.first:
                     first_long = record
         except _Damage as damage:
             error = damage
-    return _Reading(num_rows=num_rows, first_long=first_long, is_quoted=is_quoted, error=error)
+    return _Reading(
+        num_rows=num_rows, num_enclosed=num_enclosed, first_long=first_long, is_quoted=is_quoted, error=error
+    )
+
+
+def _is_enclosed(cell: str) -> bool:
+    return len(cell) > 1 and cell[0] == cell[-1] == '"'
+
+
+def _damaged_quote(source: Source, with_quotes: _Reading, without: _Reading) -> Misread:
+    line = with_quotes.error.line if with_quotes.error else 0
+    if with_quotes.first_long is not None:
+        line = with_quotes.first_long.first
+    return Misread(
+        f"{source.path}: line {line}: the quote that opens a cell here is not closed as it should be, and "
+        f"{without.num_enclosed:,} of {without.num_rows:,} rows have a cell in quotes; expected that line mended, or "
+        "data.quotes off, which keeps all quotes as text",
+        setting="quotes",
+        value="off",
+    )
 
 
 def _either(source: Source, with_quotes: _Reading, without: _Reading) -> Misread:
@@ -121,6 +159,7 @@ def _records(source: Source, lines: Iterable[str], *, quoted: bool) -> Iterator[
         strict=True,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
     )
+    header: list[str] = []
     width = row = last = 0
     try:
         for cells in reader:
@@ -129,8 +168,9 @@ def _records(source: Source, lines: Iterable[str], *, quoted: bool) -> Iterator[
                 if first == last and not latest[0].strip():
                     continue  # a line of blanks
                 if row:
+                    check_delimiter(source.path, header)
                     raise _ragged(source, _Record(cells, first, last), row=row, width=width)
-                width = len(cells)
+                header, width = cells, len(cells)
                 check_width(source.path, width)
             row += 1
             yield _Record(cells, first, last)
@@ -156,9 +196,11 @@ def _unclosed(source: Source, error: csv.Error, *, first: int, last: int, quoted
     if not quoted or (first == last and "limit" in str(error)):
         return _Damage(f"{source.path}: line {first}: {error}", line=first)
     where = f" in line {last}" if last > first else ""
+    # With auto, the file could not be read without quotes either.
+    advice = "; with data.quotes off, quotes are text" if source.quotes == "on" else ""
     return _Damage(
-        f"{source.path}: line {first}: the quote that opens a cell here is not closed as it should be: {error}{where}; "
-        "with data.quotes off, quotes are text",
+        f"{source.path}: line {first}: the quote that opens a cell here is not closed as it should be: {error}{where}"
+        f"{advice}",
         line=first,
         is_of_quotes=True,
     )

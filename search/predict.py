@@ -19,6 +19,7 @@ from rich.table import Table
 from objectives.class_folders import FILE, FOLDER, is_class_folders
 from objectives.data import Labels, content_of, read_chunks, read_labels, require_columns
 from objectives.data_spec import DataSpec
+from objectives.delimited import check_delimiter
 from objectives.errors import DataError
 from objectives.exported import Description, ExportedModel
 from objectives.metrics import defined_metrics, score_all
@@ -206,6 +207,7 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
     table = chunk.table.copy(deep=False)
     for own, theirs in columns.items():
         if theirs not in chunk.table.columns:
+            check_delimiter(path, list(chunk.table.columns))
             close = nearest(theirs, chunk.table.columns)
             there = ", ".join(map(repr, chunk.table.columns))
             advice = f"did you mean {close!r}?" if close else f"there are {there};"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from objectives.data import read_chunks, read_table
+from objectives.data import read_chunks, read_dataset, read_table
 from objectives.data_spec import DataSpec
 from objectives.errors import DataError, Misread
 
@@ -190,3 +190,39 @@ def test_commas_alone_are_a_row(tmp_path: Path):
     assert rows_of(tmp_path / "r.csv", "a,b,c\n,,\n")[1:] == [["", "", ""]]
     with pytest.raises(DataError, match="data row 1 has 2 cells"):
         rows_of(tmp_path / "r.csv", "a,b,c\n,\n")
+
+
+@pytest.mark.parametrize("file_format", DELIMITERS)
+@pytest.mark.parametrize("damage", ['"the "best" one"', '"the end', '"great" film'])
+@pytest.mark.parametrize("share", [1, 3])
+def test_damage_where_most_rows_have_quotes_is_refused(tmp_path: Path, file_format: str, damage: str, share: int):
+    """Else quotes would be part of every class's name, and `a` and `"a"` two classes, without a word."""
+    delimiter = DELIMITERS[file_format]
+    cells = [[f'"say {number}"', '"a"' if number % share == 0 else "a"] for number in range(20)]
+    cells[7][0] = damage
+    content = "\n".join(delimiter.join(row) for row in [["text", "label"], *cells])
+    path = tmp_path / f"rows.{file_format}"
+    with pytest.raises(Misread, match=r"line 9: the quote that opens a cell here .* of 20 rows .* data.quotes off"):
+        rows_of(path, content)
+    assert rows_of(path, content, quotes="off")[1:] == cells
+
+
+def test_advice_is_only_given_where_it_helps(tmp_path: Path):
+    """A file that cannot be read without quotes either is not said to be read with `off`."""
+    content = 'text,label\n"a \\"b\\" c, d",x\n'
+    with pytest.raises(DataError, match="not closed as it should be") as refusal:
+        rows_of(tmp_path / "r.csv", content)
+    assert "off" not in str(refusal.value)
+    with pytest.raises(DataError, match=r"with data\.quotes off, quotes are text"):
+        rows_of(tmp_path / "r.csv", content, quotes="on")
+
+
+@pytest.mark.parametrize(("name", "sign"), [("r.csv", ";"), ("r.csv", "\t"), ("r.csv", "|"), ("r.tsv", ",")])
+@pytest.mark.parametrize("text", ["hello", "hello, {} world"])
+def test_another_delimiter_is_named(tmp_path: Path, name: str, sign: str, text: str):
+    """Whether rows have as many cells as the header by chance or not."""
+    lines = [f"text{sign}label", *(f"{text.format(DELIMITERS[name[2:]])}{sign}{label}" for label in "abab")]
+    spec = DataSpec(path=tmp_path / name, label="label", text=("text",))
+    spec.path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=f"one name, .* separated by {re.escape(repr(sign))}; expected commas"):
+        read_dataset(spec)
