@@ -104,9 +104,12 @@ def _search(arguments: list[str], folder: str, environment: dict[str, str], outp
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output.fileno(), stream.fileno())
+    for descriptor in (1, 2):
+        os.dup2(output.fileno(), descriptor)
     output.close()
+    # New ones: those of the server were made for a file, and would look for their place in the pipe.
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")
     sys.argv = ["search", *arguments]
     _fork_workers()
     from search.cli import main
