@@ -5,6 +5,7 @@ starts two besides itself. The forked ones are processes of their own all the sa
 signals, exit code; what a test kills is killed.
 """
 
+import io
 import multiprocessing
 import os
 import signal
@@ -108,8 +109,8 @@ def _search(arguments: list[str], folder: str, environment: dict[str, str], outp
         os.dup2(output.fileno(), descriptor)
     output.close()
     # New ones: those of the server were made for a file, and would look for their place in the pipe.
-    sys.stdout = open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), line_buffering=True)
+    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True, errors="backslashreplace")
     sys.argv = ["search", *arguments]
     _fork_workers()
     from search.cli import main
