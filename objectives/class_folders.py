@@ -1,5 +1,6 @@
 """Reads a folder, or a zip file, that has a folder for each class as a table of its files."""
 
+import os
 import re
 import unicodedata
 import zipfile
@@ -83,11 +84,14 @@ def _is_image(name: str) -> bool:
 def _check_no_parts(path: Path, files: Sequence[_Parts], depth: int) -> None:
     """Raise DataError if the folders are training, validation and test data, and not classes."""
     folders = {parts[: depth + 1] for parts in files if len(parts) > depth + 1}
-    found = sorted(folder for folder in folders if PART_OF_DATA.fullmatch(folder[-1]))
+    names = [folder[-1] for folder in folders]
+    # What all have in front, as in seg_train and seg_test, up to a letter that may belong to the word itself.
+    shared = re.sub(r"[^-_ ]*$", "", os.path.commonprefix(names)) if len(names) > 1 else ""  # noqa: RUF071 - letters
+    found = sorted(folder for folder in folders if PART_OF_DATA.fullmatch(folder[-1].removeprefix(shared)))
     if len(found) < 2:
         return
     named = " and ".join(repr("/".join(folder)) for folder in found)
-    first = next((folder for folder in found if folder[-1].lower().startswith("tr")), found[0])
+    first = next((folder for folder in found if folder[-1].removeprefix(shared).lower().startswith("tr")), found[0])
     other = next(folder for folder in found[::-1] if folder != first)
     unpacked = path if path.is_dir() else path.with_suffix("")
     place = "" if path.is_dir() else f"it unpacked into {unpacked}, and then "

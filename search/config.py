@@ -52,8 +52,8 @@ def _parse_time(value: object) -> float | None:
 
 
 def _check_time(value: Any) -> Any:
-    _parse_time(value)
-    return value
+    seconds = _parse_time(value)
+    return seconds if isinstance(value, int) else value
 
 
 def _switch(value: object) -> object:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from search.config import ArtifactsConfig
+from search.presence import present_runs
 from storage.artifacts import Artifacts
 from storage.errors import StorageError
 from storage.ledger import Ledger
-from storage.records import Claim, Direction, FoldRun, TrialRecord, TrialState
+from storage.records import Claim, Direction, FoldRun, FoldRunState, TrialRecord, TrialState
 from storage.view import LedgerView
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 PREDICTIONS = "predictions-"
 WEIGHTS = "model-"
 CHECKPOINT = "checkpoint-"
+_UNATTENDED = (FoldRunState.WAITING, FoldRunState.PAUSED)
 
 
 def fold_folder(ledger: LedgerView, run: Claim | FoldRun) -> str:
@@ -33,7 +35,10 @@ def weights_name(predictions: str) -> str:
 
 def misplaced(ledger: LedgerView, artifacts: Artifacts) -> str | None:
     """What to say where nothing is that the ledger knows of: most likely the study was run in another folder."""
-    recorded = [run.predictions for run in ledger.fold_runs() if run.predictions]
+    runs = present_runs(ledger)
+    recorded = [run.predictions for run in runs if run.predictions]
+    # Those of a fold run that is being trained come and go.
+    recorded += [run.checkpoint for run in runs if run.checkpoint and run.state in _UNATTENDED]
     if not recorded or any(artifacts.exists(name) for name in recorded):
         return None
     return (

@@ -5,6 +5,7 @@ starts two besides itself. The forked ones are processes of their own all the sa
 signals, exit code; what a test kills is killed.
 """
 
+import io
 import multiprocessing
 import os
 import signal
@@ -104,12 +105,12 @@ def _search(arguments: list[str], folder: str, environment: dict[str, str], outp
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for name in ("stdout", "stderr"):
-        number = getattr(sys, name).fileno()
-        os.dup2(output.fileno(), number)
-        # The old stream believes that it writes to a file, if that is what the forking process had there.
-        setattr(sys, name, os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False))
+    for descriptor in (1, 2):
+        os.dup2(output.fileno(), descriptor)
     output.close()
+    # New ones: those of the server were made for a file, and would look for their place in the pipe.
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), line_buffering=True)
+    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True, errors="backslashreplace")
     sys.argv = ["search", *arguments]
     _fork_workers()
     from search.cli import main

@@ -202,7 +202,9 @@ def test_a_tracker_can_be_switched_off_by_null_or_false(load):
 )
 def test_a_time_is_read_as_people_write_it(load, written, seconds):
     """The budget's time may have units."""
-    assert load(f"budget: {{time: {written}}}").budget.seconds == seconds
+    config = load(f"budget: {{time: {written}}}")
+    assert config.budget.seconds == seconds
+    assert config_from_record(to_record(config)) == config  # a warning is an error here
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Which trained weights stay, with a real ledger, real files and scripted trainings."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 
-from search.keeping import weights_name
+from search.keeping import misplaced, weights_name
+from storage.artifacts import Artifacts
 from storage.errors import LeaseLost, StorageError
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
@@ -125,3 +127,17 @@ def test_a_place_that_cannot_be_reached_is_a_warning(scripted_study: Studies, mo
     assert "artifacts of trial 0 are not removed: the place is away" in caplog.text
     keeping.prune()
     assert stored(study) == {1}
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_who_continues_in_another_folder_is_told_so(scripted_study: Studies, tmp_path: Path, epochs: int):
+    """Also where the study was left before a fold was done: all that is stored are checkpoints."""
+    study = scripted_study()
+    script = Script(scripted)
+    script.on_epoch = lambda trial, fold, epoch: study.stop.set() if epoch == epochs else None
+    study.coordinator().step()
+    study.worker(script).train(claim_first(study.ledger))
+    assert misplaced(study.ledger, study.artifacts) is None
+    said = misplaced(study.ledger, Artifacts(str(tmp_path / "elsewhere")))
+    assert said is not None
+    assert said.startswith("storage.artifacts: found nothing of study")
