@@ -1,5 +1,6 @@
 """Memory that runs out: passes of a small device, and a real training in a process whose memory the kernel limits."""
 
+import functools
 import resource
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -48,6 +49,7 @@ def check_same(free: Trained, limited: Trained, again: Trained, *, rel: float) -
 def room_for(most: int, run: Callable[..., Any], *, training: bool | None = None) -> Callable[..., Any]:
     """As a module's pass `run`, which runs out of memory at its end where it sees more rows; in one mode alone."""
 
+    @functools.wraps(run)  # it is looked at for what it takes
     def limited(module: torch.nn.Module, *arguments: Any, **batch: Any) -> Any:
         outputs = run(module, *arguments, **batch)
         rows = next(iter((*arguments, *batch.values())))
