@@ -10,6 +10,7 @@ PARTS = range(8)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two dozen families, on a machine that may be busy
 @pytest.mark.parametrize("part", PARTS)
 def test_the_page_says_what_is_measured(part, tmp_path):
     """A family that is new, or does something else by now, has no such line: `python -m tests.models.family_table`."""
