@@ -130,7 +130,7 @@ def read_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
     Raises ValueError for a name that leads outside, or that is in an encoding which the file does not tell.
     """
-    members = ((member, _name_of(member)) for member in archive.infolist() if not member.is_dir())
+    members = ((member, _name_of(member)) for member in archive.infolist() if member.filename and not member.is_dir())
     named = {name: member for member, name in members if name and not name.endswith("/")}
     for name in named:
         _check_inside(name)
