@@ -13,7 +13,7 @@ from optuna.trial import TrialState as OptunaState
 from models.params import Scalar
 from objectives.metrics import METRICS
 from search.config import StudyConfig
-from search.presence import COORDINATOR_ROLE, WORKER_ROLE
+from search.presence import COORDINATOR_ROLE, WORKER_ROLE, end_announcement
 from search.proposals import make_sampler
 from search.racing.estimates import estimates
 from search.racing.matrix import Matrix, RunState
@@ -98,6 +98,8 @@ class Coordinator:
         now = time.time()  # it goes on while a machine sleeps
         if not 0 <= now - self._last_renewal < RENEWAL_SECONDS:
             self.leading = self.ledger.acquire_role(COORDINATOR_ROLE, self.owner, lease_seconds=ROLE_SECONDS)
+            if not self._last_renewal:
+                end_announcement(self.ledger, self.owner)
             if now - self._last_renewal > ROLE_SECONDS and self._last_renewal:
                 self._expires_from = now + ROLE_SECONDS
             self._last_renewal = now

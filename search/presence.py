@@ -58,14 +58,18 @@ class Presence:
 
 @contextmanager
 def announced(ledger: Ledger, owner: str) -> Iterator[None]:
-    """Say that a run begins, before any of its processes has a role of its own; and that it has ended."""
-    role = RUN_ROLE + owner
-    ledger.acquire_role(role, owner, lease_seconds=START_SECONDS)
+    """Say that a run begins, before a coordinator or a worker of it has a role of its own."""
+    ledger.acquire_role(RUN_ROLE + owner, owner, lease_seconds=START_SECONDS)
     try:
         yield
     finally:
         with suppress(StorageUnavailable):  # the role lapses by itself
-            ledger.release_role(role, owner)
+            end_announcement(ledger, owner)
+
+
+def end_announcement(ledger: Ledger, owner: str) -> None:
+    """From now on there is a coordinator, whose role lapses soon after its death; that of a run would live on."""
+    ledger.release_role(RUN_ROLE + owner, owner)
 
 
 def is_attended(ledger: LedgerView) -> bool:

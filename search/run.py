@@ -12,7 +12,7 @@ from rich.console import Console
 
 from search.config import StudyConfig
 from search.coordinator import MAX_ATTEMPTS, Coordinator
-from search.engines.local import PATIENCE_SECONDS, LocalEngine, make_owner
+from search.engines.local import PATIENCE_SECONDS, LocalEngine
 from search.environment import Secrets
 from search.errors import ConfigError, ExitCode, RunFailed
 from search.keeping import Keeping
@@ -70,12 +70,13 @@ def run_study(
     study: OpenStudy,
     config: StudyConfig,
     *,
+    owner: str,
     num_workers: int,
     secrets: Secrets,
     console: Console,
     memory_limit: int | None = None,
 ) -> Ending:
-    """Run the study; `memory_limit` is each worker's, in bytes.
+    """Run the study as `owner`, who may have announced it; `memory_limit` is each worker's, in bytes.
 
     Raises ConfigError if a worker cannot work at all, RunFailed if too many of them died or too many trials failed in a
     row; StorageError.
@@ -85,7 +86,7 @@ def run_study(
         config=config,
         race=live_race(study.ledger, config),
         url=study.url,
-        owner=make_owner(),
+        owner=owner,
         pooled_score=StudyRows(ledger=study.ledger, config=config).pooled_score,
         prune=Keeping(
             ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts

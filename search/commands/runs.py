@@ -124,10 +124,11 @@ def run(
     config = study.config or config
     for note in (*notes, *study.notes):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    with announced(study.ledger, make_owner()):
+    owner = make_owner()
+    with announced(study.ledger, owner):
         if not reopen_if_work_is_left(study, config):
             return _ended(study, config)
-        return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=secrets)
+        return _run(study, config, owner=owner, workers=workers, memory_limit=memory_limit, secrets=secrets)
 
 
 @click.command("worker")
@@ -153,12 +154,19 @@ def worker(
     config = on_this_machine(study.record, overrides)
     if study.record.state is not StudyState.RUNNING:
         return _ended(study, config)
-    with announced(study.ledger, make_owner()):
-        return _run(study, config, workers=workers, memory_limit=memory_limit, secrets=Secrets.read())
+    owner, secrets = make_owner(), Secrets.read()
+    with announced(study.ledger, owner):
+        return _run(study, config, owner=owner, workers=workers, memory_limit=memory_limit, secrets=secrets)
 
 
 def _run(
-    study: "OpenStudy", config: "StudyConfig", *, workers: int | None, memory_limit: int | None, secrets: "Secrets"
+    study: "OpenStudy",
+    config: "StudyConfig",
+    *,
+    owner: str,
+    workers: int | None,
+    memory_limit: int | None,
+    secrets: "Secrets",
 ) -> int:
     from search.engines.local import num_gpus
     from search.errors import ExitCode, RunFailed
@@ -172,7 +180,13 @@ def _run(
         console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
         ending = run_study(
-            study, config, num_workers=num_workers, memory_limit=memory_limit, secrets=secrets, console=console
+            study,
+            config,
+            owner=owner,
+            num_workers=num_workers,
+            memory_limit=memory_limit,
+            secrets=secrets,
+            console=console,
         )
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):

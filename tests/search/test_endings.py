@@ -250,6 +250,19 @@ def test_a_run_that_begins_is_not_interrupted(commands: Callable[..., Commands],
     assert (summarise(run.study.ledger).state, run.study.ledger.live_roles("")) == ("finished", [])
 
 
+@both
+def test_a_run_is_announced_until_a_coordinator_leads(commands: Callable[..., Commands], command: str):
+    """Not longer: when all of it is killed, nothing says for a minute that it still runs."""
+    run = commands()
+    seen = []
+    run.script = Script(good, on_epoch=lambda *_: seen.append(run.study.ledger.live_roles("run/")))
+    spawn = run.spawn
+    run.spawn = lambda: (seen.append(run.study.ledger.live_roles("run/")), spawn())[1]
+    check(run(command), 0)
+    assert len(seen[0]) == 1
+    assert seen[-1] == []
+
+
 def test_interrupted_before_any_worker_begins(commands: Callable[..., Commands]):
     """While the data is read, say."""
     run = commands()

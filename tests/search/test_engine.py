@@ -117,7 +117,7 @@ def test_a_worker_that_cannot_be_started_ends_the_run_and_those_that_were(
     opened = find("scripted", url=study.url)
     expected = r"^--workers: worker 2 of 3 cannot be started: Resource temporarily unavailable; expected fewer"
     with pytest.raises(ConfigError, match=expected):
-        run_study(opened, study.config, num_workers=3, secrets=Secrets(), console=Console(quiet=True))
+        run_study(opened, study.config, owner="run", num_workers=3, secrets=Secrets(), console=Console(quiet=True))
     [process] = started
     assert process.exitcode == -signal.SIGKILL
     assert not study.ledger.live_roles("")
