@@ -15,6 +15,7 @@ COPY requirements.lock ./
 RUN pip install --requirement requirements.lock
 
 COPY pyproject.toml README.md LICENSE ./
+COPY fold_search ./fold_search
 COPY search ./search
 COPY objectives ./objectives
 COPY models ./models

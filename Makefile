@@ -57,7 +57,7 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	$(BIN)/pip install --quiet --requirement requirements-dev.lock
 	@touch $@
 
-examples/data/demo.csv: requirements.lock search/demo.py | $(RUNTIME)
+examples/data/demo.csv: requirements.lock search/drafting/demo.py | $(RUNTIME)
 	$(BIN)/search data demo --out $@
 
 # Not readable for others by its folder, but by the containers, which run as other users.

@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 import yaml
 
-from storage.catalog import find_study
-from storage.database import connect
-from storage.ledger import Ledger
-from storage.records import EventKind
+from fold_search.storage.catalog import find_study
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import EventKind
 from tests.chaos.invariants import all_events, check_ledger, outcome
 from tests.chaos.servers import Postgres
 from tests.chaos.study import NAME, REAL, write_trainable

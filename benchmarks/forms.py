@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from objectives.data import Dataset, read_dataset
-from objectives.exported import DESCRIPTION, Description, ExportedModel, Member
-from objectives.metrics import Predictions, score_all
-from search.export import export
-from search.objective import choose_device
-from search.study import find
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.predicting.exported import DESCRIPTION, Description, ExportedModel, Member
+from fold_search.objectives.scoring.metrics import Predictions, score_all
+from fold_search.search.exporting.export import export
+from fold_search.search.running.objective import choose_device
+from fold_search.search.study.opened import find
 
 
 def main() -> None:

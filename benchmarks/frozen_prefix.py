@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.params import Scalar
-from objectives.data import Dataset, read_dataset
-from objectives.folds import assign_folds
-from objectives.jobs import FoldJob
-from objectives.tasks import prefix
-from objectives.tasks.preparation import prepare
-from objectives.training import FoldTraining
-from search.config import StudyConfig, load_config
-from search.goal import make_goal
-from search.objective import fold_seed
-from search.space import resolve
+from fold_search.models.params import Scalar
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.data.folds import assign_folds
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.tasks import prefix
+from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.training.fold import FoldTraining
+from fold_search.search.running.objective import fold_seed
+from fold_search.search.study.config import StudyConfig, load_config
+from fold_search.search.study.goal import make_goal
+from fold_search.search.study.space import resolve
 
 SAMPLED: dict[str, Scalar] = {"learning_rate": 5e-4, "dropout": 0.1, "loss": "cross_entropy"}
 

@@ -24,24 +24,24 @@ import torch
 from optuna.pruners import MedianPruner
 
 from benchmarks.real_data import run_search
-from models.params import Scalar
-from objectives.data import read_dataset
-from objectives.errors import TrialError
-from objectives.jobs import FoldJob
-from objectives.metrics import METRICS
-from objectives.tasks.preparation import prepare
-from objectives.training import read_weights
-from objectives.voting import predict_folds
-from search.config import StudyConfig, load_config
-from search.curves import HeldOutFile
-from search.held_out_file import score_on
-from search.objective import Objective, choose_device
-from search.proposals import make_sampler
-from search.report import find_best
-from search.rows import StudyRows
-from search.space import suggest
-from search.study import OpenStudy, find
-from storage.records import Event, EventKind
+from fold_search.models.params import Scalar
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.errors import TrialError
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.predicting.voting import predict_folds
+from fold_search.objectives.scoring.metrics import METRICS
+from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.training.fold import read_weights
+from fold_search.search.exporting.curves import HeldOutFile
+from fold_search.search.exporting.held_out_file import score_on
+from fold_search.search.reporting.tables import find_best
+from fold_search.search.running.objective import Objective, choose_device
+from fold_search.search.running.proposals import make_sampler
+from fold_search.search.study.config import StudyConfig, load_config
+from fold_search.search.study.opened import OpenStudy, find
+from fold_search.search.study.rows import StudyRows
+from fold_search.search.study.space import suggest
+from fold_search.storage.records import Event, EventKind
 
 STUDY_FILE = Path(__file__).parent / "studies" / "biotools_race.yaml"
 PAGE = 1000

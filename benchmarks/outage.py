@@ -24,10 +24,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from search.demo import build_demo
-from storage.catalog import find_study
-from storage.database import connect
-from storage.ledger import Ledger
+from fold_search.search.drafting.demo import build_demo
+from fold_search.storage.catalog import find_study
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger
 from tests.trackers.mlflow_server import MlflowServer
 
 WARM_UP_EPOCHS = 10

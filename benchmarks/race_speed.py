@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from search.config import RaceConfig
-from search.race import next_fold_run, verdict
-from search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.policy import next_fold_run, verdict
+from fold_search.search.study.config import RaceConfig
 
 NUM_COMPLETE, NUM_PAUSED, NUM_PARAMETERS, ROUNDS = 31, 100, 10, 30
 

@@ -20,17 +20,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 
-from models.params import Scalar
-from objectives.data import Dataset, read_dataset
-from objectives.jobs import FoldJob
-from objectives.tasks.preparation import prepare
-from objectives.training import FoldTraining
-from search.config import StudyConfig, load_config
-from search.goal import make_goal
-from search.objective import choose_device, fold_seed
-from search.report import summarise
-from search.space import resolve
-from search.study import OpenStudy, find
+from fold_search.models.params import Scalar
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.training.fold import FoldTraining
+from fold_search.search.reporting.tables import summarise
+from fold_search.search.running.objective import choose_device, fold_seed
+from fold_search.search.study.config import StudyConfig, load_config
+from fold_search.search.study.goal import make_goal
+from fold_search.search.study.opened import OpenStudy, find
+from fold_search.search.study.space import resolve
 
 Rows = NDArray[np.int64]
 

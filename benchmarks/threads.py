@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from benchmarks.frozen_prefix import SAMPLED
-from objectives import training
-from objectives.data import read_dataset
-from objectives.jobs import FoldJob
-from objectives.tasks.preparation import prepare
-from search.config import load_config
-from search.goal import make_goal
-from search.space import resolve
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.training import fold as training
+from fold_search.search.study.config import load_config
+from fold_search.search.study.goal import make_goal
+from fold_search.search.study.space import resolve
 
 SPINS = (300_000, 0, 1_000)  # of GNU's OpenMP: its own default, OMP_WAIT_POLICY=PASSIVE, and one between
 KINDS = {"head alone": (0, 21), "top layer": (1, 3)}  # layers trained, epochs

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from benchmarks.real_data import Both, baseline, fold_predictions, join, run_search
-from search.config import StudyConfig, load_config
-from search.study import find
-from search.ties import ALPHA, holm, resampled_t_test
-from storage.records import TrialRecord
+from fold_search.search.racing.ties import ALPHA, holm, resampled_t_test
+from fold_search.search.study.config import StudyConfig, load_config
+from fold_search.search.study.opened import find
+from fold_search.storage.records import TrialRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from storage.catalog import find_study
-from storage.database import connect
-from storage.ledger import Ledger
-from storage.records import EventKind
+from fold_search.storage.catalog import find_study
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import EventKind
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from models.adaptation import adapt, check_layers, merge_lora
-from models.encoders import (
+from fold_search.models.adaptation import adapt, check_layers, merge_lora
+from fold_search.models.encoders import (
     check_weights,
     finish,
     load_config,
@@ -23,11 +23,11 @@ from models.encoders import (
     text_model,
     without_pooler,
 )
-from models.errors import EncoderError
-from models.params import EncoderParams
-from models.reading import encoder_layers, read_states, state_width
-from models.relations import ExtendedEmbedding, NewTokens
-from models.shrinking import POSITIONS, VOCABULARY, shrunk
+from fold_search.models.errors import EncoderError
+from fold_search.models.params import EncoderParams
+from fold_search.models.reading import encoder_layers, read_states, state_width
+from fold_search.models.relations import ExtendedEmbedding, NewTokens
+from fold_search.models.shrinking import POSITIONS, VOCABULARY, shrunk
 
 # Texts of six tokens and of fewer; the first one with another last token, and with another first one.
 IDS = torch.tensor(

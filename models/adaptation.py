@@ -9,9 +9,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from models.errors import EncoderError
-from models.params import EncoderParams
-from models.reading import encoder_layers
+from fold_search.models.errors import EncoderError
+from fold_search.models.params import EncoderParams
+from fold_search.models.reading import encoder_layers
 
 
 def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.adaptation import adapt, merge_lora
-from models.encoders import load_encoder
-from models.params import ModelParams
-from models.reading import encoder_layers, read_states, state_width, upper_states
+from fold_search.models.adaptation import adapt, merge_lora
+from fold_search.models.encoders import load_encoder
+from fold_search.models.params import ModelParams
+from fold_search.models.reading import encoder_layers, read_states, state_width, upper_states
 
 WINDOWS_PER_FORWARD = 32  # without gradients; a document may have a hundred
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.classifiers import Classifier, Head
+from fold_search.models.classifiers import Classifier, Head
 
 
 class ColumnClassifier(Classifier):

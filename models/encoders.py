@@ -25,8 +25,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from models.errors import EncoderError
-from models.timm_models import TIMM_PREFIX, is_timm_config, require_timm, timm_hub_name
+from fold_search.models.errors import EncoderError
+from fold_search.models.timm_models import TIMM_PREFIX, is_timm_config, require_timm, timm_hub_name
 
 PACKAGE_PREFIX = "package:"
 WEIGHTS_INDEX = "model.safetensors.index.json"

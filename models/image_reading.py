@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from models import timm_models
+from fold_search.models import timm_models
 
 POOLINGS = ("mean", "cls", "max")
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from models import timm_models
-from models.classifiers import Classifier, Head
-from models.encoders import (
+from fold_search.models import timm_models
+from fold_search.models.classifiers import Classifier, Head
+from fold_search.models.encoders import (
     errors_of,
     load_config,
     load_pretrained,
@@ -21,9 +21,19 @@ from models.encoders import (
     resolve_encoder,
     weights_missing,
 )
-from models.errors import EncoderError
-from models.image_reading import Shape, drops, fix_dropout, look, make_ready, pool, read_images, seeing_part, unfit
-from models.params import ModelParams
+from fold_search.models.errors import EncoderError
+from fold_search.models.image_reading import (
+    Shape,
+    drops,
+    fix_dropout,
+    look,
+    make_ready,
+    pool,
+    read_images,
+    seeing_part,
+    unfit,
+)
+from fold_search.models.params import ModelParams
 
 CONFIG_PREFIX = "config:"
 UNTRAINED_TIMM = f"{CONFIG_PREFIX}{timm_models.TIMM_PREFIX}"

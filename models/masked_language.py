@@ -5,8 +5,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from models.encoders import load_config, load_pretrained, load_tokenizer, weights_missing
-from models.errors import EncoderError
+from fold_search.models.encoders import load_config, load_pretrained, load_tokenizer, weights_missing
+from fold_search.models.errors import EncoderError
 
 MAX_LOGITS = 2**26  # of one forward pass: 256 MiB in float32
 

@@ -8,10 +8,10 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
-from models.classifiers import Head, TextClassifier
-from models.errors import EncoderError
-from models.params import ModelParams
-from models.reading import state_width
+from fold_search.models.classifiers import Head, TextClassifier
+from fold_search.models.errors import EncoderError
+from fold_search.models.params import ModelParams
+from fold_search.models.reading import state_width
 
 # What a token is in a relation; 0: any other.
 ENTITY, SUBJECT_START, OBJECT_START = 1, 2, 3

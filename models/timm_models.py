@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from models.errors import EncoderError
+from fold_search.models.errors import EncoderError
 
 TIMM_PREFIX = "timm:"
 MODEL_TYPE = "timm_wrapper"

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.params import ModelParams
-from objectives.metrics import Goal, Task
-from objectives.params import Params
+from fold_search.models.params import ModelParams
+from fold_search.objectives.params import Params
+from fold_search.objectives.scoring.metrics import Goal, Task
 
 Rows = NDArray[np.int64]
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 import pyarrow
 import torch
 
-from objectives.errors import NO_KERNEL, OutOfMemory, is_out_of_memory
-from objectives.jobs import FoldJob, Rows
+from fold_search.objectives.errors import NO_KERNEL, OutOfMemory, is_out_of_memory
+from fold_search.objectives.jobs import FoldJob, Rows
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from models.params import ModelParams, searchable
+from fold_search.models.params import ModelParams, searchable
 
 SMOOTHABLE = ["cross_entropy", "focal", "ldam", "logit_adjusted", "kl_divergence"]
 REGRESSION_LOSSES = ("mse", "mae", "huber")

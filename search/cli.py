@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from objectives.cores import settle_threads
-from search.commands import datasets, exports, looks, runs, servers, upkeep
-from search.commands.answers import say, write_in_any_encoding
+from fold_search.objectives.cores import settle_threads
+from fold_search.search.commands import datasets, exports, looks, runs, servers, upkeep
+from fold_search.search.commands.answers import say, write_in_any_encoding
 
 if TYPE_CHECKING:
-    from objectives.errors import Misread
+    from fold_search.objectives.errors import Misread
 
 TYPED = "search.typed"
 LONGEST_ERROR = 2000  # a label, say, may be as long as the file
@@ -40,8 +40,8 @@ class App(click.Group):
             say("interrupted", err=True)
             code = 130
         except (OSError, ValueError) as error:
-            from objectives.errors import Misread
-            from search.errors import USER_ERRORS, RunFailed
+            from fold_search.objectives.errors import Misread
+            from fold_search.search.errors import USER_ERRORS, RunFailed
 
             said = str(error)
             if isinstance(error, OSError) and error.filename is not None:

@@ -20,10 +20,10 @@
 from collections.abc import Iterable
 from enum import IntEnum
 
-from models.errors import EncoderError
-from objectives.errors import DataError, Diverged, ModelError, TrialError, is_out_of_memory
-from storage.errors import StorageError
-from storage.records import Failure
+from fold_search.models.errors import EncoderError
+from fold_search.objectives.errors import DataError, Diverged, ModelError, TrialError, is_out_of_memory
+from fold_search.storage.errors import StorageError
+from fold_search.storage.records import Failure
 
 
 class ConfigError(ValueError):

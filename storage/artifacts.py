@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from storage.database import redact
-from storage.errors import StorageError, reason_of
+from fold_search.storage.database import redact
+from fold_search.storage.errors import StorageError, reason_of
 
 
 class Artifacts:

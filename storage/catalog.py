@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from storage.changes import Change
-from storage.database import clock, reading, writing
-from storage.records import Direction, EventKind, StudyRecord, StudyState
-from storage.tables import CounterRow, StudyRow
+from fold_search.storage.changes import Change
+from fold_search.storage.database import clock, reading, writing
+from fold_search.storage.records import Direction, EventKind, StudyRecord, StudyState
+from fold_search.storage.tables import CounterRow, StudyRow
 
 STUDY_COLUMNS = [column for column in StudyRow.__table__.columns if column.name != "assignments"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, update
 
-from storage.database import clock, writing
-from storage.errors import StorageError
-from storage.records import EventKind
-from storage.tables import CounterRow, EventRow
+from fold_search.storage.database import clock, writing
+from fold_search.storage.errors import StorageError
+from fold_search.storage.records import EventKind
+from fold_search.storage.tables import CounterRow, EventRow
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,12 +9,12 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from storage.catalog import find_study
-from storage.database import explaining, reading, writing
-from storage.errors import StorageError
-from storage.records import StudyRecord
-from storage.studies import close_study, open_study, optuna_errors, optuna_storage
-from storage.tables import CursorRow, MemoryRow, RoleRow, StudyRow, Table, TrialRow
+from fold_search.storage.catalog import find_study
+from fold_search.storage.database import explaining, reading, writing
+from fold_search.storage.errors import StorageError
+from fold_search.storage.records import StudyRecord
+from fold_search.storage.studies import close_study, open_study, optuna_errors, optuna_storage
+from fold_search.storage.tables import CursorRow, MemoryRow, RoleRow, StudyRow, Table, TrialRow
 
 ROWS_AT_ONCE = 1000
 # Who works on it, what trackers have of it and what fits into memory is different where the copy goes.

@@ -15,7 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Double
 
-from storage.errors import StorageError, StorageUnavailable
+from fold_search.storage.errors import StorageError, StorageUnavailable
 
 SCHEMA = "0004"  # the newest revision in storage/migrations/versions
 VERSION_TABLE = "ledger_alembic_version"  # `alembic_version` is Optuna's
@@ -187,7 +187,7 @@ def migrate(engine: Engine, *, copy: bool = True) -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         # Alembic takes longer to import than everything else here, and is needed once in a database's life.
-        from storage.migrations import revisions, upgrade
+        from fold_search.storage.migrations import revisions, upgrade
 
         found = _revision(connection)
         if found is not None and found not in revisions():

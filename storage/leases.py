@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, Select, select, update
 
-from storage.changes import Change
-from storage.errors import LeaseLost
-from storage.records import Claim, EventKind, Failure, FoldRun, FoldRunState, TrialState
-from storage.tables import FoldRunRow, TrialRow
+from fold_search.storage.changes import Change
+from fold_search.storage.errors import LeaseLost
+from fold_search.storage.records import Claim, EventKind, Failure, FoldRun, FoldRunState, TrialState
+from fold_search.storage.tables import FoldRunRow, TrialRow
 
 COLUMNS = [column for column in FoldRunRow.__table__.columns if column.name != "study_id"]
 

@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 
-from storage import leases
-from storage.catalog import create_study, find_study, list_studies
-from storage.changes import Change, changing
-from storage.database import clock, reading, writing
-from storage.errors import LeaseLost, StorageError
-from storage.records import (
+from fold_search.storage import leases
+from fold_search.storage.catalog import create_study, find_study, list_studies
+from fold_search.storage.changes import Change, changing
+from fold_search.storage.database import clock, reading, writing
+from fold_search.storage.errors import LeaseLost, StorageError
+from fold_search.storage.records import (
     OPEN_STATES,
     Claim,
     EventKind,
@@ -23,8 +23,8 @@ from storage.records import (
     StudyState,
     TrialState,
 )
-from storage.tables import CursorRow, EpochRow, FoldRunRow, MemoryRow, RoleRow, StudyRow, TrialRow
-from storage.view import LedgerView
+from fold_search.storage.tables import CursorRow, EpochRow, FoldRunRow, MemoryRow, RoleRow, StudyRow, TrialRow
+from fold_search.storage.view import LedgerView
 
 __all__ = ["Ledger", "create_study", "find_study", "list_studies"]
 

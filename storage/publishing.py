@@ -7,9 +7,9 @@ from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
-from storage.errors import StorageError
-from storage.ledger import Ledger
-from storage.records import Event, FoldRunState, StudyRecord
+from fold_search.storage.errors import StorageError
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import Event, FoldRunState, StudyRecord
 
 INTERVAL_SECONDS = 1.0
 MAX_DOUBLINGS = 5  # of the interval, one for each failure
@@ -67,10 +67,7 @@ def released(payload: Mapping[str, object]) -> str:
 
 def num_unpublished(ledger: Ledger, tracker_name: str) -> int:
     """How many events the tracker has not been given."""
-    page, total, after = 10_000, 0, ledger.cursor(tracker_name)
-    while events := ledger.events(after=after, limit=page):
-        total, after = total + len(events), events[-1].sequence
-    return total
+    return ledger.last_sequence() - ledger.cursor(tracker_name)  # sequences have no gaps
 
 
 def without_secrets(text: str) -> str:

@@ -62,7 +62,25 @@ OPEN_STATES = frozenset({FoldRunState.WAITING, FoldRunState.LEASED, FoldRunState
 
 
 class EventKind(StrEnum):
-    """What happened; the payload of each kind is listed in docs/architecture.md."""
+    """What happened, and the keys of its payload.
+
+    | kind | payload |
+    |---|---|
+    | study_created | name, config, metric, direction, num_folds, fingerprints, provenance |
+    | trial_started | params |
+    | trial_audited | reason, chance |
+    | fold_started | owner, attempt, num_epochs |
+    | fold_sampled | num_rows_in, num_rows_out, num_synthetic, num_validation_rows_used, counts_before, counts_after, |
+    | | rows_in, rows_out, proof |
+    | out_of_memory | device, shape, rows |
+    | epoch | score, standing, metrics, seconds |
+    | fold_finished | state, score, best_epoch, reason, failure, seconds; also for fold runs that never started |
+    | fold_released | state (waiting or paused), reason, failure, owner |
+    | trial_finished | state, score, std, pooled, estimate, reason, failure, chance, audited, params, fold_scores, |
+    | | best (trial and score, or null) |
+    | study_finished | state (finished or failed), reason, race (work_saved and the figures of the race) |
+    | study_reopened | nothing |
+    """
 
     STUDY_CREATED = auto()
     TRIAL_STARTED = auto()

@@ -12,9 +12,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from storage.database import connect, engine_options, explaining, parse, place
-from storage.errors import StorageError
-from storage.records import Direction
+from fold_search.storage.database import connect, engine_options, explaining, parse, place
+from fold_search.storage.errors import StorageError
+from fold_search.storage.records import Direction
 
 CREATION_ATTEMPTS = 5
 

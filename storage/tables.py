@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from storage.records import EventKind, Failure, FoldRunState, StudyState, TrialState
+from fold_search.storage.records import EventKind, Failure, FoldRunState, StudyState, TrialState
 
 
 class Json(TypeDecorator[Any]):

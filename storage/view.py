@@ -10,12 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select
 
-from storage.catalog import STUDY_COLUMNS, study_key
-from storage.database import clock, reading
-from storage.errors import StorageError
-from storage.leases import COLUMNS as FOLD_RUN_COLUMNS
-from storage.records import EpochRecord, Event, EventKind, FoldRun, FoldRunState, StudyRecord, TrialRecord
-from storage.tables import CounterRow, CursorRow, EpochRow, EventRow, FoldRunRow, MemoryRow, RoleRow, StudyRow, TrialRow
+from fold_search.storage.catalog import STUDY_COLUMNS, study_key
+from fold_search.storage.database import clock, reading
+from fold_search.storage.errors import StorageError
+from fold_search.storage.leases import COLUMNS as FOLD_RUN_COLUMNS
+from fold_search.storage.records import EpochRecord, Event, EventKind, FoldRun, FoldRunState, StudyRecord, TrialRecord
+from fold_search.storage.tables import (
+    CounterRow,
+    CursorRow,
+    EpochRow,
+    EventRow,
+    FoldRunRow,
+    MemoryRow,
+    RoleRow,
+    StudyRow,
+    TrialRow,
+)
 
 TRIAL_COLUMNS = [c for c in TrialRow.__table__.columns if c.name not in ("study_id", "finished_at")]
 EPOCH_COLUMNS = [c for c in EpochRow.__table__.columns if c.name != "study_id"]

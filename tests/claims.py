@@ -1,7 +1,7 @@
 """How tests claim fold runs when it does not matter which: the first that waits, as a worker claims its choice."""
 
-from storage.ledger import Ledger
-from storage.records import Claim, FoldRunState
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import Claim, FoldRunState
 
 
 def claim_first(ledger: Ledger, owner: str = "worker", *, lease_seconds: float = 60.0) -> Claim | None:

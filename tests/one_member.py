@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
-from objectives.data import Dataset
-from objectives.exported import DESCRIPTION, Description, ExportedModel, Member, trained_classifier, write_classifier
-from objectives.jobs import FoldJob
-from objectives.tasks.feeds import Inputs
-from objectives.training import FoldTraining, read_weights
+from fold_search.objectives.data.dataset import Dataset
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.predicting.exported import (
+    DESCRIPTION,
+    Description,
+    ExportedModel,
+    Member,
+    trained_classifier,
+    write_classifier,
+)
+from fold_search.objectives.tasks.feeds import Inputs
+from fold_search.objectives.training.fold import FoldTraining, read_weights
 
 
 def export(training: FoldTraining, folder: Path, *, job: FoldJob, inputs: Inputs, dataset: Dataset) -> ExportedModel:

@@ -20,7 +20,19 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 IMPORTED = [
-    *(f"search.{name}" for name in ("beginning", "cli", "curves", "export", "objective", "predict", "report", "run")),
+    *(
+        f"fold_search.search.{name}"
+        for name in (
+            "study.beginning",
+            "cli",
+            "exporting.curves",
+            "exporting.export",
+            "running.objective",
+            "exporting.predict",
+            "reporting.tables",
+            "running.run",
+        )
+    ),
     *("sklearn.neighbors", "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert"),
 ]
 
@@ -113,7 +125,7 @@ def _search(arguments: list[str], folder: str, environment: dict[str, str], outp
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True, errors="backslashreplace")
     sys.argv = ["search", *arguments]
     _fork_workers()
-    from search.cli import main
+    from fold_search.search.cli import main
 
     main()
 

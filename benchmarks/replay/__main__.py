@@ -16,7 +16,7 @@ from benchmarks.replay.recorded import read_sets
 from benchmarks.replay.rules import rule_of
 from benchmarks.replay.synthetic import KINDS, synthetic
 from benchmarks.replay.tables import calibration, comparison
-from search.errors import ConfigError
+from fold_search.search.errors import ConfigError
 
 
 def main() -> None:

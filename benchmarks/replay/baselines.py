@@ -18,10 +18,10 @@ from optuna.pruners import (
 from optuna.trial import TrialState
 
 from benchmarks.replay.policies import Policy
-from search.config import RaceConfig
-from search.race import next_fold_run
-from search.racing.matrix import Matrix, RunState, last_scores
-from search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.racing.matrix import Matrix, RunState, last_scores
+from fold_search.search.racing.policy import next_fold_run
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.study.config import RaceConfig
 
 CONTINUE = Verdict(decision=Decision.CONTINUE)
 STOP = Verdict(decision=Decision.STOP)

@@ -16,7 +16,7 @@ from benchmarks.replay.recorded import read_sets
 from benchmarks.replay.rules import rule_of
 from benchmarks.replay.synthetic import KINDS, synthetic
 from benchmarks.replay.tables import clopper_pearson
-from search.curves import Curves
+from fold_search.search.exporting.curves import Curves
 
 RISKS = (0.02, 0.05, 0.1, 0.2, 0.5)
 NUM_SYNTHETIC = 10  # sets of each kind

@@ -13,8 +13,8 @@ from benchmarks.replay.orders import Order, Pool, RandomOrder, TpeOrder, pool_of
 from benchmarks.replay.policies import Policy, RacePolicy
 from benchmarks.replay.recorded import TIE, Recorded, Unit, recorded
 from benchmarks.replay.simulator import Replay, Stated, replay
-from search.config import RaceConfig
-from search.curves import Curves
+from fold_search.search.exporting.curves import Curves
+from fold_search.search.study.config import RaceConfig
 
 OrderName = Literal["random", "tpe"]
 Rules = Mapping[str, Callable[[], Policy]]  # a new policy for each study

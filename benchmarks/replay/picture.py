@@ -11,10 +11,10 @@ from benchmarks.replay.orders import RandomOrder
 from benchmarks.replay.policies import RacePolicy
 from benchmarks.replay.recorded import recorded
 from benchmarks.replay.simulator import replay
-from search.config import RaceConfig
-from search.curves import load_curves
-from search.racing.matrix import Matrix
-from search.racing.verdicts import Choice, Verdict
+from fold_search.search.exporting.curves import load_curves
+from fold_search.search.racing.matrix import Matrix
+from fold_search.search.racing.verdicts import Choice, Verdict
+from fold_search.search.study.config import RaceConfig
 
 
 @dataclass

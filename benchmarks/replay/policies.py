@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from search.config import RaceConfig
-from search.race import next_fold_run, verdict
-from search.racing.matrix import Matrix
-from search.racing.verdicts import Choice, Verdict
+from fold_search.search.racing.matrix import Matrix
+from fold_search.search.racing.policy import next_fold_run, verdict
+from fold_search.search.racing.verdicts import Choice, Verdict
+from fold_search.search.study.config import RaceConfig
 
 
 class Policy(Protocol):

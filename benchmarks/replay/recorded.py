@@ -11,9 +11,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from search.curves import Curves, load_curves
-from search.parameters import Choices, Range
-from search.space import position
+from fold_search.search.exporting.curves import Curves, load_curves
+from fold_search.search.study.parameters import Choices, Range
+from fold_search.search.study.space import position
 
 Unit = Literal["epoch", "second"]
 FloatArray = NDArray[np.float64]

@@ -10,9 +10,9 @@ import numpy as np
 from benchmarks.replay.orders import FloatArray, Order
 from benchmarks.replay.policies import Policy
 from benchmarks.replay.recorded import Recorded
-from search.racing.estimates import estimates
-from search.racing.matrix import Matrix, RunState
-from search.racing.verdicts import Action, Decision
+from fold_search.search.racing.estimates import estimates
+from fold_search.search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.verdicts import Action, Decision
 
 WAITING, RUNNING, PAUSED, DONE, ENDED, _ = (int(state) for state in RunState)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from search.curves import Curves
+from fold_search.search.exporting.curves import Curves
 
 Kind = Literal["plain", "heavy-tailed", "freak-fold", "heteroscedastic"]
 KINDS: tuple[Kind, ...] = ("plain", "heavy-tailed", "freak-fold", "heteroscedastic")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from models.encoders import resolve_encoder
+from fold_search.models.encoders import resolve_encoder
 
 Arrays = dict[str, NDArray[Any]]
 

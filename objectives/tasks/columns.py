@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.classifiers import Classifier
-from models.columns import ColumnClassifier
-from models.encoders import load_config
-from models.params import ModelParams
-from models.reading import state_width
-from objectives.data import Content
-from objectives.jobs import FoldJob, Rows
-from objectives.tasks.feeds import Batch, Feed
-from objectives.tasks.text import TextInputs, prepare_text
+from fold_search.models.classifiers import Classifier
+from fold_search.models.columns import ColumnClassifier
+from fold_search.models.encoders import load_config
+from fold_search.models.params import ModelParams
+from fold_search.models.reading import state_width
+from fold_search.objectives.data.dataset import Content
+from fold_search.objectives.jobs import FoldJob, Rows
+from fold_search.objectives.tasks.feeds import Batch, Feed
+from fold_search.objectives.tasks.text import TextInputs, prepare_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

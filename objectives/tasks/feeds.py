@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.classifiers import Classifier
-from objectives.jobs import FoldJob, Rows
+from fold_search.models.classifiers import Classifier
+from fold_search.objectives.jobs import FoldJob, Rows
 
 Batch = dict[str, Tensor]
 

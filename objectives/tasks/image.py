@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.classifiers import Classifier, Head, HeadOnly
-from models.encoders import resolve_encoder
-from models.images import (
+from fold_search.models.classifiers import Classifier, Head, HeadOnly
+from fold_search.models.encoders import resolve_encoder
+from fold_search.models.images import (
     ImageClassifier,
     check_image_encoder,
     is_from_scratch,
@@ -23,15 +23,15 @@ from models.images import (
     load_normalisation,
     pool_images,
 )
-from models.params import ModelParams
-from objectives.data import Content
-from objectives.devices import rows_per_forward
-from objectives.image_augmentation import ImageAugmentation
-from objectives.image_files import decode_images, stamps
-from objectives.jobs import FoldJob, Rows
-from objectives.memory import RowsAtOnce
-from objectives.tasks.cache import write_parts
-from objectives.tasks.feeds import Batch
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import Content
+from fold_search.objectives.data.image_files import decode_images, stamps
+from fold_search.objectives.devices import rows_per_forward
+from fold_search.objectives.jobs import FoldJob, Rows
+from fold_search.objectives.memory import RowsAtOnce
+from fold_search.objectives.tasks.cache import write_parts
+from fold_search.objectives.tasks.feeds import Batch
+from fold_search.objectives.tasks.image_augmentation import ImageAugmentation
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]  # (rows, size, size, 3)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.errors import DataError
-from objectives.relations import Entity, Relation
-from objectives.tasks.cache import Arrays, cached, digest
+from fold_search.objectives.data.relations import Entity, Relation
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.tasks.cache import Arrays, cached, digest
 
 PACKAGES = ("kiwipiepy", "kiwipiepy_model")
 

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from models.encoders import load_config, load_encoder
-from models.reading import lower_states, read_states, upper_states
-from objectives.devices import rows_per_forward
-from objectives.jobs import Rows
-from objectives.memory import RowsAtOnce
-from objectives.tasks.cache import filled
-from objectives.tasks.feeds import Batch
+from fold_search.models.encoders import load_config, load_encoder
+from fold_search.models.reading import lower_states, read_states, upper_states
+from fold_search.objectives.devices import rows_per_forward
+from fold_search.objectives.jobs import Rows
+from fold_search.objectives.memory import RowsAtOnce
+from fold_search.objectives.tasks.cache import filled
+from fold_search.objectives.tasks.feeds import Batch
 
 MAX_DISK_SHARE = 0.25  # of what is free: one study may need several of these, and others share the disk
 

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from models.params import ModelParams
-from objectives.data import Content
-from objectives.tasks.columns import prepare_columns
-from objectives.tasks.feeds import Inputs
-from objectives.tasks.image import prepare_images
-from objectives.tasks.morphemes import cut_texts
-from objectives.tasks.relation import prepare_relations
-from objectives.tasks.text import prepare_text
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import Content
+from fold_search.objectives.tasks.columns import prepare_columns
+from fold_search.objectives.tasks.feeds import Inputs
+from fold_search.objectives.tasks.image import prepare_images
+from fold_search.objectives.tasks.morphemes import cut_texts
+from fold_search.objectives.tasks.relation import prepare_relations
+from fold_search.objectives.tasks.text import prepare_text
 
 # Trials that agree in these share their inputs.
 PREPARED_FOR = ("encoder", "architecture", "entity_form", "image_size", "long_text", "morphemes")

@@ -11,22 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.classifiers import Classifier, Head, HeadOnly
-from models.encoders import load_tokenizer
-from models.masked_language import MaskedLanguageModel, draw_replacements
-from models.params import ModelParams
-from models.relations import ENTITY, OBJECT_START, SUBJECT_START, NewTokens, RelationClassifier, add_tokens
-from objectives.augmentation import Augmentation
-from objectives.data import Content
-from objectives.devices import rows_per_forward
-from objectives.errors import DataError
-from objectives.jobs import FoldJob, Rows
-from objectives.memory import RowsAtOnce
-from objectives.relations import Form, MarkedText, entity_types, mark, new_tokens, read_relations
-from objectives.tasks.cache import cached, digest, digest_weights
-from objectives.tasks.feeds import Batch
-from objectives.tasks.morphemes import cut_relations
-from objectives.tasks.text import TEXTS_PER_CALL, augmentation, stand_in_for_nothing, stand_in_key
+from fold_search.models.classifiers import Classifier, Head, HeadOnly
+from fold_search.models.encoders import load_tokenizer
+from fold_search.models.masked_language import MaskedLanguageModel, draw_replacements
+from fold_search.models.params import ModelParams
+from fold_search.models.relations import ENTITY, OBJECT_START, SUBJECT_START, NewTokens, RelationClassifier, add_tokens
+from fold_search.objectives.data.dataset import Content
+from fold_search.objectives.data.relations import Form, MarkedText, entity_types, mark, new_tokens, read_relations
+from fold_search.objectives.devices import rows_per_forward
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.jobs import FoldJob, Rows
+from fold_search.objectives.memory import RowsAtOnce
+from fold_search.objectives.tasks.augmentation import Augmentation
+from fold_search.objectives.tasks.cache import cached, digest, digest_weights
+from fold_search.objectives.tasks.feeds import Batch
+from fold_search.objectives.tasks.morphemes import cut_relations
+from fold_search.objectives.tasks.text import TEXTS_PER_CALL, augmentation, stand_in_for_nothing, stand_in_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models.classifiers import Classifier, Head, HeadOnly, Pooling, TextClassifier, mean_of_windows
-from models.encoders import load_encoder, load_tokenizer, num_encoder_layers
-from models.masked_language import draw_replacements, load_masked_language_model
-from models.params import ModelParams
-from models.reading import read_states, state_width
-from objectives.augmentation import Augmentation
-from objectives.data import Content
-from objectives.devices import rows_per_forward
-from objectives.jobs import FoldJob
-from objectives.memory import RowsAtOnce
-from objectives.params import TOKEN_CHANGES
-from objectives.tasks.cache import cached, digest, digest_weights, filled, write_parts
-from objectives.tasks.feeds import Batch
-from objectives.tasks.prefix import Prefix, frozen_prefix, windows_in_parts
+from fold_search.models.classifiers import Classifier, Head, HeadOnly, Pooling, TextClassifier, mean_of_windows
+from fold_search.models.encoders import load_encoder, load_tokenizer, num_encoder_layers
+from fold_search.models.masked_language import draw_replacements, load_masked_language_model
+from fold_search.models.params import ModelParams
+from fold_search.models.reading import read_states, state_width
+from fold_search.objectives.data.dataset import Content
+from fold_search.objectives.devices import rows_per_forward
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.memory import RowsAtOnce
+from fold_search.objectives.params import TOKEN_CHANGES
+from fold_search.objectives.tasks.augmentation import Augmentation
+from fold_search.objectives.tasks.cache import cached, digest, digest_weights, filled, write_parts
+from fold_search.objectives.tasks.feeds import Batch
+from fold_search.objectives.tasks.prefix import Prefix, frozen_prefix, windows_in_parts
 
 Array = NDArray[Any]
 LongText = Literal["head", "tail", "head_tail", "windows"]

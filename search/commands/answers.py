@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.study import OpenStudy
+    from fold_search.search.study.opened import OpenStudy
 
 _IN_ASCII = {"±": "+-", "…": "...", "→": "->"}
 _FAILING = ("strict", "surrogateescape", "backslashreplace")  # what Python sets by itself; a user's choice stays
@@ -35,7 +35,7 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 def say(line: str, *, err: bool = False) -> None:
     """Print one line."""
-    from search.terminal import visible
+    from fold_search.search.terminal import visible
 
     # Named, for to a stream of ASCII that it finds by itself click writes UTF-8.
     click.echo(visible(line), file=sys.stderr if err else sys.stdout)
@@ -48,14 +48,14 @@ def print_json(value: Any) -> None:
 
 def new_console(*, stderr: bool = False) -> "Console":
     """A console for tables and progress."""
-    from search.terminal import make_console
+    from fold_search.search.terminal import make_console
 
     return make_console(stderr=stderr)
 
 
 def print_best(study: "OpenStudy", console: "Console") -> int:
     """Print the best trial; the exit code: 1 where there is none yet."""
-    from search.report import best_as_json, render_best
+    from fold_search.search.reporting.tables import best_as_json, render_best
 
     console.print(render_best(study.ledger))
     return 0 if best_as_json(study.ledger) else 1

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from search.commands.answers import say
-from search.commands.options import encoding_option, quotes_option
+from fold_search.search.commands.answers import say
+from fold_search.search.commands.options import encoding_option, quotes_option
 
 if TYPE_CHECKING:
-    from objectives.sources import Quotes
+    from fold_search.objectives.data.sources import Quotes
 
 
 @click.group("data")
@@ -24,7 +24,7 @@ def data() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 def data_demo(out: Path, rows: int, classes: int, seed: int) -> None:
     """Build a real, long-tailed text set from the docstrings of installed packages."""
-    from search.demo import build_demo
+    from fold_search.search.drafting.demo import build_demo
 
     say(str(build_demo(out, rows=rows, classes=classes, seed=seed)))
 
@@ -47,8 +47,8 @@ def data_extractive(
     quotes: "Quotes | None",
 ) -> None:
     """Make sentences to classify, in an extractive summary or not, of JSONL documents with reference summaries."""
-    from objectives.sources import Source, format_of
-    from search.extractive import build_extractive
+    from fold_search.objectives.data.sources import Source, format_of
+    from fold_search.search.drafting.extractive import build_extractive
 
     documents = Source(path=source, format=format_of(source) or "jsonl", encoding=encoding, quotes=quotes or "auto")
     say(str(build_extractive(documents, out, document=document, summary=summary, max_sentences=max_sentences)))

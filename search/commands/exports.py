@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from search.commands.answers import new_console, print_json, say
-from search.commands.options import (
+from fold_search.search.commands.answers import new_console, print_json, say
+from fold_search.search.commands.options import (
     batch_size_option,
     columns_option,
     encoding_option,
@@ -23,7 +23,7 @@ from search.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from objectives.sources import Quotes
+    from fold_search.objectives.data.sources import Quotes
 
 
 @click.command("export")
@@ -57,8 +57,8 @@ def export(
 ) -> None:
     """Write a trial's model as a folder that predicts without the study."""
     study = find_study(name, storage)
-    from search.export import export
-    from search.objective import memory_limited
+    from fold_search.search.exporting.export import export
+    from fold_search.search.running.objective import memory_limited
 
     mlflow = mlflow or register is not None
     with memory_limited(memory_limit):
@@ -66,7 +66,7 @@ def export(
             study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=say
         )
     if register is not None:
-        from search import mlflow_model
+        from fold_search.search.exporting import mlflow_model
 
         version = mlflow_model.register(study, out, description, name=register, overrides=overrides)
         say(f"registered {register}, version {version}; search ui --study {name} shows it")
@@ -93,7 +93,7 @@ def export_curves(
     overrides: Sequence[str],
 ) -> None:
     """Write the scores of all epochs of all folds as one file, to replay the race on it."""
-    from search.curves import HeldOutFile, export_curves
+    from fold_search.search.exporting.curves import HeldOutFile, export_curves
 
     held_out = None if test is None else HeldOutFile(path=test, encoding=encoding, quotes=quotes)
     curves = export_curves(find_study(name, storage), out, test=held_out, overrides=overrides, say=say)
@@ -133,9 +133,9 @@ def predict(
     """Predict the rows of a file, or the images in a folder or zip file, with an exported model."""
     if template is not None and (keep or top_k or no_probabilities):
         raise click.UsageError("--template says all columns; expected no --keep, --top-k or --no-probabilities with it")
-    from search.layout import read_template, usual_layout
-    from search.objective import memory_limited
-    from search.predict import OtherFile, is_image_folder, load_model, parse_columns, predict
+    from fold_search.search.exporting.layout import read_template, usual_layout
+    from fold_search.search.exporting.predict import OtherFile, is_image_folder, load_model, parse_columns, predict
+    from fold_search.search.running.objective import memory_limited
 
     other = OtherFile(columns=parse_columns(columns), images=images, encoding=encoding, quotes=quotes)
     model = load_model(folder, batch_size=batch_size)
@@ -172,8 +172,15 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score an exported model on a file with labels, beside what the study estimated."""
-    from search.objective import memory_limited
-    from search.predict import OtherFile, evaluate, evaluation_as_json, load_model, parse_columns, render_evaluation
+    from fold_search.search.exporting.predict import (
+        OtherFile,
+        evaluate,
+        evaluation_as_json,
+        load_model,
+        parse_columns,
+        render_evaluation,
+    )
+    from fold_search.search.running.objective import memory_limited
 
     other = OtherFile(columns=parse_columns(columns), images=images, encoding=encoding, quotes=quotes)
     model = load_model(folder, batch_size=batch_size)

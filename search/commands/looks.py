@@ -5,8 +5,15 @@ from pathlib import Path
 
 import click
 
-from search.commands.answers import new_console, print_best, print_json, say
-from search.commands.options import database_url, find_study, json_option, machine_option, storage_option, study_option
+from fold_search.search.commands.answers import new_console, print_best, print_json, say
+from fold_search.search.commands.options import (
+    database_url,
+    find_study,
+    json_option,
+    machine_option,
+    storage_option,
+    study_option,
+)
 
 
 @click.command("status")
@@ -15,7 +22,7 @@ from search.commands.options import database_url, find_study, json_option, machi
 @json_option
 def status(name: str, storage: str | None, as_json: bool) -> None:
     """Show a study's trials, fold runs and best score."""
-    from search.report import how_to_continue, render_status, summarise, trials_as_json
+    from fold_search.search.reporting.tables import how_to_continue, render_status, summarise, trials_as_json
 
     study = find_study(name, storage)
     summary = summarise(study.ledger)
@@ -32,7 +39,7 @@ def status(name: str, storage: str | None, as_json: bool) -> None:
 @json_option
 def list_studies(storage: str | None, as_json: bool) -> None:
     """List the studies of a database."""
-    from search.report import how_to_continue, render_studies, summarise_all
+    from fold_search.search.reporting.tables import how_to_continue, render_studies, summarise_all
 
     summaries = summarise_all(database_url(storage))
     if as_json:
@@ -49,7 +56,7 @@ def list_studies(storage: str | None, as_json: bool) -> None:
 @json_option
 def best(name: str, storage: str | None, as_json: bool) -> int:
     """Show the best trial's params and scores."""
-    from search.report import best_as_json
+    from fold_search.search.reporting.tables import best_as_json
 
     study = find_study(name, storage)
     if not as_json:
@@ -71,9 +78,9 @@ def diagnose(
 ) -> None:
     """Show what a trial has learnt and where it fails; trains nothing. With --json a report only where --out says."""
     study = find_study(name, storage)
-    from search.diagnosis.evidence import read_evidence
-    from search.diagnosis.findings import diagnose
-    from search.diagnosis.report import render, report_folder, write_report
+    from fold_search.search.reporting.diagnosis.evidence import read_evidence
+    from fold_search.search.reporting.diagnosis.findings import diagnose
+    from fold_search.search.reporting.diagnosis.report import render, report_folder, write_report
 
     found = diagnose(read_evidence(study, trial=trial, overrides=overrides))
     folder = out or (None if as_json else report_folder(found))
@@ -96,7 +103,7 @@ def neptune() -> None:
 @json_option
 def neptune_show(directory: Path, as_json: bool) -> None:
     """Read offline runs back: what was recorded."""
-    from search.offline import offline_as_json, render_offline
+    from fold_search.search.reporting.offline import offline_as_json, render_offline
 
     if as_json:
         print_json(offline_as_json(directory))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from search.study import OpenStudy
+    from fold_search.search.study.opened import OpenStudy
 
 DEFAULT_STORAGE = "sqlite:///studies/search.db"
 
@@ -36,7 +36,7 @@ machine_option = click.option(
 
 
 def _encoding(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
-    from objectives.sources import is_encoding
+    from fold_search.objectives.data.sources import is_encoding
 
     if name is not None and not is_encoding(name):
         raise click.BadParameter(f"found {name!r}, expected an encoding's name, such as cp949, shift_jis or latin-1")
@@ -75,7 +75,7 @@ memory_option = click.option(
 
 def database_url(storage: str | None) -> str:
     """The URL that --storage says, or the usual one, with the password of the environment."""
-    from search.environment import Secrets, with_password
+    from fold_search.search.study.environment import Secrets, with_password
 
     return with_password(storage or DEFAULT_STORAGE, Secrets.read())
 
@@ -83,6 +83,6 @@ def database_url(storage: str | None) -> str:
 def find_study(name: str, storage: str | None) -> "OpenStudy":
     """The study of that name in the database that --storage says; ConfigError where there is none."""
     url = database_url(storage)
-    from search.study import find
+    from fold_search.search.study.opened import find
 
     return find(name, url=url)

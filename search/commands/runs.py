@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from search.commands.answers import new_console, print_best
-from search.commands.options import (
+from fold_search.search.commands.answers import new_console, print_best
+from fold_search.search.commands.options import (
     encoding_option,
     find_study,
     images_option,
@@ -21,10 +21,10 @@ from search.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from objectives.sources import Quotes
-    from search.config import StudyConfig
-    from search.environment import Secrets
-    from search.study import OpenStudy
+    from fold_search.objectives.data.sources import Quotes
+    from fold_search.search.study.config import StudyConfig
+    from fold_search.search.study.environment import Secrets
+    from fold_search.search.study.opened import OpenStudy
 
 
 @click.command("init")
@@ -56,10 +56,10 @@ def init(
 
     DATA may be a folder or a zip file with a folder of images for each class; nothing else need then be said.
     """
-    from objectives.class_folders import FILE, FOLDER, is_class_folders
-    from objectives.data_spec import DataSpec
-    from search.survey import render_table, survey
-    from search.template import write_study_file
+    from fold_search.objectives.data.class_folders import FILE, FOLDER, is_class_folders
+    from fold_search.objectives.data.spec import DataSpec
+    from fold_search.search.drafting.survey import render_table, survey
+    from fold_search.search.drafting.template import write_study_file
 
     if not text and is_class_folders(data):
         label, image = label or FOLDER, image or FILE
@@ -106,18 +106,18 @@ def run(
     Exit code 0: a trial is complete, so there is a model to export. 2: an input is to be corrected. 3: no trial is
     complete. 4: trials fail. 5: workers die. 6: the database went away. 130: interrupted. docs/failures.md says more.
     """
-    from search.config import load_config
-    from search.environment import Secrets
+    from fold_search.search.study.config import load_config
+    from fold_search.search.study.environment import Secrets
 
     given = {"budget.trials": trials, "budget.time": timeout, "storage.url": storage}
     options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     notes: list[str] = []
     config = load_config(file, [*overrides, *options], notes=notes)
     secrets = Secrets.read()
-    from search.beginning import begin
-    from search.engines.local import make_owner, num_gpus
-    from search.presence import announced
-    from search.study import reopen_if_work_is_left
+    from fold_search.search.running.continuing import reopen_if_work_is_left
+    from fold_search.search.running.engines.local import make_owner, num_gpus
+    from fold_search.search.running.presence import announced
+    from fold_search.search.study.beginning import begin
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
@@ -144,11 +144,11 @@ def worker(
 
     It ends with the exit codes of `search run`.
     """
-    from search.engines.local import make_owner
-    from search.environment import Secrets
-    from search.presence import announced
-    from search.study import on_this_machine
-    from storage.records import StudyState
+    from fold_search.search.running.engines.local import make_owner
+    from fold_search.search.running.presence import announced
+    from fold_search.search.study.environment import Secrets
+    from fold_search.search.study.opened import on_this_machine
+    from fold_search.storage.records import StudyState
 
     study = find_study(name, storage)
     config = on_this_machine(study.record, overrides)
@@ -168,12 +168,12 @@ def _run(
     memory_limit: int | None,
     secrets: "Secrets",
 ) -> int:
-    from search.engines.local import num_gpus
-    from search.errors import ExitCode, RunFailed
-    from search.keeping import misplaced
-    from search.run import Ending, check_complete, run_study
-    from storage.artifacts import Artifacts
-    from storage.errors import StorageUnavailable
+    from fold_search.search.errors import ExitCode, RunFailed
+    from fold_search.search.running.engines.local import num_gpus
+    from fold_search.search.running.run import Ending, check_complete, run_study
+    from fold_search.search.study.stored import misplaced
+    from fold_search.storage.artifacts import Artifacts
+    from fold_search.storage.errors import StorageUnavailable
 
     console, num_workers = new_console(), workers or max(1, num_gpus())
     if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
@@ -202,9 +202,9 @@ def _run(
 
 def _ended(study: "OpenStudy", config: "StudyConfig") -> int:
     """Say of a study that has no work left how it ended, and how it would go on."""
-    from search.errors import ExitCode
-    from search.run import check_complete, check_not_failed, last_reason
-    from search.study import how_to_add_trials
+    from fold_search.search.errors import ExitCode
+    from fold_search.search.running.continuing import how_to_add_trials
+    from fold_search.search.running.run import check_complete, check_not_failed, last_reason
 
     check_not_failed(study, config)
     console = new_console()

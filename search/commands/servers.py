@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from search.commands.answers import say
-from search.commands.options import database_url, find_study, storage_option
+from fold_search.search.commands.answers import say
+from fold_search.search.commands.options import database_url, find_study, storage_option
 
 DEFAULT_MLFLOW = "sqlite:///studies/mlflow.db"
 
@@ -30,8 +30,8 @@ def serve(
     key: Path | None,
 ) -> None:
     """Serve the Optuna dashboard and MLflow's UI at one address; for others to reach, with a password."""
-    from search.environment import Secrets, mlflow_uri
-    from search.serve import Address, mlflow_app, optuna_app, serve
+    from fold_search.search.reporting.serve import Address, mlflow_app, optuna_app, serve
+    from fold_search.search.study.environment import Secrets, mlflow_uri
 
     secrets = Secrets.read()
     address = Address(host=host, port=port, password=secrets.serve_password, certificate=certificate, key=key)
@@ -48,8 +48,8 @@ def serve(
 @click.option("--port", default=8080, show_default=True)
 def dashboard(name: str | None, storage: str | None, host: str, port: int) -> None:
     """Serve the Optuna dashboard alone."""
-    from search.environment import Secrets
-    from search.serve import Address, optuna_app, serve
+    from fold_search.search.reporting.serve import Address, optuna_app, serve
+    from fold_search.search.study.environment import Secrets
 
     address = Address(host=host, port=port, password=Secrets.read().serve_password)
     app = optuna_app(find_study(name, storage).url if name else database_url(storage))
@@ -64,8 +64,8 @@ def dashboard(name: str | None, storage: str | None, host: str, port: int) -> No
 @click.option("--port", default=5000, show_default=True)
 def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
     """Serve MLflow's UI alone."""
-    from search.environment import Secrets, mlflow_uri
-    from search.serve import Address, mlflow_app, serve
+    from fold_search.search.reporting.serve import Address, mlflow_app, serve
+    from fold_search.search.study.environment import Secrets, mlflow_uri
 
     secrets = Secrets.read()
     address = Address(host=host, port=port, password=secrets.serve_password)
@@ -75,6 +75,6 @@ def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
 
 
 def _mlflow_uri(name: str | None, storage: str | None) -> str:
-    from search.config import config_from_record
+    from fold_search.search.study.config import config_from_record
 
     return config_from_record(find_study(name, storage).record.config).trackers.mlflow.uri if name else DEFAULT_MLFLOW

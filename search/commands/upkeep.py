@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from search.commands.answers import say
-from search.commands.options import database_url, find_study, machine_option, storage_option, study_option
+from fold_search.search.commands.answers import say
+from fold_search.search.commands.options import database_url, find_study, machine_option, storage_option, study_option
 
 
 @click.command("publish")
@@ -15,8 +15,8 @@ from search.commands.options import database_url, find_study, machine_option, st
 @click.option("--rebuild", is_flag=True, help="Publish everything again: recreates a lost tracker.")
 def publish(name: str, storage: str | None, rebuild: bool) -> int:
     """Publish what the trackers have not seen yet."""
-    from search.environment import Secrets
-    from search.publish import publish_now
+    from fold_search.search.running.publish import publish_now
+    from fold_search.search.study.environment import Secrets
 
     return publish_now(find_study(name, storage), secrets=Secrets.read(), rebuild=rebuild, say=say)
 
@@ -29,7 +29,7 @@ def publish(name: str, storage: str | None, rebuild: bool) -> int:
 def backup(name: str, out: Path, storage: str | None, overrides: Sequence[str]) -> None:
     """Write a study and all that is stored of it to one file; workers may go on meanwhile."""
     study = find_study(name, storage)
-    from search.backup import back_up
+    from fold_search.search.upkeep.backup import back_up
 
     say(f"wrote {out}: {back_up(study, out, overrides=overrides)}")
 
@@ -40,7 +40,7 @@ def backup(name: str, out: Path, storage: str | None, overrides: Sequence[str]) 
 @machine_option
 def restore(file: Path, storage: str | None, overrides: Sequence[str]) -> None:
     """Bring a study back from a file of `search backup`, into a database of any kind."""
-    from search.backup import restore
+    from fold_search.search.upkeep.backup import restore
 
     restored = restore(file, url=database_url(storage), overrides=overrides)
     say(f"restored {restored}; next: search run or search worker --study {restored.study}")
@@ -52,7 +52,7 @@ def restore(file: Path, storage: str | None, overrides: Sequence[str]) -> None:
 @click.option("--yes", is_flag=True, help="Remove it without asking.")
 def clean(name: str | None, storage: str | None, yes: bool) -> None:
     """List what is stored and needed by no study any more, and remove it; what is being run is left alone."""
-    from search.cleaning import find_waste
+    from fold_search.search.upkeep.cleaning import find_waste
 
     found = list(find_waste(database_url(storage), name=name, say=say))
     for waste in found:

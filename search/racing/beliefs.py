@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
-from search.racing.gains import FinishedCurves, finished_curves
-from search.racing.matrix import FloatArray, Matrix, last_scores
-from search.racing.noise import Noise, fit_noise
-from search.racing.surrogate import look_out
+from fold_search.search.racing.gains import FinishedCurves, finished_curves
+from fold_search.search.racing.matrix import FloatArray, Matrix, last_scores
+from fold_search.search.racing.noise import Noise, fit_noise
+from fold_search.search.racing.surrogate import look_out
 
 FLOOR = 4.0  # of levels: so many times as far below the upper quartile as the best lies above it
 MOST_ENDED = 300  # of the stopped and failed trials, how many of the latest count

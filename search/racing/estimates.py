@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from search.racing.beliefs import believe, rows_that_count
-from search.racing.gains import FEWEST_CURVES
-from search.racing.matrix import FloatArray, Matrix, RunState
+from fold_search.search.racing.beliefs import believe, rows_that_count
+from fold_search.search.racing.gains import FEWEST_CURVES
+from fold_search.search.racing.matrix import FloatArray, Matrix, RunState
 
 
 def estimates(matrix: Matrix) -> dict[int, float]:

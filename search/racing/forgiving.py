@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from search.racing.matrix import FloatArray, Matrix, last_scores
-from search.racing.verdicts import Decision, Verdict
+from fold_search.search.racing.matrix import FloatArray, Matrix, last_scores
+from fold_search.search.racing.verdicts import Decision, Verdict
 
 
 def forgiving(matrix: Matrix, *, trial: int, fold: int, min_trials: int, min_epochs: int) -> Verdict:

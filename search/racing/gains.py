@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from search.racing.matrix import FloatArray, Matrix
+from fold_search.search.racing.matrix import FloatArray, Matrix
 
 MOST_CURVES = 400
 FEWEST_CURVES = 4

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from search.racing.matrix import BoolArray, FloatArray
+from fold_search.search.racing.matrix import BoolArray, FloatArray
 
 ITERATIONS = 6
 PRIOR_DEGREES = 6.0  # how many residuals the first guess of the noise is worth

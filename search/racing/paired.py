@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from search.racing.beliefs import Beliefs, believe
-from search.racing.matrix import BoolArray, FloatArray, Matrix, RunState, count
-from search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.racing.beliefs import Beliefs, believe
+from fold_search.search.racing.matrix import BoolArray, FloatArray, Matrix, RunState, count
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
 
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
 CROWD = 0.25  # how much less another fold run of a trial is worth for each that is being trained

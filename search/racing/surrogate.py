@@ -9,7 +9,7 @@ from scipy.linalg import lapack
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
-from search.racing.matrix import BoolArray, FloatArray
+from fold_search.search.racing.matrix import BoolArray, FloatArray
 
 FEWEST_TRIALS = 8
 MOST_TRIALS = 120  # that the process rests on, the latest

@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from storage.database import VERSION_TABLE
-from storage.tables import Table
+from fold_search.storage.database import VERSION_TABLE
+from fold_search.storage.tables import Table
 
 context.configure(
     connection=context.config.attributes["connection"],

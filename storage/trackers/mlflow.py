@@ -18,10 +18,10 @@ from uuid import uuid4
 import yaml
 from sqlalchemy import make_url
 
-from storage.catalog import study_key
-from storage.publishing import TrackerUnavailable, by_trial, one_line, without_secrets
-from storage.records import Event, EventKind, StudyRecord
-from storage.trackers.mlflow_runs import RunWrites, milliseconds, study_writes, trial_writes
+from fold_search.storage.catalog import study_key
+from fold_search.storage.publishing import TrackerUnavailable, by_trial, one_line, without_secrets
+from fold_search.storage.records import Event, EventKind, StudyRecord
+from fold_search.storage.trackers.mlflow_runs import RunWrites, milliseconds, study_writes, trial_writes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

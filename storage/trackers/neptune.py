@@ -20,11 +20,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from storage.catalog import study_key
-from storage.errors import StorageError
-from storage.publishing import TrackerUnavailable, by_trial, one_line
-from storage.records import Event, StudyRecord
-from storage.trackers.neptune_runs import (
+from fold_search.storage.catalog import study_key
+from fold_search.storage.errors import StorageError
+from fold_search.storage.publishing import TrackerUnavailable, by_trial, one_line
+from fold_search.storage.records import Event, StudyRecord
+from fold_search.storage.trackers.neptune_runs import (
     RunWrites,
     study_identity,
     study_writes,

@@ -8,7 +8,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.trackers.neptune import import_client
+from fold_search.storage.trackers.neptune import import_client
 
 if TYPE_CHECKING:
     from neptune.internal.operation import Operation

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from storage.catalog import study_key
-from storage.publishing import released, without_secrets
-from storage.records import Event, EventKind, StudyRecord, TrialState
+from fold_search.storage.catalog import study_key
+from fold_search.storage.publishing import released, without_secrets
+from fold_search.storage.records import Event, EventKind, StudyRecord, TrialState
 
 Scalar = bool | int | float | str | datetime
 

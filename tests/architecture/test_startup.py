@@ -25,7 +25,7 @@ def test_help_answers_at_once():
 def test_help_loads_nothing_heavy():
     """Neither the program's help nor that of `search run` imports a learning, tracking or database library."""
     program = (
-        "import sys; from search.cli import app;"
+        "import sys; from fold_search.search.cli import app;"
         "[app(words, standalone_mode=False) for words in (['--help'], ['run', '--help'], ['worker', '--help'])];"
         "print(*sys.modules, sep='\\n', file=sys.stderr)"
     )

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.replay.policies import RacePolicy
-from search.config import RaceConfig
-from search.curves import Curves
-from search.racing.matrix import Matrix
-from search.racing.verdicts import Choice, Decision, Verdict
+from fold_search.search.exporting.curves import Curves
+from fold_search.search.racing.matrix import Matrix
+from fold_search.search.racing.verdicts import Choice, Decision, Verdict
+from fold_search.search.study.config import RaceConfig
 
 CONTINUE = Verdict(decision=Decision.CONTINUE)
 

@@ -12,7 +12,7 @@ from benchmarks.replay.recorded import recorded
 from benchmarks.replay.rules import rule_of
 from benchmarks.replay.simulator import Replay, replay
 from benchmarks.replay.synthetic import synthetic
-from search.curves import Curves
+from fold_search.search.exporting.curves import Curves
 from tests.benchmarks.hand_made import Listed, curves_of
 
 # A mean of 0.5, and a worst fold of 0.25.

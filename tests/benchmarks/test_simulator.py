@@ -10,8 +10,8 @@ from benchmarks.replay.orders import NUM_STARTUP, Pool, RandomOrder, TpeOrder, l
 from benchmarks.replay.outcomes import Setting, Studies, compare, no_race, outcome
 from benchmarks.replay.recorded import recorded
 from benchmarks.replay.simulator import Stated, replay
-from search.racing.matrix import Matrix, RunState
-from search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
 from tests.benchmarks.hand_made import CONTINUE, Listed, Scripted, curves_of
 
 STOP = Verdict(decision=Decision.STOP, chance=0.25)

@@ -11,7 +11,7 @@ from benchmarks.replay.__main__ import main
 from benchmarks.replay.outcomes import Claimed, Outcome, Setting
 from benchmarks.replay.synthetic import KINDS, synthetic
 from benchmarks.replay.tables import bootstrap, calibration, clopper_pearson, comparison
-from search.curves import load_curves, write_curves
+from fold_search.search.exporting.curves import load_curves, write_curves
 from tests.architecture.rooms import REPOSITORY
 
 

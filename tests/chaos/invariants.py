@@ -9,10 +9,10 @@ from typing import Any
 
 import optuna
 
-from search.coordinator import TOLD_AS
-from storage.ledger import Ledger
-from storage.records import Event, EventKind, Failure, FoldRunState, StudyState, TrialState
-from storage.studies import close_study, open_study
+from fold_search.search.running.coordinator import TOLD_AS
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import Event, EventKind, Failure, FoldRunState, StudyState, TrialState
+from fold_search.storage.studies import close_study, open_study
 from tests.chaos.study import NAME, Study
 
 FINAL = {FoldRunState.DONE, FoldRunState.STOPPED, FoldRunState.FAILED}

@@ -25,21 +25,26 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-import search.beginning
-import search.coordinator
-import search.worker
-import storage.database
-from objectives.jobs import EpochScore
-from search.cli import main
-from search.engines import local
-from search.rows import StudyRows
-from storage.records import Claim
+import fold_search.search.running.coordinator
+import fold_search.search.running.worker
+import fold_search.search.study.beginning
+import fold_search.storage.database
+from fold_search.objectives.jobs import EpochScore
+from fold_search.search.cli import main
+from fold_search.search.running.engines import local
+from fold_search.search.study.rows import StudyRows
+from fold_search.storage.records import Claim
 from tests.chaos.study import BUSY_SECONDS, EPOCH_SECONDS, LEASE_SECONDS, LOG
 from tests.search.scripted import ScriptedTraining
 
 REAL = os.environ.get("CHAOS_TRAINING") == "real"
 WARM = [f"search.{name}" for name in ("beginning", "coordinator", "cli", "rows", "scores", "worker")]
-WARM_REAL = [*WARM, "search.objective", "transformers.models.bert.modeling_bert", "sklearn.neighbors"]
+WARM_REAL = [
+    *WARM,
+    "fold_search.search.running.objective",
+    "transformers.models.bert.modeling_bert",
+    "sklearn.neighbors",
+]
 
 
 @dataclass(kw_only=True)
@@ -88,7 +93,7 @@ def _log_real_epochs() -> None:
     """Let real trainings write their epochs into the log, and compute on one core wherever they are continued."""
     from torch import set_num_threads
 
-    from search import objective
+    from fold_search.search.running import objective
 
     begin = objective.Objective.__call__
 
@@ -130,9 +135,11 @@ def _forked(job: local.WorkerJob, *arguments: object) -> None:
 def shorten() -> None:
     """Make leases and waits short, and let workers die as often as they are killed."""
     local.MAX_DEATHS = 1_000_000
-    search.worker.Worker = partial(search.worker.Worker, lease_seconds=LEASE_SECONDS)
-    search.coordinator.ROLE_SECONDS = LEASE_SECONDS
-    storage.database.BUSY_SECONDS = BUSY_SECONDS
+    fold_search.search.running.worker.Worker = partial(
+        fold_search.search.running.worker.Worker, lease_seconds=LEASE_SECONDS
+    )
+    fold_search.search.running.coordinator.ROLE_SECONDS = LEASE_SECONDS
+    fold_search.storage.database.BUSY_SECONDS = BUSY_SECONDS
 
 
 def fork() -> None:
@@ -145,12 +152,12 @@ def fork() -> None:
 
 def script() -> None:
     """Put scripted trainings in."""
-    replaced = ModuleType("search.objective")
+    replaced = ModuleType("fold_search.search.running.objective")
     replaced.Objective, replaced.choose_device = ScriptedObjective, lambda index: "cpu"
     replaced.share_cores = replaced.limit_memory = lambda number: None
-    sys.modules["search.objective"] = replaced
-    search.beginning._check_encoders = lambda config: {}
-    search.beginning.check_disk = lambda *_, **__: []
+    sys.modules["fold_search.search.running.objective"] = replaced
+    fold_search.search.study.beginning._check_encoders = lambda config: {}
+    fold_search.search.study.beginning.check_disk = lambda *_, **__: []
 
 
 faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import yaml
 
-from storage.catalog import find_study
-from storage.database import connect
-from storage.ledger import Ledger
-from storage.records import StudyState
+from fold_search.storage.catalog import find_study
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import StudyState
 from tests.chaos.servers import Disk, Postgres
 from tests.trackers.mlflow_server import MlflowServer
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, delete
 
-from storage.database import connect, migrate, writing
-from storage.ledger import Ledger
-from storage.tables import Table
+from fold_search.storage.database import connect, migrate, writing
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.tables import Table
 from tests.contracts.ledger_processes import Crowd, new_study
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from storage.catalog import create_study
-from storage.changes import changing
-from storage.database import connect, migrate
-from storage.errors import LeaseLost
-from storage.ledger import Ledger
-from storage.records import EventKind, FoldRunState, StudyRecord, TrialState
+from fold_search.storage.catalog import create_study
+from fold_search.storage.changes import changing
+from fold_search.storage.database import connect, migrate
+from fold_search.storage.errors import LeaseLost
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import EventKind, FoldRunState, StudyRecord, TrialState
 from tests.claims import claim_first
 from tests.warm import warm_context
 

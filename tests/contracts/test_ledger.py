@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, event
 
-from storage.catalog import find_study, list_studies
-from storage.errors import LeaseLost, StorageError
-from storage.ledger import Ledger
-from storage.records import Claim, EventKind, Failure, FoldRunState, StudyState, TrialState
+from fold_search.storage.catalog import find_study, list_studies
+from fold_search.storage.errors import LeaseLost, StorageError
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import Claim, EventKind, Failure, FoldRunState, StudyState, TrialState
 from tests.claims import claim_first
 from tests.contracts.ledger_processes import (
     Crowd,

@@ -34,5 +34,5 @@ def test_what_is_copied_can_be_installed(tmp_path: Path):
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, tmp_path], check=True)
     [wheel] = (tmp_path / "wheels").iterdir()
     rooms = [REPOSITORY / room for room in ("search", "objectives", "models", "storage")]
-    modules = {str(file.relative_to(REPOSITORY)) for room in rooms for file in room.rglob("*.py")}
+    modules = {f"fold_search/{file.relative_to(REPOSITORY)}" for room in rooms for file in room.rglob("*.py")}
     assert modules <= set(ZipFile(wheel).namelist())

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from sqlalchemy import Engine
 
-from search.demo import build_demo
-from storage.catalog import find_study
-from storage.database import connect
-from storage.ledger import Ledger
+from fold_search.search.drafting.demo import build_demo
+from fold_search.storage.catalog import find_study
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger
 from tests.tiny_encoder import build_tiny_encoder
 from tests.warm import WarmSearch
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from search.errors import ExitCode
-from storage.records import EventKind, StudyState, TrialState
+from fold_search.search.errors import ExitCode
+from fold_search.storage.records import EventKind, StudyState, TrialState
 from tests.end_to_end.conftest import SEARCH, UserFolder
 
 # Real interpreters, several a test: on a busy machine they take their time.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BROKEN = """
-import objectives.losses
+import fold_search.objectives.training.losses
 def build_loss(*_, **__): raise ValueError("this library is broken")
-objectives.losses.build_loss = build_loss
+fold_search.objectives.training.losses.build_loss = build_loss
 """
 
 

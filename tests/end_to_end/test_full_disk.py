@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.ledger import Ledger
-from storage.records import FoldRunState
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import FoldRunState
 from tests.chaos.servers import Disk
 from tests.end_to_end.conftest import SEARCH, UserFolder, wait_for
 from tests.end_to_end.test_run import check_done_exactly_once, check_resumed_after_the_last_epoch

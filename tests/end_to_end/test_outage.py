@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.records import EventKind
+from fold_search.storage.records import EventKind
 from tests.end_to_end.conftest import UserFolder, wait_for
 from tests.trackers.mlflow_server import MlflowServer
 

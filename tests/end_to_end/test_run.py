@@ -8,9 +8,9 @@ from collections import Counter
 import psutil
 import pytest
 
-from search.errors import ExitCode
-from storage.ledger import Ledger
-from storage.records import EventKind, FoldRunState, StudyState
+from fold_search.search.errors import ExitCode
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import EventKind, FoldRunState, StudyState
 from tests.conftest import PostgresServer
 from tests.end_to_end.conftest import UserFolder, wait_for
 from tests.warm import WarmSearch

@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.database import connect, migrate
+from fold_search.storage.database import connect, migrate
 from tests.end_to_end.conftest import SEARCH, UserFolder, free_port, wait_for
 from tests.end_to_end.test_serve import status
 

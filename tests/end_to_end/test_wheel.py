@@ -1,4 +1,7 @@
-"""The wheel in an environment of its own: all that `search` needs is in it, and its predictions are the checkout's."""
+"""The wheel in an environment of its own: it has all that `search` needs, and one import name.
+
+A project that has packages called as our rooms are keeps its own.
+"""
 
 import shutil
 import subprocess
@@ -23,8 +26,9 @@ BESIDE = ("pyproject.toml", "README.md", "LICENSE")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a wheel is built from, and nothing that an earlier build left."""
     folder = tmp_path_factory.mktemp("sources")
-    for room in ROOMS:
-        shutil.copytree(CHECKOUT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("fold_search", *ROOMS):
+        without_caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=without_caches, symlinks=True)
     for name in BESIDE:
         shutil.copy(CHECKOUT / name, folder)
     return folder
@@ -59,15 +63,29 @@ def test_the_wheel_holds_every_file_of_the_rooms(wheel: Path, sources: Path):
     """Also what is no module, should there ever be such a file."""
     paths = (path for room in ROOMS for path in (sources / room).rglob("*") if path.is_file())
     with ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.startswith(tuple(f"{room}/" for room in ROOMS))}
-    assert packed == {str(path.relative_to(sources)) for path in paths if "__pycache__" not in path.parts}
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {f"fold_search/{path.relative_to(sources)}" for path in paths}
+    assert packed == expected | {"fold_search/__init__.py"}
+
+
+def origin_of(name: str, program: Path, *, folder: Path) -> Path:
+    """Where a Python that is started in the folder would import this from."""
+    find = f"from importlib.util import find_spec; print(find_spec({name!r}).origin)"
+    python = [program.with_name("python"), "-c", find]
+    return Path(subprocess.run(python, cwd=folder, check=True, capture_output=True, text=True).stdout.strip())
 
 
 def test_predictions_from_the_wheel_are_those_from_the_checkout(user: UserFolder, installed: Path):
-    """A study begun, trained and exported by the installed program; the same bytes come out of both."""
-    origin = [installed.with_name("python"), "-P", "-c", "import search; print(search.__file__)"]
-    found = subprocess.run(origin, check=True, capture_output=True, text=True).stdout
-    assert Path(found).is_relative_to(installed.parents[1])
+    """A study begun, trained and exported by the installed program, in a project with packages of the same names.
+
+    The same bytes come out of both. In the project `import fold_search` is ours, and `import models` is theirs.
+    """
+    for room in ROOMS:
+        (user.folder / room).mkdir()
+        (user.folder / room / "__init__.py").write_text("raise ImportError('not for fold_search')\n")
+    assert origin_of("fold_search", installed, folder=user.folder).is_relative_to(installed.parents[1])
+    for room in ROOMS:
+        assert origin_of(room, installed, folder=user.folder).is_relative_to(user.folder)
     user.program = installed
     user.write_study_file(training={"epochs": 1}, folds={"k": 2}, budget={"trials": 1})
     user.run()

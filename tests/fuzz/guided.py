@@ -25,7 +25,7 @@ with atheris.instrument_imports(INSTRUMENTED):
     import numpy as np
     from hypothesis import given
 
-    import search
+    import fold_search.search
     from tests.fuzz import conftest  # noqa: F401 - the tests' settings
     from tests.fuzz import test_backups as backups
     from tests.fuzz import test_command_line as commands
@@ -33,7 +33,9 @@ with atheris.instrument_imports(INSTRUMENTED):
     from tests.fuzz import test_predictions as predictions
     from tests.fuzz import test_study_files as studies
 
-    for module in pkgutil.iter_modules(search.__path__, "search."):  # commands import what they need when they run
+    for module in pkgutil.iter_modules(
+        fold_search.search.__path__, "fold_search.search."
+    ):  # commands import what they need when they run
         importlib.import_module(module.name)
 
 FOUND = Path("build/fuzz")

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.backup import DATABASE, MANIFEST, Manifest, back_up, restore
-from search.errors import ConfigError
-from search.study import find
-from storage.database import connect, migrate
-from storage.errors import StorageError
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.opened import find
+from fold_search.search.upkeep.backup import DATABASE, MANIFEST, Manifest, back_up, restore
+from fold_search.storage.database import connect, migrate
+from fold_search.storage.errors import StorageError
 from tests.fuzz.strategies import damaged
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectives.errors import ModelError
-from objectives.exported import DESCRIPTION, Description, Member, read_description
-from objectives.metrics import Goal
-from objectives.params import ModelParams, Params, TrainingParams
-from search.cli import app
+from fold_search.objectives.errors import ModelError
+from fold_search.objectives.params import ModelParams, Params, TrainingParams
+from fold_search.objectives.predicting.exported import DESCRIPTION, Description, Member, read_description
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.search.cli import app
 from tests.fuzz.strategies import changed, damaged
 
 FUZZ = settings.get_profile("fuzz")

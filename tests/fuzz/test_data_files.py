@@ -15,17 +15,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectives.arrays import read_arrays
-from objectives.checkpoints import pack, unpack
-from objectives.class_folders import read_class_folders
-from objectives.data import content_of, read_chunks, read_dataset
-from objectives.data_spec import DataSpec, RelationSpec
-from objectives.errors import DataError, TrialError
-from objectives.image_files import check_images, decode_images
-from objectives.leaks import LeakProof
-from objectives.relations import read_relations
-from search.curves import load_curves
-from search.errors import ConfigError
+from fold_search.objectives.data.arrays import read_arrays
+from fold_search.objectives.data.class_folders import read_class_folders
+from fold_search.objectives.data.dataset import content_of, read_chunks, read_dataset
+from fold_search.objectives.data.image_files import check_images, decode_images
+from fold_search.objectives.data.relations import read_relations
+from fold_search.objectives.data.spec import DataSpec, RelationSpec
+from fold_search.objectives.errors import DataError, TrialError
+from fold_search.objectives.training.checkpoints import pack, unpack
+from fold_search.objectives.training.leaks import LeakProof
+from fold_search.search.errors import ConfigError
+from fold_search.search.exporting.curves import load_curves
 from tests.fuzz.strategies import ODD, changed, damaged
 from tests.tiny_images import picture
 

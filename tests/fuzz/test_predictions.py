@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from objectives.errors import DataError
-from objectives.exported import ExportedModel
-from search.errors import ConfigError
-from search.layout import read_template, usual_layout
-from search.predict import evaluate, load_model, predict
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.predicting.exported import ExportedModel
+from fold_search.search.errors import ConfigError
+from fold_search.search.exporting.layout import read_template, usual_layout
+from fold_search.search.exporting.predict import evaluate, load_model, predict
 from tests.fuzz.strategies import changed, damaged
 from tests.fuzz.test_data_files import CSV, JSONL, ROWS, check
 from tests.search.trained import TrainedStudy

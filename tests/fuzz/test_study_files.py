@@ -7,10 +7,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.config import config_from_record, load_config, to_record
-from search.errors import ConfigError
-from search.space import grid
-from search.study_file import read_yaml
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.config import config_from_record, load_config, to_record
+from fold_search.search.study.space import grid
+from fold_search.search.study.study_file import read_yaml
 from tests.fuzz.strategies import ODD, changed, damaged
 
 FUZZ = settings.get_profile("fuzz")

@@ -50,7 +50,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def use_hub(server: ThreadingHTTPServer) -> dict[str, object]:
-    from models import abilities, encoders
+    from fold_search.models import abilities, encoders
 
     stages: dict[str, object] = {}
     abilities.check_encoder("someone/tiny", abilities.Uses(trainable_layers=2))

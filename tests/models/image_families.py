@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig, logging
 from transformers.models.auto import modeling_auto
 
-from models.errors import EncoderError
-from models.images import ImageClassifier, check_image_encoder, load_image_encoder
-from models.params import ModelParams
-from objectives.exported import HEAD, write_classifier
+from fold_search.models.errors import EncoderError
+from fold_search.models.images import ImageClassifier, check_image_encoder, load_image_encoder
+from fold_search.models.params import ModelParams
+from fold_search.objectives.predicting.exported import HEAD, write_classifier
 from tests.tiny_images import EFFICIENTNET
 
 SIZE = 64

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from models.classifiers import TextClassifier
-from models.encoders import load_encoder
-from models.errors import EncoderError
-from models.params import ModelParams
-from models.reading import encoder_layers, lower_states, upper_states
+from fold_search.models.classifiers import TextClassifier
+from fold_search.models.encoders import load_encoder
+from fold_search.models.errors import EncoderError
+from fold_search.models.params import ModelParams
+from fold_search.models.reading import encoder_layers, lower_states, upper_states
 
 TOKENS = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

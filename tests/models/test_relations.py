@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.encoders import load_encoder, load_tokenizer
-from models.params import ModelParams
-from models.relations import ExtendedEmbedding, NewTokens, RelationClassifier, add_tokens
+from fold_search.models.encoders import load_encoder, load_tokenizer
+from fold_search.models.params import ModelParams
+from fold_search.models.relations import ExtendedEmbedding, NewTokens, RelationClassifier, add_tokens
 
 MEANINGS = {"[S]": "subject fox", "[/S]": "end subject"}
 TEXT = "the [S] quick fox [/S] jumps"

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from models import timm_models
-from models.errors import EncoderError
-from models.images import ImageClassifier, check_image_encoder, load_normalisation
-from models.params import ModelParams
+from fold_search.models import timm_models
+from fold_search.models.errors import EncoderError
+from fold_search.models.images import ImageClassifier, check_image_encoder, load_normalisation
+from fold_search.models.params import ModelParams
 
 
 @pytest.fixture(scope="module")

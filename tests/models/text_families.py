@@ -16,20 +16,20 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from models.abilities import Family, Uses, check_encoder, check_kind, longest_text
-from models.abilities import try_family as probe
-from models.encoders import load_config, load_encoder, load_tokenizer, quietly, text_model
-from models.errors import EncoderError
-from models.params import ModelParams
-from models.reading import lower_states, read_states, upper_states
-from models.shrinking import shrunk
-from objectives.data import Dataset, read_dataset
-from objectives.data_spec import DataSpec
-from objectives.jobs import FoldJob
-from objectives.metrics import Goal
-from objectives.params import Params, TrainingParams
-from objectives.tasks.text import prepare_text
-from objectives.training import FoldTraining
+from fold_search.models.abilities import Family, Uses, check_encoder, check_kind, longest_text
+from fold_search.models.abilities import try_family as probe
+from fold_search.models.encoders import load_config, load_encoder, load_tokenizer, quietly, text_model
+from fold_search.models.errors import EncoderError
+from fold_search.models.params import ModelParams
+from fold_search.models.reading import lower_states, read_states, upper_states
+from fold_search.models.shrinking import shrunk
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.params import Params, TrainingParams
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.objectives.tasks.text import prepare_text
+from fold_search.objectives.training.fold import FoldTraining
 from tests.one_member import export
 
 COLUMNS = {
@@ -94,7 +94,7 @@ def try_family(name: str, folder: Path) -> dict[str, str]:
     AssertionError if the family cannot do what the product lets pass, or takes lengths that it refuses.
     """
     # The product tries a family once a study, and is asked about it here once for each column.
-    with quietly(), patch("models.abilities.try_family", _once(probe)):
+    with quietly(), patch("fold_search.models.abilities.try_family", _once(probe)):
         encoder = _write_encoder(name, folder / "encoder")
         if (reason := _refusal(encoder)) is not None:
             return {"trains": reason}

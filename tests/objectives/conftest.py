@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from models.params import ModelParams
-from objectives.data import Dataset, read_dataset
-from objectives.data_spec import DataSpec
-from objectives.folds import assign_folds
-from objectives.jobs import FoldJob
-from objectives.metrics import Goal
-from objectives.params import Params, TrainingParams
-from objectives.tasks.text import TextInputs, prepare_text
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.data.folds import assign_folds
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.params import Params, TrainingParams
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.objectives.tasks.text import TextInputs, prepare_text
 from tests.tiny_encoder import build_tiny_encoder
 
 # The machine may be busy, and the same tests should run every time.

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.params import ModelParams
-from objectives.data import read_dataset
-from objectives.data_spec import DataSpec
-from objectives.jobs import FoldJob
-from objectives.memory import RowsAtOnce, held_memory, limit_memory
-from objectives.metrics import Goal
-from objectives.params import Params, TrainingParams
-from objectives.tasks.text import prepare_text
-from objectives.training import FoldTraining
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.memory import RowsAtOnce, held_memory, limit_memory
+from fold_search.objectives.params import Params, TrainingParams
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.objectives.tasks.text import prepare_text
+from fold_search.objectives.training.fold import FoldTraining
 from tests.tiny_encoder import build_tiny_encoder
 
 NUM_ROWS = 640

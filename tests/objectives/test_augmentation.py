@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM
 
-from models.masked_language import draw_replacements, load_masked_language_model
-from objectives.augmentation import Augmentation, strengths
-from objectives.errors import DataError
-from objectives.params import AugmentationParams
+from fold_search.models.masked_language import draw_replacements, load_masked_language_model
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.params import AugmentationParams
+from fold_search.objectives.tasks.augmentation import Augmentation, strengths
 
 PAD, CLS, SEP, MASK = 0, 2, 3, 4
 SPECIAL = (PAD, 1, CLS, SEP, MASK)

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from scipy.stats import norm
 from sklearn.metrics import log_loss
 
-from objectives.calibration import (
+from fold_search.objectives.scoring.calibration import (
     apply_temperature,
     correct_prior,
     cross_fitted,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from objectives.data import content_of, read_chunks, read_table
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError
+from fold_search.objectives.data.dataset import content_of, read_chunks, read_table
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError
 
 ROWS = [{"text": f'line {row},\n"quoted" \u00e9', "label": "ab"[row % 2], "number": str(row)} for row in range(23)]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from objectives.class_folders import IMAGE_SUFFIX, read_class_folders
-from objectives.data import read_dataset, read_table
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError
-from objectives.image_files import FORMATS, check_images
-from objectives.image_root import ImageFiles
-from search.survey import survey
+from fold_search.objectives.data.class_folders import IMAGE_SUFFIX, read_class_folders
+from fold_search.objectives.data.dataset import read_dataset, read_table
+from fold_search.objectives.data.image_files import FORMATS, check_images
+from fold_search.objectives.data.image_root import ImageFiles
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError
+from fold_search.search.drafting.survey import survey
 from tests.tiny_images import picture, write_zip
 
 RED = picture("red")

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.params import ModelParams
-from objectives.data import Dataset, read_dataset
-from objectives.data_spec import DataSpec
-from objectives.exported import (
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.data.folds import assign_folds
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.params import Params, TrainingParams
+from fold_search.objectives.predicting.exported import (
     DESCRIPTION,
     Description,
     ExportedModel,
@@ -18,13 +21,10 @@ from objectives.exported import (
     trained_classifier,
     write_classifier,
 )
-from objectives.folds import assign_folds
-from objectives.jobs import FoldJob
-from objectives.metrics import Goal
-from objectives.params import Params, TrainingParams
-from objectives.tasks.columns import ColumnInputs
-from objectives.tasks.preparation import prepare
-from objectives.training import FoldTraining, read_weights
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.objectives.tasks.columns import ColumnInputs
+from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.training.fold import FoldTraining, read_weights
 from tests.tiny_encoder import build_tiny_encoder
 
 LENGTHS = {"title": 5, "title en": 10}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from objectives import cores
-from objectives.cores import num_threads, settle_threads, usable_cores
+from fold_search.objectives import cores
+from fold_search.objectives.cores import num_threads, settle_threads, usable_cores
 
 NO_LIMIT = 2**31
 # What stands in /proc/self/cgroup, the files below /sys/fs/cgroup, and how many cores these allow.
@@ -113,7 +113,7 @@ from search import cli
 @cli.app.command("compute")
 def compute():
     import torch
-    from search.beginning import _other_process
+    from fold_search.search.study.beginning import _other_process
     with _other_process() as child:
         print(torch.get_num_threads(), child.submit(torch.get_num_threads).result(), os.environ["OMP_WAIT_POLICY"])
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from objectives.data import Dataset, read_dataset, read_table
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError
-from objectives.folds import EXTRA, split
+from fold_search.objectives.data.dataset import Dataset, read_dataset, read_table
+from fold_search.objectives.data.folds import EXTRA, split
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError
 
 ROWS = [
     {"title": "Übung", "body": 'says "no",\nthen yes', "label": "01"},
@@ -110,7 +110,7 @@ def test_a_file_is_the_same_rows_in_parts_of_any_size(tmp_path, monkeypatch, nam
     """Texts, labels, groups and fingerprint; what is wrong is named by its row of the file, not of the part."""
     spec = spec_of(write(tmp_path / name))
     whole = read_dataset(spec)
-    monkeypatch.setattr("objectives.data.ROWS_PER_CHUNK", 2)
+    monkeypatch.setattr("fold_search.objectives.data.dataset.ROWS_PER_CHUNK", 2)
     parts = read_dataset(spec)
     assert (parts.texts, parts.columns, parts.fingerprint) == (whole.texts, whole.columns, whole.fingerprint)
     np.testing.assert_array_equal(parts.labels, whole.labels)

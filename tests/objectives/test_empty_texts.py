@@ -8,21 +8,21 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from models.classifiers import Pooling
-from models.encoders import load_tokenizer
-from models.params import ModelParams
-from models.relations import NewTokens
-from objectives.data import Dataset, read_dataset
-from objectives.data_spec import DataSpec
-from objectives.jobs import FoldJob
-from objectives.metrics import Goal
-from objectives.params import Params, TrainingParams
-from objectives.relations import MarkedText
-from objectives.tasks.cache import digest
-from objectives.tasks.preparation import prepare
-from objectives.tasks.relation import tokenise_marked
-from objectives.tasks.text import tokenise
-from objectives.training import FoldTraining
+from fold_search.models.classifiers import Pooling
+from fold_search.models.encoders import load_tokenizer
+from fold_search.models.params import ModelParams
+from fold_search.models.relations import NewTokens
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.data.relations import MarkedText
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.params import Params, TrainingParams
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.objectives.tasks.cache import digest
+from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.tasks.relation import tokenise_marked
+from fold_search.objectives.tasks.text import tokenise
+from fold_search.objectives.training.fold import FoldTraining
 from tests.one_member import export
 from tests.tiny_encoder import build_tiny_encoder
 

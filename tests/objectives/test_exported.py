@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from models.classifiers import TextClassifier, mean_pool
-from objectives.calibration import apply_temperature
-from objectives.data import Dataset
-from objectives.errors import ModelError, TrialError
-from objectives.exported import (
+from fold_search.models.classifiers import TextClassifier, mean_pool
+from fold_search.objectives.data.dataset import Dataset
+from fold_search.objectives.errors import ModelError, TrialError
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.predicting.exported import (
     DESCRIPTION,
     HEAD,
     Description,
@@ -25,9 +25,9 @@ from objectives.exported import (
     trained_classifier,
     write_classifier,
 )
-from objectives.jobs import FoldJob
-from objectives.tasks.text import TextInputs
-from objectives.training import FoldTraining, label_scale, read_weights
+from fold_search.objectives.scoring.calibration import apply_temperature
+from fold_search.objectives.tasks.text import TextInputs
+from fold_search.objectives.training.fold import FoldTraining, label_scale, read_weights
 from tests.objectives.limited_memory import room_for
 
 Train = Callable[..., FoldTraining]

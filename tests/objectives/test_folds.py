@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.errors import DataError
-from objectives.folds import EXTRA, assign_folds, fingerprint_folds, small_classes, split
+from fold_search.objectives.data.folds import EXTRA, assign_folds, fingerprint_folds, small_classes, split
+from fold_search.objectives.errors import DataError
 
 
 def folds_of(labels, groups=None, *, num_folds=3, seed=0, stratified=True):

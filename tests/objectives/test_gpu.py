@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from objectives.devices import uses_bf16
-from objectives.errors import OutOfMemory
-from objectives.training import FoldTraining
+from fold_search.objectives.devices import uses_bf16
+from fold_search.objectives.errors import OutOfMemory
+from fold_search.objectives.training.fold import FoldTraining
 from tests.objectives import limited_memory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

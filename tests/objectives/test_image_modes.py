@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from objectives.data import read_dataset
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError
-from objectives.image_files import FORMATS, check_images, decode_images, look_at_images
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.data.image_files import FORMATS, check_images, decode_images, look_at_images
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError
 
 SIZE = 16
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")

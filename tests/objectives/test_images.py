@@ -9,19 +9,19 @@ import torch
 from PIL import Image
 from transformers import EfficientNetConfig, ViTConfig, ViTModel
 
-from models.params import ModelParams
-from objectives.data import Dataset, read_chunks, read_dataset, read_table
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError
-from objectives.folds import assign_folds
-from objectives.image_augmentation import ImageAugmentation
-from objectives.image_files import check_images
-from objectives.jobs import FoldJob
-from objectives.metrics import Goal
-from objectives.params import AugmentationParams, Params, TrainingParams
-from objectives.tasks.image import ImageInputs, prepare_images
-from objectives.tasks.preparation import prepare
-from objectives.training import FoldTraining
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import Dataset, read_chunks, read_dataset, read_table
+from fold_search.objectives.data.folds import assign_folds
+from fold_search.objectives.data.image_files import check_images
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.params import AugmentationParams, Params, TrainingParams
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.objectives.tasks.image import ImageInputs, prepare_images
+from fold_search.objectives.tasks.image_augmentation import ImageAugmentation
+from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.training.fold import FoldTraining
 from tests.objectives.limited_memory import room_for
 from tests.tiny_images import (
     COLOURS,

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from objectives.errors import DataError
-from objectives.leaks import LeakProof, prove
-from objectives.params import TrainingParams
-from objectives.same_text import group_texts
-from objectives.sampling import Sample, resample
+from fold_search.objectives.data.same_text import group_texts
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.params import TrainingParams
+from fold_search.objectives.training.leaks import LeakProof, prove
+from fold_search.objectives.training.sampling import Sample, resample
 
 LABELS = np.repeat([0, 1, 3], [12, 6, 2])
 VALIDATION = np.array([0, 5, 12, 17])

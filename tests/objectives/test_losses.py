@@ -12,10 +12,10 @@ from scipy.special import logsumexp, rel_entr, softmax
 from scipy.stats import entropy
 from torch.nn import functional
 
-from objectives.errors import DataError
-from objectives.losses import Loss, build_loss
-from objectives.params import REGRESSION_LOSSES, SMOOTHABLE, TrainingParams
-from objectives.weights import check_loss, class_weights
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.params import REGRESSION_LOSSES, SMOOTHABLE, TrainingParams
+from fold_search.objectives.training.losses import Loss, build_loss
+from fold_search.objectives.training.weights import check_loss, class_weights
 
 NAMES = ("barley", "corn", "grain", "wheat")
 COUNTS = np.array([100, 40, 5, 0])

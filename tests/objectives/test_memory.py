@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from transformers import BertModel
 
-from models.classifiers import TextClassifier
-from objectives.errors import NO_KERNEL, OutOfMemory
-from objectives.training import FoldTraining
+from fold_search.models.classifiers import TextClassifier
+from fold_search.objectives.errors import NO_KERNEL, OutOfMemory
+from fold_search.objectives.training.fold import FoldTraining
 from tests.objectives import limited_memory
 from tests.objectives.limited_memory import room_for
 

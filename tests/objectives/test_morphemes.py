@@ -5,13 +5,13 @@ import importlib.util
 import numpy as np
 import pytest
 
-from models.params import ModelParams
-from objectives.data import content_of, read_table
-from objectives.data_spec import DataSpec, RelationSpec
-from objectives.errors import DataError
-from objectives.relations import Entity, Relation
-from objectives.tasks.morphemes import cut_relations, cut_texts
-from objectives.tasks.preparation import prepare
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import content_of, read_table
+from fold_search.objectives.data.relations import Entity, Relation
+from fold_search.objectives.data.spec import DataSpec, RelationSpec
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.tasks.morphemes import cut_relations, cut_texts
+from fold_search.objectives.tasks.preparation import prepare
 from tests.tiny_encoder import build_tiny_encoder
 
 SENTENCES = (

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.names import alike_names, class_name, quoted
-from objectives.same_text import canonical
+from fold_search.objectives.data.names import alike_names, class_name, quoted
+from fold_search.objectives.data.same_text import canonical
 
 WRITING = "the writing of a number or truth value"
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from objectives.jobs import FoldJob
-from objectives.networks import Network
-from objectives.sampling import Sample, as_sample
-from objectives.tasks.text import TextInputs
-from objectives.training import FoldTraining
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.tasks.text import TextInputs
+from fold_search.objectives.training.fold import FoldTraining
+from fold_search.objectives.training.networks import Network
+from fold_search.objectives.training.sampling import Sample, as_sample
 
 CPU = torch.device("cpu")
 

@@ -7,10 +7,10 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from objectives.checkpoints import pack, unpack
-from objectives.errors import TrialError
-from objectives.optimisers import Optimiser
-from objectives.params import TrainingParams
+from fold_search.objectives.errors import TrialError
+from fold_search.objectives.params import TrainingParams
+from fold_search.objectives.training.checkpoints import pack, unpack
+from fold_search.objectives.training.optimisers import Optimiser
 
 DEPTHS = {"head.weight": 0, "head.bias": 0, "norm.weight": 1, "norm.bias": 1, "body.weight": 2, "unused": 2}
 OPTIMISERS = [("adamw", None), ("adamw", 0.9), ("sgd", None), ("sgd", 0.9), ("schedule_free_adamw", None)]

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from models.params import ModelParams
-from objectives.params import Params, TrainingParams
+from fold_search.models.params import ModelParams
+from fold_search.objectives.params import Params, TrainingParams
 
 
 @pytest.mark.parametrize(

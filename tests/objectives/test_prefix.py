@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import BertModel
 
-from objectives.params import Params
-from objectives.tasks import prefix
-from objectives.tasks.text import TextInputs, prepare_text
-from objectives.training import FoldTraining
+from fold_search.objectives.params import Params
+from fold_search.objectives.tasks import prefix
+from fold_search.objectives.tasks.text import TextInputs, prepare_text
+from fold_search.objectives.training.fold import FoldTraining
 
 
 @pytest.fixture

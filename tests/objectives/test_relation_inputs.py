@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoders import load_tokenizer
-from models.params import ModelParams
-from models.relations import RelationClassifier
-from objectives.data import Dataset, read_dataset
-from objectives.data_spec import DataSpec, RelationSpec
-from objectives.errors import DataError
-from objectives.exported import trained_classifier, write_classifier
-from objectives.folds import assign_folds
-from objectives.jobs import FoldJob
-from objectives.metrics import Goal
-from objectives.params import Params, TrainingParams
-from objectives.tasks.preparation import prepare
-from objectives.tasks.relation import RelationInputs, prepare_relations
-from objectives.training import FoldTraining
+from fold_search.models.encoders import load_tokenizer
+from fold_search.models.params import ModelParams
+from fold_search.models.relations import RelationClassifier
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.data.folds import assign_folds
+from fold_search.objectives.data.spec import DataSpec, RelationSpec
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.params import Params, TrainingParams
+from fold_search.objectives.predicting.exported import trained_classifier, write_classifier
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.tasks.relation import RelationInputs, prepare_relations
+from fold_search.objectives.training.fold import FoldTraining
 from tests.objectives.limited_memory import room_for
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -202,7 +202,7 @@ def test_a_form_that_the_tokenizer_cannot_show_is_refused(dataset, encoder, tmp_
     """`separated` needs a separating token."""
     tokenizer = load_tokenizer(encoder)
     tokenizer.sep_token = None
-    monkeypatch.setattr("objectives.tasks.relation.load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr("fold_search.objectives.tasks.relation.load_tokenizer", lambda name: tokenizer)
     with pytest.raises(DataError, match=r"entity_form is separated, but the tokenizer .* has no separating token"):
         prepare_relations(dataset, encoder=encoder, form="separated", max_length=16, cache=Path(tmp_path))
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from objectives.data import read_dataset
-from objectives.data_spec import DataSpec, RelationSpec
-from objectives.errors import DataError
-from objectives.relations import Entity, Relation, entity_types, mark, new_tokens, read_relations
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.data.relations import Entity, Relation, entity_types, mark, new_tokens, read_relations
+from fold_search.objectives.data.spec import DataSpec, RelationSpec
+from fold_search.objectives.errors import DataError
 
 HEADER = "sentence,subject,subject_start,subject_end,subject_type,object,object_start,object_end,object_type,label"
 BILL = "Bill was born in Seattle.,Bill,0,3,PER,Seattle,17,23,LOC,born"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.same_text import canonical, group_texts, without_invisible
+from fold_search.objectives.data.same_text import canonical, group_texts, without_invisible
 
 INVISIBLE = [
     *(sign for sign in map(chr, range(sys.maxunicode)) if unicodedata.category(sign) in ("Cc", "Cf")),

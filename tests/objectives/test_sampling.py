@@ -11,9 +11,9 @@ from imblearn.over_sampling import SMOTE
 from imblearn.under_sampling import EditedNearestNeighbours, NearMiss, TomekLinks
 from sklearn.neighbors import NearestNeighbors
 
-from objectives.errors import DataError, TrialError
-from objectives.params import TrainingParams
-from objectives.sampling import Sample, check_sampler, draw, resample
+from fold_search.objectives.errors import DataError, TrialError
+from fold_search.objectives.params import TrainingParams
+from fold_search.objectives.training.sampling import Sample, check_sampler, draw, resample
 
 SAMPLERS = TrainingParams.model_fields["sampler"].annotation.__args__
 BLIND = ["none", "random_over", "minority_over", "random_under", "class_balanced_batches"]

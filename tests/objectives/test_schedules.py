@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from objectives.params import TrainingParams
-from objectives.schedules import is_out_of_patience, learning_rate_factor, plateau_falls
+from fold_search.objectives.params import TrainingParams
+from fold_search.objectives.training.schedules import is_out_of_patience, learning_rate_factor, plateau_falls
 
 PEAK = 0.25
 LENGTHS = {

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.data import read_chunks, read_dataset, read_table
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError
+from fold_search.objectives.data.dataset import read_chunks, read_dataset, read_table
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError
 
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.classifiers import TextClassifier, mean_pool
-from models.encoders import load_encoder, load_tokenizer
-from models.params import ModelParams
-from objectives.tasks.text import TokenisedTexts, bucketed_batches, excerpts, prepare_text, tokenise
+from fold_search.models.classifiers import TextClassifier, mean_pool
+from fold_search.models.encoders import load_encoder, load_tokenizer
+from fold_search.models.params import ModelParams
+from fold_search.objectives.tasks.text import TokenisedTexts, bucketed_batches, excerpts, prepare_text, tokenise
 from tests.tiny_encoder import TEXTS, build_tiny_encoder
 
 
@@ -168,7 +168,7 @@ def test_embeddings_are_the_frozen_encoders_mean_states(dataset, inputs):
 
 def test_states_that_are_computed_in_parts_are_the_same(inputs, tmp_path, monkeypatch):
     """However many rows are in memory at once."""
-    monkeypatch.setattr("objectives.tasks.text.ROWS_PER_PART", 7)
+    monkeypatch.setattr("fold_search.objectives.tasks.text.ROWS_PER_PART", 7)
     in_parts = replace(inputs, cache=tmp_path).pooled(pooling="max", max_length=24)
     np.testing.assert_allclose(in_parts, inputs.pooled(pooling="max", max_length=24), atol=1e-6)
 

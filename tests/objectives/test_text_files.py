@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.data import read_chunks, read_dataset, read_table
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError, Misread
+from fold_search.objectives.data.dataset import read_chunks, read_dataset, read_table
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError, Misread
 
 TEXTS = {
     "ko": "이 제품은 정말 좋습니다\n배송이 늦어서 실망했어요\n환불을 요청합니다, 연락 주세요\n품질이 별로예요",

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from models.classifiers import Head, TextClassifier
-from objectives.checkpoints import pack, unpack
-from objectives.errors import Diverged, TrialError
-from objectives.jobs import EpochScore
-from objectives.losses import build_loss
-from objectives.metrics import METRICS
-from objectives.sampling import as_sample
-from objectives.training import FoldTraining, read_weights
+from fold_search.models.classifiers import Head, TextClassifier
+from fold_search.objectives.errors import Diverged, TrialError
+from fold_search.objectives.jobs import EpochScore
+from fold_search.objectives.scoring.metrics import METRICS
+from fold_search.objectives.training.checkpoints import pack, unpack
+from fold_search.objectives.training.fold import FoldTraining, read_weights
+from fold_search.objectives.training.losses import build_loss
+from fold_search.objectives.training.sampling import as_sample
 
 
 @pytest.fixture(scope="module")

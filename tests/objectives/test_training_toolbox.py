@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.params import ModelParams
-from objectives.data import read_dataset
-from objectives.data_spec import DataSpec
-from objectives.folds import assign_folds, split
-from objectives.jobs import EpochScore, FoldJob
-from objectives.metrics import Goal
-from objectives.params import Params, TrainingParams
-from objectives.tasks.text import TextInputs, prepare_text
-from objectives.training import FoldTraining
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.data.folds import assign_folds, split
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.jobs import EpochScore, FoldJob
+from fold_search.objectives.params import Params, TrainingParams
+from fold_search.objectives.scoring.metrics import Goal
+from fold_search.objectives.tasks.text import TextInputs, prepare_text
+from fold_search.objectives.training.fold import FoldTraining
 from tests.tiny_encoder import build_tiny_encoder
 
 SILENT = {"dropout": 0.0, "encoder_dropout": 0.0}

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.config import StudyConfig
-from search.coordinator import Coordinator
-from search.keeping import Keeping
-from search.scores import LiveRace, Policy, live_race
-from search.worker import Worker
-from storage.artifacts import Artifacts
-from storage.catalog import create_study
-from storage.database import connect, migrate
-from storage.ledger import Ledger
-from storage.records import Direction
+from fold_search.search.racing.live import LiveRace, Policy, live_race
+from fold_search.search.running.coordinator import Coordinator
+from fold_search.search.running.pruning import Pruning
+from fold_search.search.running.worker import Worker
+from fold_search.search.study.config import StudyConfig
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.catalog import create_study
+from fold_search.storage.database import connect, migrate
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import Direction
 from tests.search.scripted import Script
 from tests.warm import warm_context
 
@@ -72,15 +72,15 @@ class ScriptedStudy:
             url=self.url,
             owner=owner,
             pooled_score=lambda trial: 0.5,
-            prune=self.keeping().prune,
+            prune=self.pruning().prune,
         )
 
     def race(self) -> LiveRace:
         race = live_race(self.ledger, self.config)
         return replace(race, policy=self.policy) if self.policy else race
 
-    def keeping(self) -> Keeping:
-        return Keeping(ledger=self.ledger, artifacts=self.artifacts, settings=self.config.artifacts)
+    def pruning(self) -> Pruning:
+        return Pruning(ledger=self.ledger, artifacts=self.artifacts, settings=self.config.artifacts)
 
     def worker(self, script: Script, owner: str = "worker", lease_seconds: float = 60.0) -> Worker:
         return Worker(

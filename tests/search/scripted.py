@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.errors import TrialError
-from objectives.jobs import EpochScore
-from objectives.leaks import LeakProof
-from search.config import RaceConfig
-from search.race import next_fold_run
-from search.racing.matrix import Matrix, RunState
-from search.racing.verdicts import Action, Choice, Decision, Verdict
-from storage.records import Claim
+from fold_search.objectives.errors import TrialError
+from fold_search.objectives.jobs import EpochScore
+from fold_search.objectives.training.leaks import LeakProof
+from fold_search.search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.policy import next_fold_run
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.study.config import RaceConfig
+from fold_search.storage.records import Claim
 
 
 @dataclass

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
-from search.audits import race_figures, race_line
-from storage.records import Failure, FoldRun, FoldRunState, TrialRecord, TrialState
+from fold_search.search.racing.audits import race_figures, race_line
+from fold_search.storage.records import Failure, FoldRun, FoldRunState, TrialRecord, TrialState
 
 
 def trial(number: int, state: TrialState, **values: Any) -> TrialRecord:

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from search import backup as backup_module
-from search.backup import DATABASE, FORMAT, MANIFEST, Manifest, back_up, restore
-from search.config import config_from_record
-from search.errors import ConfigError
-from search.study import OpenStudy, find
-from storage import copies
-from storage.artifacts import Artifacts
-from storage.database import connect, migrate, writing
-from storage.errors import StorageError
-from storage.ledger import Ledger, list_studies
-from storage.records import FoldRunState
-from storage.studies import close_study, open_study
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.config import config_from_record
+from fold_search.search.study.opened import OpenStudy, find
+from fold_search.search.upkeep import backup as backup_module
+from fold_search.search.upkeep.backup import DATABASE, FORMAT, MANIFEST, Manifest, back_up, restore
+from fold_search.storage import copies
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.database import connect, migrate, writing
+from fold_search.storage.errors import StorageError
+from fold_search.storage.ledger import Ledger, list_studies
+from fold_search.storage.records import FoldRunState
+from fold_search.storage.studies import close_study, open_study
 from tests.conftest import PostgresServer
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
@@ -310,7 +310,7 @@ def test_a_failure_in_the_middle_leaves_nothing(backup: Path, tmp_path: Path, mo
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as then:
-        then.setattr("storage.copies._copy_ledger", full)
+        then.setattr("fold_search.storage.copies._copy_ledger", full)
         check_refused(backup, tmp_path, "the disk is full")
     restore(backup, url=f"sqlite:///{tmp_path}/target.db", overrides=[f"storage.artifacts={tmp_path}/elsewhere"])
     assert len(OpenedStudy(f"sqlite:///{tmp_path}/target.db").ledger.trials()) == 4

@@ -11,8 +11,8 @@ import yaml
 from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
-from search.cli import app
-from storage.database import connect, migrate
+from fold_search.search.cli import app
+from fold_search.storage.database import connect, migrate
 from tests.tiny_encoder import build_tiny_encoder
 
 ROWS = [f"row {number},{'ab'[number % 2]}" for number in range(12)]

@@ -10,15 +10,16 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertModel, ViTConfig
 
-from models.errors import EncoderError
-from search.beginning import _check_encoder, _other_process, _uses, begin
-from search.config import StudyConfig, load_config
-from search.environment import Secrets
-from search.errors import ConfigError
-from search.objective import Objective
-from search.rows import StudyRows
-from search.study import OpenStudy, find, on_this_machine, reopen_if_work_is_left
-from storage.records import StudyState, TrialState
+from fold_search.models.errors import EncoderError
+from fold_search.search.errors import ConfigError
+from fold_search.search.running.continuing import reopen_if_work_is_left
+from fold_search.search.running.objective import Objective
+from fold_search.search.study.beginning import _check_encoder, _other_process, _uses, begin
+from fold_search.search.study.config import StudyConfig, load_config
+from fold_search.search.study.environment import Secrets
+from fold_search.search.study.opened import OpenStudy, find, on_this_machine
+from fold_search.search.study.rows import StudyRows
+from fold_search.storage.records import StudyState, TrialState
 from tests.tiny_encoder import build_tiny_encoder
 from tests.tiny_images import VIT, build_tiny_image_encoder, write_photos
 
@@ -100,7 +101,7 @@ def test_folds_that_another_version_made_stay_and_the_leak_is_seen(folder: Path,
     """It took twins for two texts: a note says so, the study goes on, and the proof of each fold run counts them."""
     write_data(folder, TWINS)
     with monkeypatch.context() as earlier:
-        earlier.setattr("objectives.same_text.canonical", lambda text: " ".join(text.lower().split()))
+        earlier.setattr("fold_search.objectives.data.same_text.canonical", lambda text: " ".join(text.lower().split()))
         begun = begin(load(folder), "twins", secrets=Secrets())
         assert leaks(begun, load(folder)) == [0, 0, 0]
     folds = begun.ledger.assignments()

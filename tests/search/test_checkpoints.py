@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from search.racing.verdicts import Decision, Verdict
-from storage.records import Claim, FoldRunState
+from fold_search.search.racing.verdicts import Decision, Verdict
+from fold_search.storage.records import Claim, FoldRunState
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script, ScriptedRace, waits

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from objectives.tasks.cache import cached
-from search.cleaning import Waste, find_waste
-from search.cli import app
-from search.errors import ConfigError
-from search.keeping import weights_name
+from fold_search.objectives.tasks.cache import cached
+from fold_search.search.cli import app
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.stored import weights_name
+from fold_search.search.upkeep.cleaning import Waste, find_waste
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
@@ -112,9 +112,12 @@ def test_a_study_that_is_being_run_is_left_alone(study: Callable[..., ScriptedSt
 def test_a_cache_goes_when_no_study_and_no_process_needs_it(study: Callable[..., ScriptedStudy], tmp_path: Path):
     """Another process that trains from it, of whatever database, holds it; foreign files stay in any case."""
     done, cache = finished(study(budget={"trials": 1})), with_cache(tmp_path)
-    code = "import sys; from pathlib import Path; from search.caches import Hold; h = Hold(Path(sys.argv[1])); input()"
+    code = (
+        "import sys; from pathlib import Path; from fold_search.search.running.caches import Hold;"
+        "hold = Hold(Path(sys.argv[1])); print(1, flush=True); input()"
+    )
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"{code.replace('input()', 'print(1, flush=True); input()')}", str(cache)],
+        [sys.executable, "-c", code, str(cache)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -132,7 +135,7 @@ def test_a_cache_goes_when_no_study_and_no_process_needs_it(study: Callable[...,
 
 def test_what_goes_away_under_a_training_is_computed_anew(tmp_path: Path):
     """Another machine's locks are not seen: an entry is there whole or not at all, and what is mapped stays."""
-    code = "from search.caches import *; import sys; print(1, flush=True)\n"
+    code = "from fold_search.search.running.caches import *; import sys; print(1, flush=True)\n"
     code += "while True: [remove(path) for path in entries(Path(sys.argv[1]))]"
     cache, num_computed = tmp_path / "cache", 0
     sums = dict.fromkeys(("ids", "offsets", "marks", "ranks"), 499_500)

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models.classifiers import TextClassifier
-from models.columns import ColumnClassifier
-from models.errors import EncoderError
-from search.beginning import begin
-from search.config import StudyConfig, load_config
-from search.environment import Secrets
-from search.errors import ConfigError
-from search.objective import Objective
-from search.rows import StudyRows
+from fold_search.models.classifiers import TextClassifier
+from fold_search.models.columns import ColumnClassifier
+from fold_search.models.errors import EncoderError
+from fold_search.search.errors import ConfigError
+from fold_search.search.running.objective import Objective
+from fold_search.search.study.beginning import begin
+from fold_search.search.study.config import StudyConfig, load_config
+from fold_search.search.study.environment import Secrets
+from fold_search.search.study.rows import StudyRows
 from tests.claims import claim_first
 from tests.tiny_encoder import TEXTS, build_tiny_encoder
 

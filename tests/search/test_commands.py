@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from search.cli import app
-from search.commands.options import DEFAULT_STORAGE, database_url
+from fold_search.search.cli import app
+from fold_search.search.commands.options import DEFAULT_STORAGE, database_url
 
 
 def commands(group: click.Group = app, *above: str) -> Iterator[tuple[str, click.Command]]:

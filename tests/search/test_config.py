@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from objectives.metrics import METRICS
-from search.config import (
+from fold_search.objectives.scoring.metrics import METRICS
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.config import (
     GoalConfig,
     StudyConfig,
     config_from_record,
@@ -19,8 +20,7 @@ from search.config import (
     load_config,
     to_record,
 )
-from search.environment import Secrets, missing_sign_in, mlflow_uri, storage_url
-from search.errors import ConfigError
+from fold_search.search.study.environment import Secrets, missing_sign_in, mlflow_uri, storage_url
 
 MINIMAL = "data: {path: rows.csv, label: topic, text: [title, body]}\nmodel: {encoder: tiny}\n"
 

@@ -7,12 +7,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
-from search.presence import COORDINATOR_ROLE
-from search.proposals import make_sampler
-from search.racing.matrix import Matrix, RunState
-from search.racing.verdicts import Action, Choice, Decision, Verdict
-from storage.records import FoldRunState, StudyState, TrialState
-from storage.studies import open_study
+from fold_search.search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.running.proposals import make_sampler
+from fold_search.search.study.attended import COORDINATOR_ROLE
+from fold_search.storage.records import FoldRunState, StudyState, TrialState
+from fold_search.storage.studies import open_study
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script, ScriptedRace, waits
@@ -150,7 +150,7 @@ def test_a_grid_tries_every_combination_once(scripted_study: Studies):
 
 def test_trial_states_map_to_optuna_s(scripted_study: Studies):
     """A diverged trial has no estimate, and is still told."""
-    from objectives.errors import Diverged
+    from fold_search.objectives.errors import Diverged
 
     study = scripted_study(budget={"trials": 2})
     study.run(Script(lambda trial, fold: [Diverged("the loss is nan")] if trial == 1 else rising(0.5)))

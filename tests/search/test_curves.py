@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from objectives.data import content_of, read_table
-from objectives.exported import ExportedModel
-from objectives.metrics import METRICS
-from objectives.tasks import cache as tasks_cache
-from search.caches import unused
-from search.cli import app
-from search.curves import Curves, load_curves, write_curves
-from search.errors import ConfigError
-from search.keeping import weights_name
+from fold_search.objectives.data.dataset import content_of, read_table
+from fold_search.objectives.predicting.exported import ExportedModel
+from fold_search.objectives.scoring.metrics import METRICS
+from fold_search.objectives.tasks import cache as tasks_cache
+from fold_search.search.cli import app
+from fold_search.search.errors import ConfigError
+from fold_search.search.exporting.curves import Curves, load_curves, write_curves
+from fold_search.search.running.caches import unused
+from fold_search.search.study.stored import weights_name
 from tests.search.test_export import LABELS, Trained
 
 

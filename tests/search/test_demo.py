@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from search import demo
-from search.demo import COLUMNS, MIN_ROWS_PER_CLASS, PACKAGES, build_demo
-from search.errors import ConfigError
+from fold_search.search.drafting import demo
+from fold_search.search.drafting.demo import COLUMNS, MIN_ROWS_PER_CLASS, PACKAGES, build_demo
+from fold_search.search.errors import ConfigError
 
 SMALL = ("rich", "urllib3", "uvicorn", "h11")
 
@@ -104,7 +104,7 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
 def test_packages_are_read_not_imported(tmp_path):
     """The packages' code never runs: building imports none of them."""
     program = (
-        "import sys; from pathlib import Path; from search.demo import *;"
+        "import sys; from pathlib import Path; from fold_search.search.drafting.demo import *;"
         "build_demo(Path(sys.argv[1]), rows=10, classes=2, seed=0);"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )

@@ -19,24 +19,24 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, classification_report, f1_score, log_loss
 
-from objectives.calibration import apply_temperature
-from objectives.data import read_dataset
-from objectives.params import TrainingParams
-from search.cli import app
-from search.config import StudyConfig, to_record
-from search.diagnosis.calibration import trained_shares
-from search.diagnosis.evidence import read_evidence
-from search.diagnosis.findings import Diagnosis, diagnose
-from search.diagnosis.generalisation import correlate
-from search.diagnosis.report import write_report
-from search.diagnosis.sections import sections
-from search.errors import ConfigError
-from search.study import find
-from storage.artifacts import Artifacts
-from storage.catalog import create_study
-from storage.database import connect, migrate
-from storage.ledger import Ledger
-from storage.records import FoldRunState, TrialState
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.params import TrainingParams
+from fold_search.objectives.scoring.calibration import apply_temperature
+from fold_search.search.cli import app
+from fold_search.search.errors import ConfigError
+from fold_search.search.reporting.diagnosis.calibration import trained_shares
+from fold_search.search.reporting.diagnosis.evidence import read_evidence
+from fold_search.search.reporting.diagnosis.findings import Diagnosis, diagnose
+from fold_search.search.reporting.diagnosis.generalisation import correlate
+from fold_search.search.reporting.diagnosis.report import write_report
+from fold_search.search.reporting.diagnosis.sections import sections
+from fold_search.search.study.config import StudyConfig, to_record
+from fold_search.search.study.opened import find
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.catalog import create_study
+from fold_search.storage.database import connect, migrate
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import FoldRunState, TrialState
 from tests.claims import claim_first
 
 NUM_FOLDS = 3
@@ -534,7 +534,7 @@ def test_the_report_lies_beside_the_study_and_needs_no_torch(study: WrittenStudy
     """In studies/reports/NAME-trial-N, from a process that never imports torch."""
     study.add_trial(planted(study))
     program = (
-        "import sys; from search.cli import app;"
+        "import sys; from fold_search.search.cli import app;"
         f"app(['diagnose', '--study', 'written', '--storage', {study.url!r}], standalone_mode=False)"
     )
     check = f"try:\n    {program}\nfinally:\n    assert 'torch' not in sys.modules"

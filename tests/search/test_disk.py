@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from objectives.data import Dataset, read_dataset
-from objectives.data_spec import DataSpec
-from search.cli import app
-from search.config import StudyConfig
-from search.disk import EncoderSize, check_disk, in_bytes, weigh
-from search.errors import ConfigError
+from fold_search.objectives.data.dataset import Dataset, read_dataset
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.search.cli import app
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.config import StudyConfig
+from fold_search.search.study.disk import EncoderSize, check_disk, in_bytes, weigh
 from tests.tiny_encoder import build_tiny_encoder
 
 ENCODER = EncoderSize(weights=25_000_000, layer=2_000_000, rank=100_000, width=384)
@@ -75,7 +75,7 @@ def test_a_study_that_cannot_fit_is_refused(tmp_path: Path, dataset: Dataset, mo
 
 def test_an_encoder_is_weighed_by_the_shapes_in_its_files(tmp_path: Path):
     """Its layers are those that are really loaded; a file may hold some weights besides, of a pooler."""
-    from models.encoders import load_encoder
+    from fold_search.models.encoders import load_encoder
 
     folder = build_tiny_encoder(tmp_path / "encoder")
     model = load_encoder(str(folder))
@@ -97,7 +97,7 @@ def test_as_many_workers_are_counted_as_will_be_started(
 ):
     """Without --workers one a GPU, as `search run` starts them; the note is the same as for that number."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    monkeypatch.setattr("search.beginning._check_encoders", lambda config: {"large": ENCODER})
+    monkeypatch.setattr("fold_search.search.study.beginning._check_encoders", lambda config: {"large": ENCODER})
     free(monkeypatch, 1e12)
     started: list[int] = []
 
@@ -105,7 +105,7 @@ def test_as_many_workers_are_counted_as_will_be_started(
         started.append(num_workers)
         raise ConfigError("enough")
 
-    monkeypatch.setattr("search.run.run_study", run_study)
+    monkeypatch.setattr("fold_search.search.running.run.run_study", run_study)
     (tmp_path / "study.yaml").write_text("data: {path: data.csv, label: label, text: text}\nmodel: {encoder: large}\n")
     notes = set()
     for name, options in {"one": (), "two": ("--workers", "3")}.items():

@@ -10,17 +10,17 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from search import encoder_places
-from search.beginning import begin
-from search.config import StudyConfig, config_from_record, differences, load_config, to_record
-from search.encoder_places import located
-from search.environment import Secrets
-from search.errors import ConfigError
-from search.objective import Objective
-from search.rows import StudyRows
-from search.study import on_this_machine
-from search.wording import section_of
-from storage.ledger import Ledger
+from fold_search.search.errors import ConfigError
+from fold_search.search.running.objective import Objective
+from fold_search.search.study import encoder_places
+from fold_search.search.study.beginning import begin
+from fold_search.search.study.config import StudyConfig, config_from_record, differences, load_config, to_record
+from fold_search.search.study.encoder_places import located
+from fold_search.search.study.environment import Secrets
+from fold_search.search.study.opened import on_this_machine
+from fold_search.search.study.rows import StudyRows
+from fold_search.search.study.wording import section_of
+from fold_search.storage.ledger import Ledger
 from tests.tiny_encoder import build_tiny_encoder
 
 ROWS = "text,label\n" + "".join(f"text number {number} of many,{'ab'[number % 2]}\n" for number in range(20))

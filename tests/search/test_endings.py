@@ -19,19 +19,19 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-import search.beginning
-import search.engines.local
-import search.run
-from objectives.errors import Diverged
-from search.cli import app
-from search.coordinator import Coordinator
-from search.engines.local import LocalEngine, _Process
-from search.errors import ExitCode
-from search.report import summarise
-from search.study import OpenStudy, find
-from storage.catalog import list_studies
-from storage.errors import StorageUnavailable
-from storage.records import EventKind, StudyState
+import fold_search.search.running.engines.local
+import fold_search.search.running.run
+import fold_search.search.study.beginning
+from fold_search.objectives.errors import Diverged
+from fold_search.search.cli import app
+from fold_search.search.errors import ExitCode
+from fold_search.search.reporting.tables import summarise
+from fold_search.search.running.coordinator import Coordinator
+from fold_search.search.running.engines.local import LocalEngine, _Process
+from fold_search.search.study.opened import OpenStudy, find
+from fold_search.storage.catalog import list_studies
+from fold_search.storage.errors import StorageUnavailable
+from fold_search.storage.records import EventKind, StudyState
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
 
@@ -82,7 +82,7 @@ class Commands:
         self.script = Script(good)
         self.spawn: Callable[[], Any] = self.thread
         monkeypatch.setattr(LocalEngine, "_spawn", lambda engine, index: self.spawn())
-        monkeypatch.setattr(search.beginning, "begin", self.begin)
+        monkeypatch.setattr(fold_search.search.study.beginning, "begin", self.begin)
 
     def begin(self, config: Any, *_: object, **__: object) -> OpenStudy:
         self.study.ledger.update_config(config.model_dump(mode="json"))
@@ -270,7 +270,7 @@ def test_interrupted_before_any_worker_begins(commands: Callable[..., Commands])
     def interrupted(*_: object, **__: object) -> OpenStudy:
         raise KeyboardInterrupt
 
-    run.monkeypatch.setattr(search.beginning, "begin", interrupted)
+    run.monkeypatch.setattr(fold_search.search.study.beginning, "begin", interrupted)
     check(run("run"), 130, "interrupted")
 
 
@@ -311,7 +311,7 @@ def test_the_database_stays_away(commands: Callable[..., Commands], command: str
         return real(coordinator)
 
     monkeypatch.setattr(Coordinator, "step", step)
-    monkeypatch.setattr(search.run, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(fold_search.search.running.run, "PATIENCE_SECONDS", 0.1)
     run.script = Script(good, on_epoch=lambda *_: time.sleep(0.2))
     check(
         run(command), ExitCode.DATABASE_AWAY, "the database is locked; given up after 0 s; the same command continues"
@@ -321,7 +321,9 @@ def test_the_database_stays_away(commands: Callable[..., Commands], command: str
 def test_no_gain_is_expected(commands: Callable[..., Commands], monkeypatch: pytest.MonkeyPatch):
     """That is an end like another; the next time nothing is opened again, unless the whole budget is asked for."""
     run = commands(budget={"trials": 4, "until": "no-expected-gain"})
-    monkeypatch.setattr("search.race.gain_is_within_noise", lambda matrix: len(matrix.numbers) >= 2)
+    monkeypatch.setattr(
+        "fold_search.search.racing.policy.gain_is_within_noise", lambda matrix: len(matrix.numbers) >= 2
+    )
     check(run("run"), 0)
     sequence = run.study.ledger.last_sequence()
     check(run("run"), 0, "gain less than the folds' noise; `search run --set budget.until=used` asks for the rest")
@@ -346,7 +348,7 @@ def test_the_database_is_away_when_the_run_begins(commands: Callable[..., Comman
     def unavailable(*_: object, **__: object) -> OpenStudy:
         raise StorageUnavailable("postgresql://nowhere: connection refused")
 
-    run.monkeypatch.setattr(search.beginning, "begin", unavailable)
+    run.monkeypatch.setattr(fold_search.search.study.beginning, "begin", unavailable)
     check(run("run"), ExitCode.USER_ERROR, "error: postgresql://nowhere: connection refused")
 
 

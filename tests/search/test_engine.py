@@ -12,14 +12,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from objectives import cores
-from search.engines import local
-from search.engines.local import LEFT, MAX_DEATHS, LocalEngine, _Process
-from search.environment import Secrets
-from search.errors import ConfigError
-from search.objective import share_cores
-from search.run import run_study
-from search.study import find
+from fold_search.objectives import cores
+from fold_search.search.errors import ConfigError
+from fold_search.search.running.engines import local
+from fold_search.search.running.engines.local import LEFT, MAX_DEATHS, LocalEngine, _Process
+from fold_search.search.running.objective import share_cores
+from fold_search.search.running.run import run_study
+from fold_search.search.study.environment import Secrets
+from fold_search.search.study.opened import find
 from tests.search.conftest import ScriptedStudy
 
 

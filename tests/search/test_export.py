@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from objectives.calibration import apply_temperature, fit_temperature
-from objectives.checkpoints import unpack
-from objectives.data import content_of, read_dataset, read_table
-from objectives.exported import ExportedModel, read_description
-from objectives.metrics import METRICS, Goal
-from objectives.training import FoldTraining
-from search import predict as prediction
-from search.keeping import weights_name
-from search.layout import read_template
+from fold_search.objectives.data.dataset import content_of, read_dataset, read_table
+from fold_search.objectives.predicting.exported import ExportedModel, read_description
+from fold_search.objectives.scoring.calibration import apply_temperature, fit_temperature
+from fold_search.objectives.scoring.metrics import METRICS, Goal
+from fold_search.objectives.training.checkpoints import unpack
+from fold_search.objectives.training.fold import FoldTraining
+from fold_search.search.exporting import predict as prediction
+from fold_search.search.exporting.layout import read_template
+from fold_search.search.study.stored import weights_name
 from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -86,7 +86,7 @@ def test_what_the_folds_have_in_common_is_stored_once(
     columns = ["text", "id"] if "architecture" in settings else "text"
     study = Trained(tmp_path, settings, text=columns)
     assert study.export(tmp_path / "once").exit_code == 0
-    monkeypatch.setattr("search.export.has_frozen_weights", lambda params: False)
+    monkeypatch.setattr("fold_search.search.exporting.export.has_frozen_weights", lambda params: False)
     assert study.export(tmp_path / "whole").exit_code == 0
     for name in ("once", "whole"):
         out = tmp_path / f"{name}.csv"
@@ -260,7 +260,7 @@ def test_an_existing_folder_is_refused_unless_it_may_be_replaced(study: Trained,
 
 def test_a_failed_export_leaves_nothing(study: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Not even half a folder."""
-    monkeypatch.setattr("search.export.model_card", lambda description: 1 / 0)
+    monkeypatch.setattr("fold_search.search.exporting.export.model_card", lambda description: 1 / 0)
     assert isinstance(study.export(tmp_path / "model").exception, ZeroDivisionError)
     assert list(tmp_path.iterdir()) == []
 

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, EfficientNetConfig, ViTConfig
 
-from objectives.data import content_of, read_table
-from objectives.errors import DataError
-from objectives.exported import DESCRIPTION, ExportedModel, read_description
+from fold_search.objectives.data.dataset import content_of, read_table
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.predicting.exported import DESCRIPTION, ExportedModel, read_description
 from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_images import (
     COUNTS,
@@ -99,7 +99,7 @@ def test_each_fold_predicts_its_held_out_images_as_the_study_recorded(
     """To 1e-5, whatever was trained, and without the library that changed the training images."""
     study = train(encoder, settings, training)
     assert study.export(tmp_path / "model").exit_code == 0
-    monkeypatch.setattr("objectives.tasks.image.ImageAugmentation", None)
+    monkeypatch.setattr("fold_search.objectives.tasks.image.ImageAugmentation", None)
     description = read_description(tmp_path / "model")
     content = content_of(read_table(study.config.data), study.config.data)
     for run, member in zip(study.runs(0), description.members, strict=True):

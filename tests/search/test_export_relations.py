@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from objectives.data import content_of, read_table
-from objectives.errors import DataError
-from objectives.exported import ExportedModel, read_description
+from fold_search.objectives.data.dataset import content_of, read_table
+from fold_search.objectives.errors import DataError
+from fold_search.objectives.predicting.exported import ExportedModel, read_description
 from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -91,7 +91,7 @@ def test_rows_are_predicted_the_same_whatever_they_are_predicted_with(
     """Chunks of three rows, some without one of the types, give what a single one gives."""
     whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
     assert search("predict", "--model", model, study.config.data.path, "--out", whole).exit_code == 0
-    monkeypatch.setattr("search.predict.ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr("fold_search.search.exporting.predict.ROWS_PER_CHUNK", 3)
     assert search("predict", "--model", model, study.config.data.path, "--out", parts).exit_code == 0
     numbers = [pd.read_csv(path)[["p_bites", "p_greets"]] for path in (whole, parts)]
     np.testing.assert_allclose(*numbers, atol=1e-5)

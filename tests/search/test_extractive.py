@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from objectives.data import read_dataset
-from objectives.data_spec import DataSpec
-from objectives.folds import assign_folds, small_classes
-from search.cli import app
-from search.extractive import choose_sentences, split_sentences
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.data.folds import assign_folds, small_classes
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.search.cli import app
+from fold_search.search.drafting.extractive import choose_sentences, split_sentences
 
 STORMS = {
     "text": "The storm came at night. It took the roof of the school! Nobody was hurt. Pupils stay at home.",

@@ -9,14 +9,14 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 from rich.console import Console
 
-from models.errors import EncoderError
-from objectives.errors import DataError, Diverged, OutOfMemory, TrialError
-from search.errors import failure_of
-from search.proposals import make_sampler
-from search.report import counts_line, render_status, summarise
-from storage.errors import StorageError
-from storage.records import Failure, FoldRunState, StudyState, TrialState
-from storage.studies import open_study
+from fold_search.models.errors import EncoderError
+from fold_search.objectives.errors import DataError, Diverged, OutOfMemory, TrialError
+from fold_search.search.errors import failure_of
+from fold_search.search.reporting.tables import counts_line, render_status, summarise
+from fold_search.search.running.proposals import make_sampler
+from fold_search.storage.errors import StorageError
+from fold_search.storage.records import Failure, FoldRunState, StudyState, TrialState
+from fold_search.storage.studies import open_study
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script

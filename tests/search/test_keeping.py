@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from search.keeping import misplaced, weights_name
-from storage.artifacts import Artifacts
-from storage.errors import LeaseLost, StorageError
+from fold_search.search.study.stored import misplaced, weights_name
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.errors import LeaseLost, StorageError
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
@@ -75,7 +75,7 @@ def test_what_an_open_trial_has_stored_stays(scripted_study: Studies):
     assert claim is not None
     study.worker(Script(lambda *_: [0.1])).train(claim)
     before = weights(study)
-    study.keeping().prune()
+    study.pruning().prune()
     assert weights(study) == before
     assert [name for name in before if "/trial-1/fold-0/" in name]
 
@@ -85,7 +85,7 @@ def test_two_prunings_at_once_keep_the_same(scripted_study: Studies, monkeypatch
     study = scripted_study(race={"rule": "none"}, artifacts={"keep": "all"})
     study.run(Script(scripted))
     object.__setattr__(study.config.artifacts, "keep", "best")
-    early, late = study.keeping(), study.keeping()
+    early, late = study.pruning(), study.pruning()
     trials = study.ledger.trials()
     with monkeypatch.context() as then:
         then.setattr(study.ledger, "trials", lambda: trials[:1])  # only trial 0 has ended
@@ -116,7 +116,7 @@ def test_a_place_that_cannot_be_reached_is_a_warning(scripted_study: Studies, mo
     study = scripted_study(race={"rule": "none"}, artifacts={"keep": "all"})
     study.run(Script(scripted))
     object.__setattr__(study.config.artifacts, "keep", "best")
-    keeping = study.keeping()
+    keeping = study.pruning()
 
     def unreachable(name: str) -> None:
         raise StorageError("the place is away")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from models.classifiers import TextClassifier
-from search.errors import ConfigError
-from search.objective import Objective, memory_limited
-from search.rows import StudyRows
-from storage.records import EventKind, FoldRunState
+from fold_search.models.classifiers import TextClassifier
+from fold_search.search.errors import ConfigError
+from fold_search.search.running.objective import Objective, memory_limited
+from fold_search.search.study.rows import StudyRows
+from fold_search.storage.records import EventKind, FoldRunState
 from tests.objectives.limited_memory import room_for
 from tests.search.scripted import ScriptedRace
 from tests.search.test_pauses import PARAMS, new_worker, trained
@@ -17,7 +17,7 @@ from tests.search.test_pauses import PARAMS, new_worker, trained
 
 def test_what_does_not_fit_whatever_is_tried_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch):
     """A table, say, or a model's weights; what else goes wrong is told as it is."""
-    monkeypatch.setattr("search.objective.limit_memory", lambda limit: None)
+    monkeypatch.setattr("fold_search.search.running.objective.limit_memory", lambda limit: None)
     with pytest.raises(ConfigError, match=r"--memory-limit: 8 bytes are too few: MemoryError$"), memory_limited(8):
         raise MemoryError
     with pytest.raises(KeyboardInterrupt), memory_limited(8):

@@ -10,10 +10,10 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from objectives.data_spec import DataSpec, RelationSpec
-from search.mlflow_model import _example, _requirements
-from storage.publishing import publish_pending
-from storage.trackers.mlflow import MlflowTracker
+from fold_search.objectives.data.spec import DataSpec, RelationSpec
+from fold_search.search.exporting.mlflow_model import _example, _requirements
+from fold_search.storage.publishing import publish_pending
+from fold_search.storage.trackers.mlflow import MlflowTracker
 from tests.search.test_export import LABELS, Trained, read
 from tests.search.trained import refused, search
 
@@ -126,7 +126,7 @@ def test_a_registry_that_cannot_be_had_leaves_the_exported_folder(study: Trained
 
 def test_requirements_name_the_extras(model: Path):
     """Where the model needs them."""
-    from objectives.exported import read_description
+    from fold_search.objectives.predicting.exported import read_description
 
     description = read_description(model)
     cut = description.params.model.model_copy(update={"morphemes": "kiwi"})

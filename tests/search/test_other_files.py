@@ -9,9 +9,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from search.cli import app
-from search.config import differences, fingerprint, load_config
-from search.curves import load_curves
+from fold_search.search.cli import app
+from fold_search.search.exporting.curves import load_curves
+from fold_search.search.study.config import differences, fingerprint, load_config
 from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_encoder import build_tiny_encoder
 

@@ -11,16 +11,16 @@ from typing import Any
 import optuna
 import pytest
 
-import search.coordinator
-import search.run
-from search.coordinator import ROLE_SECONDS, Coordinator
-from search.engines import local
-from search.presence import COORDINATOR_ROLE
-from search.run import _Run
-from storage import database
-from storage.errors import StorageUnavailable
-from storage.ledger import Ledger
-from storage.records import EventKind, FoldRunState, StudyState, TrialState
+import fold_search.search.running.coordinator
+import fold_search.search.running.run
+from fold_search.search.running.coordinator import ROLE_SECONDS, Coordinator
+from fold_search.search.running.engines import local
+from fold_search.search.running.run import _Run
+from fold_search.search.study.attended import COORDINATOR_ROLE
+from fold_search.storage import database
+from fold_search.storage.errors import StorageUnavailable
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import EventKind, FoldRunState, StudyState, TrialState
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
@@ -109,7 +109,7 @@ def test_a_worker_waits_at_least_five_minutes_for_its_database():
 
 def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):
     """It has said before for how long it tries."""
-    monkeypatch.setattr(search.run, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(fold_search.search.running.run, "PATIENCE_SECONDS", 0.05)
     said: list[str] = []
 
     def step() -> bool:
@@ -213,8 +213,8 @@ def test_a_coordinator_that_sleeps_while_it_asks_adds_no_trial_of_its_own(
     worker = study.worker(Script(rising))
     while claim := worker.claim():
         worker.train(claim)
-    name = f"search.coordinator.{slept_in}"
-    module, attribute = (Coordinator, "_ask") if "." in slept_in else (search.coordinator, slept_in)
+    name = f"fold_search.search.running.coordinator.{slept_in}"
+    module, attribute = (Coordinator, "_ask") if "." in slept_in else (fold_search.search.running.coordinator, slept_in)
     real = getattr(module, attribute)
 
     def slow(*arguments, **options):

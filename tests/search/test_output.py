@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from search.cli import app
-from search.run import Ending
+from fold_search.search.cli import app
+from fold_search.search.running.run import Ending
 from tests.search.test_diagnose import WrittenStudy, noisy
 from tests.search.trained import refused, search
 
@@ -40,7 +40,7 @@ COMMANDS: list[list[str]] = [
 # One process for all commands: it is the imports that take their time.
 PROGRAM = """
 import sys
-from search.cli import main
+from fold_search.search.cli import main
 commands = {commands!r}
 for words in commands:
     sys.argv = ["search", *words]
@@ -123,7 +123,7 @@ def test_a_command_that_finds_nothing_stored_says_what_to_set(
         study.ledger.finish_study("done")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr("search.run.run_study", lambda *_, **__: Ending.FINISHED)
+    monkeypatch.setattr("fold_search.search.running.run.run_study", lambda *_, **__: Ending.FINISHED)
     options = ["--study", study.name, "--storage", f"sqlite:///{tmp_path / 'study.db'}"]
     result = search(*words, *options)
     expected = f"storage.artifacts: found nothing of study '감정' in {tmp_path / 'elsewhere' / 'artifacts'}"

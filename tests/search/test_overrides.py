@@ -10,15 +10,15 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from objectives.data_spec import DataSpec, RelationSpec
-from objectives.params import SMOOTHABLE
-from search.config import StudyConfig, differences, load_config
-from search.errors import ConfigError
-from search.parameters import PARAMETERS, is_active
-from search.space import field_values
-from search.study_file import apply_override, parse_override
-from search.survey import survey
-from search.template import as_yaml, write_study_file
+from fold_search.objectives.data.spec import DataSpec, RelationSpec
+from fold_search.objectives.params import SMOOTHABLE
+from fold_search.search.drafting.survey import survey
+from fold_search.search.drafting.template import as_yaml, write_study_file
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.config import StudyConfig, differences, load_config
+from fold_search.search.study.parameters import PARAMETERS, is_active
+from fold_search.search.study.space import field_values
+from fold_search.search.study.study_file import apply_override, parse_override
 from tests.search.test_plan import rows_of
 from tests.tiny_images import write_photos
 

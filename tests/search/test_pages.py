@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from objectives.metrics import METRICS
-from search.config import load_config
-from search.parameters import PARAMETERS
+from fold_search.objectives.scoring.metrics import METRICS
+from fold_search.search.study.config import load_config
+from fold_search.search.study.parameters import PARAMETERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

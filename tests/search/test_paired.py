@@ -15,12 +15,12 @@ from benchmarks.replay.policies import RacePolicy
 from benchmarks.replay.recorded import recorded
 from benchmarks.replay.simulator import replay
 from benchmarks.replay.synthetic import synthetic
-from search.config import RaceConfig
-from search.race import gain_is_within_noise, next_fold_run, verdict
-from search.racing.beliefs import believe, expected_gain
-from search.racing.matrix import Matrix, RunState
-from search.racing.paired import SURPRISE, is_audited
-from search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.racing.beliefs import believe, expected_gain
+from fold_search.search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.paired import SURPRISE, is_audited
+from fold_search.search.racing.policy import gain_is_within_noise, next_fold_run, verdict
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.study.config import RaceConfig
 
 PAIRED = RaceConfig(rule="paired", audit=0.0)
 NUM_EPOCHS = 6

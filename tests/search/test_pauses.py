@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from search.objective import Objective
-from search.racing.verdicts import Decision, Verdict
-from search.rows import StudyRows
-from search.scores import live_race
-from search.worker import Worker
-from storage.records import FoldRunState
+from fold_search.search.racing.live import live_race
+from fold_search.search.racing.verdicts import Decision, Verdict
+from fold_search.search.running.objective import Objective
+from fold_search.search.running.worker import Worker
+from fold_search.search.study.rows import StudyRows
+from fold_search.storage.records import FoldRunState
 from tests.search.scripted import ScriptedRace, least_trained
 from tests.search.trained import TrainedStudy
 from tests.tiny_encoder import TEXTS, build_tiny_encoder

@@ -10,18 +10,18 @@ import yaml
 from rich.console import Console
 from transformers import ViTConfig
 
-from objectives.data import read_dataset
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError
-from objectives.folds import assign_folds
-from search.beginning import check_settings
-from search.config import StudyConfig, load_config
-from search.demo import build_demo
-from search.errors import ConfigError
-from search.parameters import PARAMETERS
-from search.plan import Plan, propose
-from search.survey import Survey, render_table, survey
-from search.template import as_yaml, write_study_file
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.data.folds import assign_folds
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError
+from fold_search.search.drafting.demo import build_demo
+from fold_search.search.drafting.plan import Plan, propose
+from fold_search.search.drafting.survey import Survey, render_table, survey
+from fold_search.search.drafting.template import as_yaml, write_study_file
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.beginning import check_settings
+from fold_search.search.study.config import StudyConfig, load_config
+from fold_search.search.study.parameters import PARAMETERS
 from tests.search.trained import search
 from tests.tiny_images import VIT, build_tiny_image_encoder, write_photos, write_zip
 

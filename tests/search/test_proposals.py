@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.config import StudyConfig
-from search.proposals import Estimates, make_sampler
+from fold_search.search.running.proposals import Estimates, make_sampler
+from fold_search.search.study.config import StudyConfig
 
 NUM_TRIALS = 12
 

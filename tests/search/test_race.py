@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search.config import RaceConfig
-from search.race import verdict
-from search.racing.estimates import estimates
-from search.racing.matrix import Matrix, RunState, build_matrix
-from search.racing.verdicts import Decision
+from fold_search.search.racing.estimates import estimates
+from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
+from fold_search.search.racing.policy import verdict
+from fold_search.search.racing.verdicts import Decision
+from fold_search.search.study.config import RaceConfig
 
 FORGIVING = RaceConfig(rule="forgiving", min_trials=2, min_epochs=2)
 

@@ -1,12 +1,12 @@
 """The generated reference of the study file."""
 
-from search.config import StudyConfig
-from search.parameters import PARAMETERS
-from search.reference import PATH, reference
+from fold_search.search.drafting.reference import PATH, reference
+from fold_search.search.study.config import StudyConfig
+from fold_search.search.study.parameters import PARAMETERS
 
 
 def test_the_reference_is_up_to_date():
-    """`python -m search.reference` writes it anew."""
+    """`python -m fold_search.search.drafting.reference` writes it anew."""
     assert PATH.read_text(encoding="utf-8") == reference()
 
 

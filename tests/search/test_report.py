@@ -10,17 +10,17 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from objectives.jobs import EpochScore
-from objectives.leaks import prove
-from objectives.sampling import as_sample
-from search.cli import app
-from search.config import StudyConfig, to_record
-from search.progress import describe
-from search.report import render_status, summarise, trials_as_json
-from storage.catalog import create_study
-from storage.database import connect, migrate
-from storage.ledger import Ledger
-from storage.records import EventKind, FoldRunState, TrialState
+from fold_search.objectives.jobs import EpochScore
+from fold_search.objectives.training.leaks import prove
+from fold_search.objectives.training.sampling import as_sample
+from fold_search.search.cli import app
+from fold_search.search.reporting.tables import render_status, summarise, trials_as_json
+from fold_search.search.running.progress import describe
+from fold_search.search.study.config import StudyConfig, to_record
+from fold_search.storage.catalog import create_study
+from fold_search.storage.database import connect, migrate
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import EventKind, FoldRunState, TrialState
 from tests.claims import claim_first
 
 TRUTH = np.array([0, 0, 0, 0, 0, 1])

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from objectives.jobs import EpochScore
-from search.config import RaceConfig
-from search.racing.matrix import Matrix, RunState
-from search.racing.verdicts import Decision, Verdict
-from search.scores import LiveRace, Scores
-from storage.ledger import Ledger
-from storage.records import FoldRunState, TrialState
+from fold_search.objectives.jobs import EpochScore
+from fold_search.search.racing.live import LiveRace, Scores
+from fold_search.search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.verdicts import Decision, Verdict
+from fold_search.search.study.config import RaceConfig
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import FoldRunState, TrialState
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import ScriptedRace

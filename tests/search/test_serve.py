@@ -12,10 +12,10 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from search import serve
-from search.cli import app
-from search.errors import ConfigError
-from search.serve import Address, Guard
+from fold_search.search.cli import app
+from fold_search.search.errors import ConfigError
+from fold_search.search.reporting import serve
+from fold_search.search.reporting.serve import Address, Guard
 
 PASSWORD = "correct horse: båttery"
 HERE = "http://gpu-box:8080"

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.params import ModelParams
-from objectives.params import TrainingParams
-from search.config import StudyConfig, load_config
-from search.errors import ConfigError
-from search.parameters import PARAMETERS, Choices, Range
-from search.space import field_values, grid, position, resolve, suggest
+from fold_search.models.params import ModelParams
+from fold_search.objectives.params import TrainingParams
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.config import StudyConfig, load_config
+from fold_search.search.study.parameters import PARAMETERS, Choices, Range
+from fold_search.search.study.space import field_values, grid, position, resolve, suggest
 
 FOCAL: dict[str, Any] = {
     "class_balanced_beta": [0.9, 0.999],

@@ -6,8 +6,8 @@ from scipy.optimize import approx_fprime
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel
 
-from search.racing import surrogate
-from search.racing.surrogate import look_out
+from fold_search.search.racing import surrogate
+from fold_search.search.racing.surrogate import look_out
 
 RANDOM = np.random.default_rng(0)
 

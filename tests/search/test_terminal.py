@@ -13,10 +13,10 @@ from markdown_it import MarkdownIt
 from rich.table import Table
 from rich.text import Text
 
-from search.cli import app
-from search.model_card import _text
-from search.terminal import make_console
-from search.wording import printable
+from fold_search.search.cli import app
+from fold_search.search.exporting.model_card import _text
+from fold_search.search.study.wording import printable
+from fold_search.search.terminal import make_console
 from tests.search.test_diagnose import LABELS, WrittenStudy, noisy
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07"

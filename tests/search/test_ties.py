@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
-from search.ties import holm, resampled_t_test, tied_with
+from fold_search.search.racing.ties import holm, resampled_t_test, tied_with
 
 BEST = [0.80, 0.82, 0.78, 0.81, 0.79]
 

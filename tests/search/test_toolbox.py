@@ -15,14 +15,14 @@ import yaml
 from click.testing import CliRunner
 from sklearn.metrics import f1_score, log_loss, mean_absolute_error
 
-from objectives.leaks import LeakProof
-from search.cli import app
-from search.demo import build_demo
-from storage.artifacts import Artifacts
-from storage.catalog import find_study
-from storage.database import connect
-from storage.ledger import Ledger
-from storage.records import FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
+from fold_search.objectives.training.leaks import LeakProof
+from fold_search.search.cli import app
+from fold_search.search.drafting.demo import build_demo
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.catalog import find_study
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import FoldRun, FoldRunState, StudyState, TrialRecord, TrialState
 from tests.tiny_encoder import build_tiny_encoder
 
 pytestmark = pytest.mark.slow

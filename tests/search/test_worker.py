@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from objectives.errors import Diverged, TrialError
-from search.racing.matrix import Matrix
-from search.racing.verdicts import Action, Choice, Decision, Verdict
-from storage.errors import StorageError
-from storage.records import Claim, EventKind, FoldRun, FoldRunState, TrialState
+from fold_search.objectives.errors import Diverged, TrialError
+from fold_search.search.racing.matrix import Matrix
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.storage.errors import StorageError
+from fold_search.storage.records import Claim, EventKind, FoldRun, FoldRunState, TrialState
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script, ScriptedRace, least_trained, waits

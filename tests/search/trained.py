@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner, Result
 
-from objectives.data import read_dataset
-from objectives.folds import assign_folds
-from search.cli import app
-from search.config import StudyConfig, to_record
-from search.objective import Objective
-from search.rows import StudyRows
-from search.scores import live_race
-from search.worker import Worker
-from storage.artifacts import Artifacts
-from storage.catalog import create_study
-from storage.database import connect, migrate
-from storage.ledger import Ledger
-from storage.records import FoldRun, TrialState
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.data.folds import assign_folds
+from fold_search.search.cli import app
+from fold_search.search.racing.live import live_race
+from fold_search.search.running.objective import Objective
+from fold_search.search.running.worker import Worker
+from fold_search.search.study.config import StudyConfig, to_record
+from fold_search.search.study.rows import StudyRows
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.catalog import create_study
+from fold_search.storage.database import connect, migrate
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import FoldRun, TrialState
 from tests.claims import claim_first
 
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from objectives.arrays import read_arrays
-from objectives.data import read_chunks, read_dataset
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError
-from objectives.image_files import check_images
+from fold_search.objectives.data.arrays import read_arrays
+from fold_search.objectives.data.dataset import read_chunks, read_dataset
+from fold_search.objectives.data.image_files import check_images
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError
 from tests.tiny_images import picture
 
 pytestmark = pytest.mark.timeout(60)

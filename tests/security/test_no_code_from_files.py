@@ -18,20 +18,20 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from models.abilities import check_encoder
-from models.encoders import load_encoder, load_tokenizer
-from models.errors import EncoderError
-from objectives.arrays import read_arrays
-from objectives.checkpoints import unpack
-from objectives.data import read_dataset
-from objectives.data_spec import DataSpec
-from objectives.errors import DataError, TrialError
-from objectives.image_files import check_images
-from objectives.leaks import LeakProof
-from objectives.tasks.cache import mapped
-from search.config import load_config
-from search.curves import load_curves
-from search.errors import ConfigError
+from fold_search.models.abilities import check_encoder
+from fold_search.models.encoders import load_encoder, load_tokenizer
+from fold_search.models.errors import EncoderError
+from fold_search.objectives.data.arrays import read_arrays
+from fold_search.objectives.data.dataset import read_dataset
+from fold_search.objectives.data.image_files import check_images
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.errors import DataError, TrialError
+from fold_search.objectives.tasks.cache import mapped
+from fold_search.objectives.training.checkpoints import unpack
+from fold_search.objectives.training.leaks import LeakProof
+from fold_search.search.errors import ConfigError
+from fold_search.search.exporting.curves import load_curves
+from fold_search.search.study.config import load_config
 from tests.search.trained import TrainedStudy, refused, search
 from tests.tiny_encoder import build_tiny_encoder
 from tests.tiny_images import picture

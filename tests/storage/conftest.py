@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import Engine
 
-from storage.database import connect
+from fold_search.storage.database import connect
 
 
 @pytest.fixture

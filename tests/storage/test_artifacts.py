@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.artifacts import Artifacts
-from storage.errors import StorageError
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.errors import StorageError
 
 
 @pytest.fixture(params=["folder", "file URL", "object store"])
@@ -75,7 +75,7 @@ class TestFolders:
         """The kernel refuses to write more than 64 KiB: the error says so and names the path."""
         Artifacts(str(tmp_path)).put("checkpoint", b"old")
         code = (
-            "import resource, sys; from storage.artifacts import Artifacts;"
+            "import resource, sys; from fold_search.storage.artifacts import Artifacts;"
             f"resource.setrlimit(resource.RLIMIT_FSIZE, ({1 << 16}, {resource.RLIM_INFINITY}));"
             "Artifacts(sys.argv[1]).put('checkpoint', bytes(1 << 20))"
         )
@@ -84,7 +84,7 @@ class TestFolders:
             command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."}, check=False
         )
         assert found.stderr.splitlines()[-1] == (
-            f"storage.errors.StorageError: {tmp_path}/checkpoint: the disk is full"
+            f"fold_search.storage.errors.StorageError: {tmp_path}/checkpoint: the disk is full"
         )
         assert os.listdir(tmp_path) == ["checkpoint"]
         assert (tmp_path / "checkpoint").read_bytes() == b"old"

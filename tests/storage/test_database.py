@@ -15,12 +15,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, event, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
-from storage import database
-from storage.database import SCHEMA, clock, connect, migrate, reading, redact, writing
-from storage.errors import StorageError, StorageUnavailable
-from storage.migrations import revisions, upgrade
-from storage.tables import Table
-from storage.view import LedgerView
+from fold_search.storage import database
+from fold_search.storage.database import SCHEMA, clock, connect, migrate, reading, redact, writing
+from fold_search.storage.errors import StorageError, StorageUnavailable
+from fold_search.storage.migrations import revisions, upgrade
+from fold_search.storage.tables import Table
+from fold_search.storage.view import LedgerView
 from tests.conftest import PostgresServer
 
 OpenEngine = Callable[[str], Engine]
@@ -326,7 +326,7 @@ class TestMigrate:
         """Both take long to import; a worker or `search status` opens the ledger without them."""
         migrate(open_engine(sqlite_url))
         code = (
-            "import sys; from storage.database import connect, migrate; import storage.ledger;"
+            "import sys; from fold_search.storage.database import connect, migrate; import fold_search.storage.ledger;"
             "migrate(connect(sys.argv[1])); print({'alembic', 'optuna', 'torch'} & set(sys.modules))"
         )
         command = [sys.executable, "-c", code, sqlite_url]

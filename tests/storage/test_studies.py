@@ -8,11 +8,11 @@ import pytest
 from optuna.storages import RDBStorage
 from sqlalchemy import Engine, inspect, text
 
-from storage.catalog import list_studies
-from storage.database import SCHEMA, VERSION_TABLE, migrate, reading
-from storage.errors import StorageError, StorageUnavailable
-from storage.studies import open_study, optuna_errors, optuna_storage
-from storage.tables import Table
+from fold_search.storage.catalog import list_studies
+from fold_search.storage.database import SCHEMA, VERSION_TABLE, migrate, reading
+from fold_search.storage.errors import StorageError, StorageUnavailable
+from fold_search.storage.studies import open_study, optuna_errors, optuna_storage
+from fold_search.storage.tables import Table
 from tests.conftest import PostgresServer
 
 

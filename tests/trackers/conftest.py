@@ -8,9 +8,9 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import Engine
 
-from storage.database import connect, migrate
-from storage.ledger import Ledger
-from storage.trackers.mlflow import create_database
+from fold_search.storage.database import connect, migrate
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.trackers.mlflow import create_database
 from tests.trackers.looks import Look, MlflowLook, OfflineLook, ServerLook
 from tests.trackers.neptune_server import NeptuneServer
 from tests.trackers.scripted import new_ledger

@@ -8,10 +8,10 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from storage.publishing import Tracker
-from storage.trackers.mlflow import MlflowTracker
-from storage.trackers.neptune import NeptuneTracker
-from storage.trackers.neptune_offline import read_offline
+from fold_search.storage.publishing import Tracker
+from fold_search.storage.trackers.mlflow import MlflowTracker
+from fold_search.storage.trackers.neptune import NeptuneTracker
+from fold_search.storage.trackers.neptune_offline import read_offline
 from tests.trackers.neptune_server import PROJECT, NeptuneServer
 
 Points = list[tuple[float, float]]

@@ -3,8 +3,8 @@
 import numpy as np
 from sqlalchemy import Engine
 
-from storage.ledger import Ledger, create_study
-from storage.records import EpochRecord, Failure, FoldRunState, TrialState
+from fold_search.storage.ledger import Ledger, create_study
+from fold_search.storage.records import EpochRecord, Failure, FoldRunState, TrialState
 from tests.claims import claim_first
 
 NUM_FOLDS = 2

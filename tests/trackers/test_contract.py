@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from storage.ledger import Ledger
-from storage.publishing import publish_pending
-from storage.records import TrialState
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.publishing import publish_pending
+from fold_search.storage.records import TrialState
 from tests.trackers.looks import Look, MlflowLook
 from tests.trackers.scripted import (
     SECRET,

@@ -9,11 +9,11 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from storage.ledger import Ledger
-from storage.publishing import TrackerUnavailable, publish_pending
-from storage.records import EpochRecord, FoldRunState, TrialState
-from storage.trackers.mlflow import MlflowTracker
-from storage.trackers.mlflow_runs import study_writes, trial_writes
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.publishing import TrackerUnavailable, publish_pending
+from fold_search.storage.records import EpochRecord, FoldRunState, TrialState
+from fold_search.storage.trackers.mlflow import MlflowTracker
+from fold_search.storage.trackers.mlflow_runs import study_writes, trial_writes
 from tests.claims import claim_first
 from tests.trackers.looks import MlflowLook
 from tests.trackers.scripted import curve_of, fail_trial, new_ledger, run_trial, start_trial, stop_trial
@@ -167,10 +167,10 @@ def test_a_file_that_is_no_database_is_told_in_one_line(ledger: Ledger, tmp_path
 
 PUBLISH = """
 import sys
-from storage.database import connect
-from storage.ledger import Ledger, find_study
-from storage.publishing import Publisher
-from storage.trackers.mlflow import MlflowTracker
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger, find_study
+from fold_search.storage.publishing import Publisher
+from fold_search.storage.trackers.mlflow import MlflowTracker
 
 database, folder, study = sys.argv[1:]
 engine = connect(database)

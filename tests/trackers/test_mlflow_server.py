@@ -11,9 +11,9 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from sqlalchemy import Engine
 
-from storage.ledger import Ledger
-from storage.publishing import Publisher, TrackerUnavailable, publish_pending
-from storage.trackers.mlflow import MlflowTracker
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.publishing import Publisher, TrackerUnavailable, publish_pending
+from fold_search.storage.trackers.mlflow import MlflowTracker
 from tests.trackers.looks import MlflowLook
 from tests.trackers.mlflow_server import MlflowServer
 from tests.trackers.scripted import SECRET, curve_of, new_ledger, run_trial

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import StorageError
-from storage.ledger import Ledger
-from storage.publishing import TrackerUnavailable, publish_pending
-from storage.trackers.neptune import NeptuneTracker
-from storage.trackers.neptune_offline import OfflineRun, read_offline
+from fold_search.storage.errors import StorageError
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.publishing import TrackerUnavailable, publish_pending
+from fold_search.storage.trackers.neptune import NeptuneTracker
+from fold_search.storage.trackers.neptune_offline import OfflineRun, read_offline
 from tests.trackers.looks import OfflineLook, ServerLook
 from tests.trackers.neptune_server import PROJECT, NeptuneServer, api_token
 from tests.trackers.scripted import SECRET, curve_of, record_epochs, run_trial, start_trial
@@ -108,7 +108,7 @@ def test_something_else_than_a_token_is_refused_unseen(token: str, tmp_path: Pat
 
 def test_a_missing_client_is_told_with_the_cure(tmp_path: Path, monkeypatch):
     """It is an optional extra."""
-    monkeypatch.setattr("storage.trackers.neptune.find_spec", lambda name: None)
+    monkeypatch.setattr("fold_search.storage.trackers.neptune.find_spec", lambda name: None)
     with pytest.raises(StorageError, match=r"not installed; expected pip install 'fold-search\[neptune\]'"):
         NeptuneTracker(tmp_path)
 
@@ -139,10 +139,10 @@ def test_a_refused_token_is_told_without_showing_it(neptune_server: NeptuneServe
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from storage.database import connect
-from storage.ledger import Ledger, find_study
-from storage.publishing import publish_pending
-from storage.trackers.neptune import NeptuneTracker
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger, find_study
+from fold_search.storage.publishing import publish_pending
+from fold_search.storage.trackers.neptune import NeptuneTracker
 
 engine = connect(sys.argv[1])
 publish_pending(Ledger(engine, find_study(engine, "spam").id), NeptuneTracker(Path(sys.argv[2])))

@@ -8,10 +8,17 @@ from time import monotonic, sleep
 
 import pytest
 
-from storage.database import connect
-from storage.ledger import Ledger
-from storage.publishing import Publisher, Tracker, TrackerUnavailable, one_line, publish_pending, without_secrets
-from storage.records import Event, StudyRecord
+from fold_search.storage.database import connect
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.publishing import (
+    Publisher,
+    Tracker,
+    TrackerUnavailable,
+    one_line,
+    publish_pending,
+    without_secrets,
+)
+from fold_search.storage.records import Event, StudyRecord
 from tests.trackers.scripted import SECRET, run_trial
 
 
@@ -106,7 +113,7 @@ def test_a_hanging_tracker_holds_up_neither_the_study_nor_another_tracker(ledger
 
 def test_an_outage_and_its_end_are_told_once(ledger: Ledger, warnings, monkeypatch):
     """However many attempts fail in between; afterwards nothing is missing."""
-    monkeypatch.setattr("storage.publishing.INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr("fold_search.storage.publishing.INTERVAL_SECONDS", 0.02)
     tracker = ListTracker()
     tracker.failure = TrackerUnavailable("http://host: Connection refused")
     publisher = start(ledger, warnings, tracker)
@@ -122,8 +129,8 @@ def test_an_outage_and_its_end_are_told_once(ledger: Ledger, warnings, monkeypat
 
 def test_an_outage_of_the_study_s_own_database_is_no_tracker_s(ledger: Ledger, sqlite_url: str, warnings, monkeypatch):
     """Somebody holds its lock for longer than writers wait: the line names the file, and does not blame the tracker."""
-    monkeypatch.setattr("storage.publishing.INTERVAL_SECONDS", 0.02)
-    monkeypatch.setattr("storage.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("fold_search.storage.publishing.INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr("fold_search.storage.database.BUSY_SECONDS", 0.05)
     engine, file = connect(sqlite_url), sqlite_url.removeprefix("sqlite:///")
     tracker = ListTracker()
     with closing(sqlite3.connect(file, isolation_level=None)) as holder:
@@ -140,7 +147,7 @@ def test_an_outage_of_the_study_s_own_database_is_no_tracker_s(ledger: Ledger, s
 
 def test_an_unexpected_error_in_a_tracker_ends_nothing(ledger: Ledger, warnings, monkeypatch):
     """It is an outage like any other, told with its reason."""
-    monkeypatch.setattr("storage.publishing.INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr("fold_search.storage.publishing.INTERVAL_SECONDS", 0.02)
     tracker = ListTracker()
     tracker.failure = KeyError("surprise")
     publisher = start(ledger, warnings, tracker)

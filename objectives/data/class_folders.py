@@ -1,0 +1,101 @@
+"""Reads a folder, or a zip file, that has a folder for each class as a table of its files."""
+
+import os
+import re
+import unicodedata
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from fold_search.objectives.data.image_root import DAMAGES, first_line, is_of_the_system, read_members
+from fold_search.objectives.errors import DataError
+
+FILE, FOLDER = "file", "folder"  # the columns
+# Those that Pillow knows of the formats that are read.
+IMAGE_SUFFIX = re.compile(
+    r"\.(apng|avifs?|bmp|gif|icb|ico|j2[ck]|jfif|jp2|jp[cefgx]|jpeg|p[bfgnp]m|png|tga|tiff?|vda|vst|webp)",
+    re.IGNORECASE,
+)
+PART_OF_DATA = re.compile(
+    r"(train|training|trn|val|valid|validation|dev|test|testing|tst|eval|evaluation|hold[-_ ]?out)"
+    r"([-_ ]?(set|data|split|images?|imgs?|\d+))*",
+    re.IGNORECASE,
+)
+
+_Parts = tuple[str, ...]  # of a path: folders, and the file's name
+
+
+def is_class_folders(path: Path) -> bool:
+    """Whether the path is a folder or a zip file, which then has a folder for each class."""
+    return path.is_dir() or path.suffix.lower() == ".zip"
+
+
+def read_class_folders(path: Path, *, labelled: bool = False) -> pd.DataFrame:
+    """Return a row for each file of the folder or zip file: its path in it, `file`, and its class, `folder`.
+
+    Rows are sorted by path. The classes' folders may lie in one outer folder. Left out are hidden files, those of the
+    system, and those beside the classes' folders that are no images; an image there has the folder "". Raises
+    DataError, also if the folders are parts of the data, such as train and test, where classes are wanted (`labelled`).
+    """
+    try:
+        if path.is_dir():
+            names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        else:
+            with zipfile.ZipFile(path) as archive:
+                names = list(read_members(archive))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except DAMAGES as error:
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from error
+    files = {name: PurePosixPath(name).parts for name in sorted(names) if not is_of_the_system(name)}
+    depth = _num_outer(list(files.values()))
+    if labelled:
+        _check_no_parts(path, list(files.values()), depth)
+    rows = [(name, _folder(parts, depth)) for name, parts in files.items()]
+    # Beside the folders lie lists and licences; without any folder, the files are all that there is.
+    if any(folder for _, folder in rows):
+        rows = [row for row in rows if row[1] or _is_image(row[0])]
+    return pd.DataFrame(rows, columns=[FILE, FOLDER], dtype=object)
+
+
+def _num_outer(files: Sequence[_Parts]) -> int:
+    """Return how many folders, one inside the other, hold all classes' folders; one with images itself is a class."""
+    depth = 0
+    while True:
+        inside = [parts for parts in files if len(parts) > depth + 1]
+        deeper = [parts for parts in inside if len(parts) > depth + 2]
+        beside = any(_is_image(parts[-1]) for parts in files if len(parts) <= depth + 2)
+        if beside or not deeper or len({parts[depth] for parts in inside}) > 1:
+            return depth
+        depth += 1
+
+
+def _folder(parts: _Parts, depth: int) -> str:
+    """Return the class; macOS and others write the same letters in different Unicode forms."""
+    return unicodedata.normalize("NFC", parts[depth]) if len(parts) > depth + 1 else ""
+
+
+def _is_image(name: str) -> bool:
+    return IMAGE_SUFFIX.fullmatch(PurePosixPath(name).suffix) is not None
+
+
+def _check_no_parts(path: Path, files: Sequence[_Parts], depth: int) -> None:
+    """Raise DataError if the folders are training, validation and test data, and not classes."""
+    folders = {parts[: depth + 1] for parts in files if len(parts) > depth + 1}
+    names = [folder[-1] for folder in folders]
+    # What all have in front, as in seg_train and seg_test, up to a letter that may belong to the word itself.
+    shared = re.sub(r"[^-_ ]*$", "", os.path.commonprefix(names)) if len(names) > 1 else ""  # noqa: RUF071 - letters
+    found = sorted(folder for folder in folders if PART_OF_DATA.fullmatch(folder[-1].removeprefix(shared)))
+    if len(found) < 2:
+        return
+    named = " and ".join(repr("/".join(folder)) for folder in found)
+    first = next((folder for folder in found if folder[-1].removeprefix(shared).lower().startswith("tr")), found[0])
+    other = next(folder for folder in found[::-1] if folder != first)
+    unpacked = path if path.is_dir() else path.with_suffix("")
+    place = "" if path.is_dir() else f"it unpacked into {unpacked}, and then "
+    raise DataError(
+        f"{path}: {named} are parts of the data, not classes; expected {place}one of them: "
+        f"`search init {unpacked.joinpath(*first)}`, and {unpacked.joinpath(*other)} for `search evaluate`"
+    )

@@ -1,0 +1,348 @@
+"""A trained model as a folder that predicts by itself: how it is written, checked when it is read, and predicts."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fold_search.models.classifiers import Classifier
+from fold_search.models.encoders import load_encoder, load_tokenizer, quietly
+from fold_search.models.images import ImageClassifier, save_processor
+from fold_search.models.params import ModelParams
+from fold_search.objectives.data.dataset import Content
+from fold_search.objectives.data.image_root import first_line
+from fold_search.objectives.data.relations import read_relations
+from fold_search.objectives.data.spec import DataSpec
+from fold_search.objectives.devices import rows_per_forward, seeded, uses_bf16
+from fold_search.objectives.errors import ModelError, OutOfMemory, TrialError
+from fold_search.objectives.jobs import FoldJob, Rows
+from fold_search.objectives.memory import RowsAtOnce
+from fold_search.objectives.params import TOKEN_CHANGES, Params
+from fold_search.objectives.scoring.calibration import apply_temperature
+from fold_search.objectives.scoring.metrics import Goal, Task
+from fold_search.objectives.tasks.feeds import Batch, Feed, Inputs
+from fold_search.objectives.tasks.preparation import prepare
+
+FORMAT = 1
+DESCRIPTION = "model.json"
+HEAD = "head.safetensors"
+
+Form = Literal["ensemble", "refit", "fold"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+def _check_name(name: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError("leads out of the model's folder")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Member(_Section):
+    """One of the models that vote."""
+
+    folder: Name  # inside the exported folder
+    fold: int | None  # that it was not trained on; None if it was trained on all rows
+    epochs: int
+    score: float | None  # on its validation rows
+    class_counts: tuple[int, ...]  # rows of each class that it was trained on, resampling included
+    mean: Finite = 0.0  # numbers are standardised by these
+    deviation: Finite = 1.0
+    base: Name | None = None  # the folder of the member whose weights these are but for those in head.safetensors
+    checksums: dict[Name, str]  # sha256 of each file
+
+
+class Description(_Section):
+    """What `model.json` says: all that is needed to predict, and where the model comes from."""
+
+    format: int = FORMAT
+    form: Form
+    study: str
+    trial: int
+    task: Task
+    label_names: tuple[str, ...]  # in the order of the probabilities; none for numbers
+    data: DataSpec
+    params: Params
+    max_length: int  # that texts are cut at before a model cuts them at its own
+    goal: Goal
+    fold_scores: tuple[float, ...]  # the trial's, on the rows that each fold was not trained on
+    pooled: dict[str, float]  # metrics of the out-of-fold predictions of all rows together
+    temperature: Finite = Field(gt=0)  # fitted on them
+    entity_types: tuple[str, ...] = ()  # of the rows it was trained on, where they are shown to it
+    members: tuple[Member, ...] = Field(min_length=1)
+    packages: dict[str, str]
+    fingerprints: dict[str, str]
+
+    @model_validator(mode="after")
+    def _knows_each_whole_one(self) -> Self:
+        whole = {member.folder for member in self.members if member.base is None}
+        for member in self.members:
+            if member.base is not None and member.base not in whole:
+                raise ValueError(f"{member.folder} needs {member.base!r}, which is no whole member")
+        return self
+
+
+class ExportedModel:
+    """A model folder that was checked: the mean of its members' predictions.
+
+    Raises ModelError if the folder is none, is damaged or was written in another format.
+    """
+
+    def __init__(self, folder: Path, *, device: str, batch_size: int | None = None) -> None:
+        self.description = read_description(folder)
+        self._folder = folder
+        self._device = torch.device(device)
+        self._at_once = RowsAtOnce(rows=batch_size or rows_per_forward(self._device), device=self._device)
+        self._voters: list[tuple[Classifier, torch.nn.Module]] = []  # loaded with the first rows
+        for member in self.description.members:
+            _check_files(folder / member.folder, member.checksums)
+
+    def predict(self, content: Content) -> NDArray[np.float32]:
+        """Return probabilities, (rows, classes), at the temperature that was fitted, or numbers, (rows, 1).
+
+        Raises DataError if the rows are not such as the model was trained on, EncoderError, ModelError if not even one
+        row at a time fits into memory.
+        """
+        params = self._params(self.description.members[0])
+        if content.spec.relation is not None:
+            read_relations(content, form=params.model.entity_form, known_types=self.description.entity_types)
+        with TemporaryDirectory() as cache:
+            inputs = prepare(
+                content,
+                params=params.model,
+                max_length=self.description.max_length,
+                cache=Path(cache),
+                device=str(self._device),
+            )
+            job = self._job(params, num_rows=len(content.texts))
+            if not self._voters:
+                self._voters = self._load_all(inputs, job)
+            votes = self._votes(inputs.feed(job, device=str(self._device)), np.arange(len(content.texts)))
+        mean: NDArray[np.float32] = votes.mean(axis=0)
+        if not self.description.label_names:
+            return mean
+        return apply_temperature(mean, self.description.temperature).astype(np.float32)
+
+    @torch.inference_mode()
+    def _votes(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
+        """Return each member's predictions, (members, rows, outputs)."""
+        votes = np.empty((len(self._voters), len(rows), len(self.description.label_names) or 1), np.float32)
+        order = np.argsort(feed.lengths(rows), kind="stable")
+        try:
+            for chosen, predictions in self._at_once.in_parts(order, lambda some: self._votes_at_once(feed, some)):
+                votes[:, chosen] = predictions
+        except OutOfMemory as error:
+            raise ModelError(f"{self._folder}: not even one row at a time fits into memory: {error}") from None
+        return votes
+
+    def _votes_at_once(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
+        batch = {name: tensor.to(self._device) for name, tensor in feed.batch(rows).items()}
+        voted = zip(self._outputs(batch), self.description.members, strict=True)
+        return np.stack([self._as_predictions(outputs, member).cpu().numpy() for outputs, member in voted])
+
+    def _outputs(self, batch: Batch) -> Iterator[Tensor]:
+        """Yield each member's outputs, (rows, outputs), in float32."""
+        pooled: dict[Classifier, Tensor] = {}
+        bf16 = uses_bf16(self.description.params.training.precision, self._device)
+        for body, head in self._voters:
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
+                if body not in pooled:
+                    pooled[body] = body.pooled(**batch)
+                outputs: Tensor = head(pooled[body])
+            yield outputs.float()
+
+    def _as_predictions(self, outputs: Tensor, member: Member) -> Tensor:
+        if self.description.label_names:
+            return outputs.softmax(dim=1)
+        return outputs * member.deviation + member.mean
+
+    def _load_all(self, inputs: Inputs, job: FoldJob) -> list[tuple[Classifier, torch.nn.Module]]:
+        """Return what makes each member's pooled states, the first member's of those with the same, and its head."""
+        voters: list[tuple[Classifier, torch.nn.Module]] = []
+        for member in self.description.members:
+            classifier = self._load(member, inputs, job)
+            body = next((body for body, _ in voters if _is_same_below_the_head(body, classifier)), classifier)
+            voters.append((body, classifier.head))
+        return voters
+
+    def _load(self, member: Member, inputs: Inputs, job: FoldJob) -> Classifier:
+        job = replace(job, params=self._params(member))
+        classifier = _build(job, inputs, device=str(self._device))
+        path = self._folder / member.folder / HEAD
+        try:
+            weights = load_file(path)
+            if member.base is not None:
+                weights = load_file(self._folder / member.base / HEAD) | weights
+            left_out, unknown = classifier.load_state_dict(weights, strict=False)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ModelError(f"{path}: is damaged: {first_line(error)}") from error
+        wrong = [*unknown, *(name for name in left_out if not name.startswith(_of_encoder(classifier)))]
+        if wrong:
+            raise ModelError(f"{path}: does not fit the model: {wrong[0]} ({len(wrong)} weights in all)")
+        torch.nn.Module.to(classifier, self._device)
+        return classifier.eval()
+
+    def _params(self, member: Member) -> Params:
+        """The trial's parameters with the member's own encoder, whose low-rank updates are in its weights by now."""
+        params = _plain(self.description.params)
+        model = {"encoder": str(self._folder / (member.base or member.folder)), "lora_rank": None, "reinit_layers": 0}
+        return params.model_copy(update={"model": params.model.model_copy(update=model)})
+
+    def _job(self, params: Params, *, num_rows: int) -> FoldJob:
+        return FoldJob(
+            params=params,
+            goal=self.description.goal,
+            labels=np.zeros(num_rows, np.int64),
+            label_names=self.description.label_names,
+            training_rows=np.arange(num_rows),
+            validation_rows=np.empty(0, np.int64),
+            seed=0,
+        )
+
+
+def read_description(folder: Path) -> Description:
+    """Return what the folder's model.json says; raises ModelError if there is none that this version understands."""
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: is no exported model: there is no {DESCRIPTION}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ModelError(f"{path}: is damaged: not JSON") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ModelError(f"{path}: found format {found}, expected {FORMAT}: the model was exported by another version")
+    try:
+        return Description.model_validate(content)
+    except ValidationError as error:
+        [problem, *_] = error.errors(include_url=False)
+        place = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            raise ModelError(f"{path}: found {place}, which is not known here: a newer version exported it") from None
+        raise ModelError(f"{path}: is damaged: {place}: {problem['msg']}") from None
+
+
+def trained_classifier(job: FoldJob, weights: Mapping[str, Tensor], *, inputs: Inputs, device: str) -> Classifier:
+    """Return the whole classifier of a job, of plain weights alone, with those that its training kept.
+
+    Raises EncoderError, TrialError if the weights do not fit it.
+    """
+    classifier = _build(replace(job, params=_plain(job.params)), inputs, device=device)
+    unknown = classifier.load_state_dict(dict(weights), strict=False).unexpected_keys
+    if unknown:
+        raise TrialError(f"the weights do not fit the model: {unknown[0]} ({len(unknown)} in all)")
+    return classifier.merged()
+
+
+def has_frozen_weights(params: ModelParams) -> bool:
+    """Whether training leaves weights of the encoder as they were, so that the models of several folds share them."""
+    return params.trainable_layers is not None or params.lora_rank is not None
+
+
+def write_difference(classifier: Classifier, folder: Path, *, base: Classifier) -> dict[str, str]:
+    """Write the weights that differ from `base`'s as the folder's head.safetensors; returns the sha256 of that."""
+    folder.mkdir()
+    known = base.state_dict()
+    differing = {
+        name: tensor for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, known[name])
+    }
+    _save(differing, folder / HEAD)
+    return {HEAD: _digest(folder / HEAD)}
+
+
+def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> dict[str, str]:
+    """Write a folder that `from_pretrained` loads as the encoder, with all other weights beside it in head.safetensors.
+
+    `encoder` names the pretrained one. Where the classifier has several encoders, the folder's is the pretrained one
+    and theirs are among the other weights. Returns the sha256 of each file.
+    """
+    inner = _of_encoder(classifier)
+    body: Any = classifier.encoder if inner else load_encoder(encoder)
+    with quietly():
+        body.save_pretrained(folder)
+    if isinstance(classifier, ImageClassifier):
+        save_processor(folder, encoder, image_size=classifier.image_size)
+    else:
+        tokenizer = load_tokenizer(encoder)
+        classifier.complete(tokenizer)
+        with quietly():
+            tokenizer.save_pretrained(folder)
+    rest = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(inner)}
+    _save(rest, folder / HEAD)
+    for path in folder.glob("*.safetensors"):
+        _open_like_its_folder(path)
+    return {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def _save(weights: Mapping[str, Tensor], path: Path) -> None:
+    # Copies: safetensors refuses tensors that share their memory.
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}, path)
+    _open_like_its_folder(path)
+
+
+def _open_like_its_folder(path: Path) -> None:
+    """Let read whoever may read what lies beside it: safetensors lets nobody else."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def _build(job: FoldJob, inputs: Inputs, *, device: str) -> Classifier:
+    training = job.params.training
+    scale = training.ldam_scale if training.loss == "ldam" else None
+    with seeded(0, 0, torch.device("cpu")):
+        return inputs.feed(job, device=device).build(num_outputs=job.num_outputs, scale=scale)
+
+
+def _plain(params: Params) -> Params:
+    """The same model, whole, whatever of it was trained, and nothing that only training needs."""
+    model = params.model.model_copy(update={"trainable_layers": None, "gradient_checkpointing": False})
+    training = params.training.model_copy(update=dict.fromkeys((*TOKEN_CHANGES, "image_augmentation"), 0.0))
+    return params.model_copy(update={"model": model, "training": training})
+
+
+def _of_encoder(classifier: Classifier) -> tuple[str, ...]:
+    """What the names of the weights begin with that the encoder's own file holds."""
+    return ("encoder.",) if isinstance(getattr(classifier, "encoder", None), PreTrainedModel) else ()
+
+
+def _is_same_below_the_head(one: Classifier, other: Classifier) -> bool:
+    """Whether both have the same pooled states: nothing below their heads was trained."""
+    weights, others = (
+        {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith("head.")}
+        for classifier in (one, other)
+    )
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def _check_files(folder: Path, checksums: Mapping[str, str]) -> None:
+    for name, expected in checksums.items():
+        try:
+            found = _digest(folder / name)
+        except OSError as error:
+            raise ModelError(f"{folder / name}: cannot be read: {error.strerror}") from None
+        if found != expected:
+            raise ModelError(f"{folder / name}: is damaged: found sha256 {found[:12]}, expected {expected[:12]}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

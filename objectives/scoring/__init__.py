@@ -1,0 +1,1 @@
+"""Metrics, and what calibration makes of predictions."""

@@ -1,0 +1,1 @@
+"""The training of one fold: loop, optimisers, losses, sampling, checkpoints."""

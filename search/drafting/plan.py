@@ -1,0 +1,226 @@
+"""What to search on exactly the data that was surveyed: folds, lengths, and the ranges that its fields declare."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fold_search.models.params import ColumnsParams, ImageParams, RelationParams
+from fold_search.objectives.params import REGRESSION_LOSSES
+from fold_search.search.drafting.survey import Survey
+from fold_search.search.study.beginning import NOT_FOR_IMAGES
+from fold_search.search.study.parameters import PARAMETERS, Choices, Parameter, Range
+
+TRIALS = 30
+
+_IMBALANCED = 3.0
+_MANY_ROWS = 50_000
+_MOST_TOKENS = 256
+_MOST_PIXELS = 224
+_MOST_GROWTH = 4.0
+_FEWEST_TO_CUT = 50
+_OF_KIND = {
+    "text": set(ColumnsParams.model_fields),
+    "relation": set(RelationParams.model_fields),
+    "image": {*ImageParams.model_fields, "image_augmentation"},
+}
+_MINOR = (
+    "pooling",
+    "optimiser",
+    "layer_decay",
+    "weight_decay",
+    "schedule",
+    "warmup_ratio",
+    "ema_decay",
+    "rdrop_alpha",
+    "token_deletion",
+    "token_swap",
+    "token_masking",
+    "minority_augmentation",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What follows from a survey before any parameter is looked at."""
+
+    found: Survey
+
+    @property
+    def num_folds(self) -> int:
+        """5 where the smallest class has a row for each and the rows are few; else 3; never more than it can be."""
+        wanted = 5 if self.smallest >= 5 and self.found.num_rows <= _MANY_ROWS else 3
+        return max(2, min(wanted, max(self.found.distinct.values(), default=self.found.num_texts)))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that hold 95% of the texts, as far as a CPU can read them in good time."""
+        return min(_MOST_TOKENS, 32 * math.ceil(self.found.lengths["tokens"].most / 32))
+
+    @property
+    def image_size(self) -> int:
+        """Pixels that hold 95% of the images, as far as most pretrained encoders read them."""
+        longer = max(self.found.lengths[side].most for side in ("width", "height"))
+        return min(_MOST_PIXELS, 32 * math.ceil(longer / 32))
+
+    @property
+    def most_epochs(self) -> int:
+        """Epochs of all fold runs together, where none is stopped."""
+        epochs = propose(self)["epochs"].domain.values() or [1]
+        return TRIALS * self.num_folds * int(str(epochs[-1]))
+
+    @property
+    def training_rows(self) -> int:
+        """Rows that one fold run trains on."""
+        return self._in_training(self.found.num_rows)
+
+    @property
+    def smallest(self) -> int:
+        """Distinct rows of the smallest class, or of all where the label is a number."""
+        return min(self.found.distinct.values(), default=self.found.num_texts)
+
+    @property
+    def spare(self) -> list[int]:
+        """Rows of the classes that have training rows enough for some to be removed, the largest first."""
+        return [count for count in self.found.classes.values() if self._in_training(count) >= _FEWEST_TO_CUT]
+
+    @property
+    def sampler_min_rows(self) -> int:
+        """Training rows below which a class loses none, where a sampler that removes rows is proposed; else 0."""
+        removing = set(PARAMETERS["sampler_min_rows"].when["sampler"])
+        proposals = propose(self)
+        removes = "sampler" in proposals and not removing.isdisjoint(proposals["sampler"].domain.values() or [])
+        return _FEWEST_TO_CUT if removes and len(self.spare) < len(self.found.classes) else 0
+
+    def _in_training(self, count: int) -> int:
+        return count * (self.num_folds - 1) // self.num_folds
+
+    def growth(self, ratio: float) -> float:
+        """How many times longer an epoch gets when small classes are repeated up to `ratio` of the largest."""
+        counts = list(self.found.classes.values())
+        return sum(max(count, ratio * counts[0]) for count in counts) / sum(counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """The range or choices of one parameter, and why; what is not searched is written as a comment."""
+
+    domain: Range | Choices
+    why: str = ""
+    searched: bool = True
+
+
+def propose(plan: Plan) -> dict[str, Proposal]:
+    """Fit what the fields declare as searchable to the data; raises nothing."""
+    proposals: dict[str, Proposal] = {}
+    for name, parameter in PARAMETERS.items():
+        if parameter.suggested is None or not concerns(parameter, plan):
+            continue
+        proposal = _RULES.get(name, _as_declared)(plan, parameter.suggested)
+        if name in _MINOR:
+            why = "Not searched: its effect is smaller as a rule."
+            proposal = replace(proposal, searched=False, why=why)
+        if not all(_is_offered(other, proposals[other], values) for other, values in parameter.when.items()):
+            proposal = replace(proposal, searched=False, why="Not searched: what it needs is not.")
+        proposals[name] = proposal
+    return proposals
+
+
+def concerns(parameter: Parameter, plan: Plan) -> bool:
+    """Whether the parameter can have an effect on such data: its kind, its columns, classes or a numeric label."""
+    spec, numeric = plan.found.spec, plan.found.spread is not None
+    if any(parameter.name in names for kind, names in _OF_KIND.items() if kind != spec.kind):
+        return False
+    if spec.kind == "image" and parameter.name in (*NOT_FOR_IMAGES, "max_length", "lora_alpha", "lora_targets"):
+        return False
+    if parameter.name in ColumnsParams.model_fields and len(spec.text) < 2:
+        return False
+    if numeric and parameter.name in ("sampler", "minority_augmentation"):
+        return False
+    losses = parameter.when.get("loss")
+    if losses and not any((loss in REGRESSION_LOSSES) == numeric for loss in losses):
+        return False
+    return all(concerns(PARAMETERS[other], plan) for other in parameter.when)
+
+
+def _is_offered(name: str, proposal: Proposal, values: list[str]) -> bool:
+    offered = proposal.domain.ends() if proposal.searched else [PARAMETERS[name].field.default]
+    return any(value in values for value in offered)
+
+
+def _as_declared(plan: Plan, suggested: Any) -> Proposal:
+    return Proposal(domain=suggested)
+
+
+def _epochs(plan: Plan, suggested: Any) -> Proposal:
+    steps = max(1, plan.training_rows // 16)
+    high = min(20, max(3, round(1500 / steps)))
+    why = f"An epoch has about {steps:,} steps; the fewer, the more epochs are needed."
+    return Proposal(domain=Range(low=max(2, high // 3), high=high), why=why)
+
+
+def _batch_size(plan: Plan, suggested: Any) -> Proposal:
+    fitting = [size for size in suggested.choices if 10 <= plan.training_rows / size <= 5000]
+    nearest = min(suggested.choices, key=lambda size: abs(plan.training_rows / size - 1000))
+    return Proposal(domain=Choices(choices=tuple(fitting or [nearest])), why="These give 10 to 5,000 steps an epoch.")
+
+
+def _loss(plan: Plan, suggested: Any) -> Proposal:
+    if plan.found.spread:
+        why = "mse follows outliers, mae the median, huber is between them."
+        return Proposal(domain=Choices(choices=REGRESSION_LOSSES), why=why)
+    if plan.found.imbalance < _IMBALANCED:
+        return Proposal(domain=suggested, why=_balanced(plan), searched=False)
+    return Proposal(domain=suggested, why="The classes are imbalanced; plain cross entropy often wins all the same.")
+
+
+def _class_weights(plan: Plan, suggested: Any) -> Proposal:
+    if plan.found.imbalance < _IMBALANCED:
+        return Proposal(domain=suggested, why=_balanced(plan), searched=False)
+    return Proposal(domain=suggested)
+
+
+def _sampler(plan: Plan, suggested: Any) -> Proposal:
+    if plan.found.imbalance < _IMBALANCED:
+        return Proposal(domain=suggested, why=_balanced(plan), searched=False)
+    unfit = _unfit_samplers(plan)
+    offered = tuple(name for name in suggested.choices if name not in unfit)
+    why = " ".join(f"Without {name}: {reason}." for name, reason in unfit.items())
+    return Proposal(domain=Choices(choices=offered), why=why, searched=len(offered) > 1)
+
+
+def _unfit_samplers(plan: Plan) -> dict[str, str]:
+    """The samplers that do not suit the data, and why."""
+    unfit = {}
+    least = PARAMETERS["sampler_ratio"].declared["suggest"]["low"]
+    for name, ratio in (("random_over", 1.0), ("minority_over", least), ("smote", least)):
+        if plan.growth(ratio) > _MOST_GROWTH:
+            unfit[name] = f"an epoch would be {plan.growth(ratio):.0f} times as long"
+    if not plan.spare or plan.spare[0] < _IMBALANCED * plan.spare[-1]:
+        unfit["random_under"] = f"the classes with {_FEWEST_TO_CUT} training rows or more are none, one or alike"
+    if not plan.spare:
+        unfit["enn"] = f"no class has {_FEWEST_TO_CUT} training rows, and it can empty a smaller one"
+    return unfit
+
+
+def _sampler_ratio(plan: Plan, suggested: Any) -> Proposal:
+    percents = range(round(100 * suggested.low), round(100 * suggested.high) + 1)
+    fitting = [percent / 100 for percent in percents if plan.growth(percent / 100) <= _MOST_GROWTH]
+    if len(fitting) < 2:
+        return Proposal(domain=suggested)
+    why = f"With {fitting[-1]:g} an epoch of minority_over is {plan.growth(fitting[-1]):.1f} times as long."
+    return Proposal(domain=Range(low=fitting[0], high=fitting[-1]), why=why)
+
+
+def _balanced(plan: Plan) -> str:
+    return f"Not searched: the largest class has only {plan.found.imbalance:.1f} times the rows of the smallest."
+
+
+_RULES: dict[str, Callable[[Plan, Any], Proposal]] = {
+    "epochs": _epochs,
+    "batch_size": _batch_size,
+    "loss": _loss,
+    "class_weights": _class_weights,
+    "sampler": _sampler,
+    "sampler_ratio": _sampler_ratio,
+}

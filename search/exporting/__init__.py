@@ -1,0 +1,1 @@
+"""What leaves a study: model folders, predictions, MLflow models, recorded curves."""

@@ -1,0 +1,295 @@
+"""`search export`: from a study's trial to a model folder that predicts without the study."""
+
+import importlib.metadata
+import shutil
+import statistics
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+from torch import Tensor
+
+from fold_search.models.classifiers import Classifier
+from fold_search.objectives.data.relations import shown_types
+from fold_search.objectives.errors import TrialError
+from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.predicting.exported import (
+    DESCRIPTION,
+    Description,
+    Form,
+    Member,
+    has_frozen_weights,
+    write_classifier,
+    write_difference,
+)
+from fold_search.objectives.scoring.calibration import fit_temperature
+from fold_search.objectives.scoring.metrics import defined_metrics, score_all
+from fold_search.objectives.tasks import morphemes
+from fold_search.objectives.training.fold import label_scale, read_weights
+from fold_search.search.errors import ConfigError
+from fold_search.search.exporting.mlflow_model import write_mlflow_files
+from fold_search.search.exporting.model_card import model_card
+from fold_search.search.reporting.tables import find_best
+from fold_search.search.running.objective import Objective, choose_device, fold_seed
+from fold_search.search.study.config import StudyConfig, to_record
+from fold_search.search.study.opened import OpenStudy, on_this_machine
+from fold_search.search.study.rows import HeldOut, StudyRows
+from fold_search.search.study.space import resolve
+from fold_search.search.study.stored import weights_name
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.errors import StorageError
+from fold_search.storage.records import FoldRun, TrialRecord, TrialState
+
+PACKAGES = ("fold-search", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+OF_THIS_MACHINE = {"storage", "trackers", "artifacts"}
+
+Say = Callable[[str], None]
+
+
+def export(
+    study: OpenStudy,
+    out: Path,
+    *,
+    form: Form = "ensemble",
+    trial: int | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+    mlflow: bool = False,
+    say: Say,
+) -> Description:
+    """Write the model of `trial`, the best one if None, into the folder `out`, whole or not at all.
+
+    With `mlflow` the folder is an MLflow model as well. Raises ConfigError if there is no such complete trial, `out` is
+    taken or the data changed; DataError, StorageError, EncoderError.
+    """
+    _check_free(out, force=force)
+    config = on_this_machine(study.record, overrides)
+    chosen = _choose(study, trial)
+    rows = StudyRows(ledger=study.ledger, config=config)
+    runs = [run for run in study.ledger.fold_runs() if run.trial == chosen.number]
+    held_out = rows.held_out(runs)
+    source = _Source(
+        study=study,
+        config=config,
+        trial=chosen,
+        runs=runs,
+        rows=rows,
+        objective=Objective(rows, device=choose_device(0)),
+        say=say,
+    )
+    unfinished = out.absolute().parent / f".{out.absolute().name}.{uuid.uuid4().hex}"
+    try:
+        unfinished.mkdir(parents=True)
+        description = _describe(source, held_out, form=form, members=source.members(form, unfinished))
+        _write_words(description, config, unfinished)
+        if mlflow:
+            write_mlflow_files(unfinished, description)
+        _put_in_place(unfinished, out)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return description
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A trial and what its models are made from."""
+
+    study: OpenStudy
+    config: StudyConfig
+    trial: TrialRecord
+    runs: Sequence[FoldRun]
+    rows: StudyRows
+    objective: Objective
+    say: Say
+
+    def members(self, form: Form, folder: Path) -> tuple[Member, ...]:
+        """Write the models of this form below the folder."""
+        try:
+            if form == "refit":
+                return (self._refit(folder),)
+            runs = [self._best_run()] if form == "fold" else self.runs
+            return tuple(self._of_folds(runs, folder))
+        except TrialError as error:
+            raise ConfigError(f"trial {self.trial.number} cannot be trained again: {error}") from None
+
+    def _best_run(self) -> FoldRun:
+        sign = 1 if self.study.record.direction == "maximize" else -1
+        return max(self.runs, key=lambda run: (sign * (run.score or 0.0), -run.fold))
+
+    def _of_folds(self, runs: Sequence[FoldRun], folder: Path) -> Iterator[Member]:
+        """Write each fold's model; where they share frozen weights, these are in the first one's folder alone."""
+        base: tuple[str, Classifier] | None = None
+        for run in runs:
+            member, classifier, job = self._of_fold(run)
+            if base is not None:
+                checksums = write_difference(classifier, folder / member.folder, base=base[1])
+                yield member.model_copy(update={"base": base[0], "checksums": checksums})
+                continue
+            yield _write(member, classifier, job, folder)
+            if has_frozen_weights(job.params.model):
+                base = member.folder, classifier
+
+    def _of_fold(self, run: FoldRun) -> tuple[Member, Classifier, FoldJob]:
+        job = self.objective.job(self.trial.params, run.fold)
+        weights = self._kept(run, job)
+        if weights is None:
+            weights = self._train_again(run, job)
+        counts = (run.sample or {}).get("counts_after") or job.counts(job.training_rows).tolist()
+        member = _member(job, fold=run.fold, epochs=run.best_epoch or 0, score=run.score, class_counts=tuple(counts))
+        return member, self.objective.classifier(job, weights), job
+
+    def _kept(self, run: FoldRun, job: FoldJob) -> Mapping[str, Tensor] | None:
+        """The weights that were stored when the fold was done, None if they are not there any more."""
+        name = weights_name(run.predictions or "")
+        artifacts = Artifacts(self.config.storage.artifacts)
+        if run.predictions is None or not artifacts.exists(name):
+            self.say(f"trial {run.trial} fold {run.fold}: its weights were not kept; it is trained again")
+            return None
+        try:
+            return read_weights(artifacts.get(name), job=job)
+        except (StorageError, TrialError) as error:
+            self.say(f"trial {run.trial} fold {run.fold}: {error}; it is trained again")
+            return None
+
+    def _train_again(self, run: FoldRun, job: FoldJob) -> Mapping[str, Tensor]:
+        """Train the fold as before, up to its best epoch."""
+        training = self.objective.training(job)
+        for score in training.epochs():
+            self.say(f"trial {run.trial} fold {run.fold}: epoch {score.epoch} of {run.best_epoch}")
+            if score.epoch == run.best_epoch:
+                break
+        if run.score is not None and abs(training.best.score - run.score) > 1e-6:
+            self.say(
+                f"note: trial {run.trial} fold {run.fold} scored {training.best.score:.6f} now, {run.score:.6f} then; "
+                "another machine or package version trains differently"
+            )
+        return read_weights(training.best_weights, job=job)
+
+    def _refit(self, folder: Path) -> Member:
+        """Train on all rows, for as many epochs as the folds' best ones were at the median."""
+        epochs = round_half_up(statistics.median(run.best_epoch or 1 for run in self.runs))
+        first = self.objective.job(self.trial.params, 0)
+        training_params = first.params.training.model_copy(update={"epochs": epochs})
+        job = replace(
+            first,
+            params=first.params.model_copy(update={"training": training_params}),
+            training_rows=np.arange(len(first.labels)),
+            validation_rows=np.empty(0, np.int64),
+            seed=fold_seed(self.config.study.seed, -1),
+        )
+        training = self.objective.training(job)
+        for epoch in training.refit():
+            self.say(f"trial {self.trial.number} on all {len(first.labels)} rows: epoch {epoch} of {epochs}")
+        counts = tuple(training.sample.counts_after.tolist())
+        member = _member(job, fold=None, epochs=epochs, score=None, class_counts=counts)
+        classifier = self.objective.classifier(job, read_weights(training.best_weights, job=job))
+        return _write(member, classifier, job, folder)
+
+
+def _write(member: Member, classifier: Classifier, job: FoldJob, folder: Path) -> Member:
+    checksums = write_classifier(classifier, folder / member.folder, encoder=job.params.model.encoder)
+    return member.model_copy(update={"checksums": checksums})
+
+
+def _member(
+    job: FoldJob, *, fold: int | None, epochs: int, score: float | None, class_counts: tuple[int, ...]
+) -> Member:
+    mean, deviation = label_scale(job)
+    return Member(
+        folder="refit" if fold is None else f"fold-{fold}",
+        fold=fold,
+        epochs=epochs,
+        score=score,
+        class_counts=class_counts,
+        mean=mean,
+        deviation=deviation,
+        checksums={},
+    )
+
+
+def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[Member, ...]) -> Description:
+    rows, dataset, truth = source.rows, source.rows.dataset, held_out.truth
+    names = defined_metrics(rows.goal, task=source.config.data.task, num_classes=len(dataset.label_names))
+    params = resolve(source.config, source.trial.params)
+    packages = PACKAGES if params.model.morphemes == "none" else PACKAGES + morphemes.PACKAGES
+    return Description(
+        form=form,
+        study=source.study.record.name,
+        trial=source.trial.number,
+        task=source.config.data.task,
+        label_names=tuple(dataset.label_names),
+        data=source.config.data,
+        params=params,
+        max_length=source.objective.longest,
+        goal=rows.goal,
+        fold_scores=tuple(run.score or 0.0 for run in source.runs),
+        pooled=score_all(names, truth, held_out.predictions, rows.goal),
+        temperature=_temperature(held_out) if dataset.label_names else 1.0,
+        entity_types=shown_types(dataset, form=params.model.entity_form) if dataset.spec.relation else (),
+        members=members,
+        packages={name: importlib.metadata.version(name) for name in packages},
+        fingerprints=source.study.record.fingerprints,
+    )
+
+
+def _temperature(held_out: HeldOut) -> float:
+    """The temperature that suits the out-of-fold predictions; 1 where all are right, which says nothing of it."""
+    truth = held_out.truth.astype(np.int64)
+    if (held_out.predictions.argmax(axis=1) == truth).all():
+        return 1.0
+    return fit_temperature(held_out.predictions, truth)
+
+
+def _choose(study: OpenStudy, number: int | None) -> TrialRecord:
+    trials = study.ledger.trials()
+    complete = {trial.number: trial for trial in trials if trial.state is TrialState.COMPLETE}
+    if number is None:
+        best = find_best(study.record, trials)
+        if best is None:
+            raise ConfigError(f"study {study.record.name!r} has no complete trial yet, and nothing to export")
+        number = best.trial
+    if number not in complete:
+        known = ", ".join(map(str, complete)) or "none"
+        raise ConfigError(f"--trial: found {number}, expected a complete trial of study {study.record.name!r}: {known}")
+    return complete[number]
+
+
+def _check_free(out: Path, *, force: bool) -> None:
+    """Refuse a folder that holds anything, but for an exported model that may be replaced."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file, expected a new folder")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / DESCRIPTION).is_file():
+        raise ConfigError(f"{out}: holds other files than an exported model, expected a new folder")
+    if not force:
+        raise ConfigError(f"{out}: holds an exported model already; --force replaces it")
+
+
+def _put_in_place(unfinished: Path, out: Path) -> None:
+    """Rename the finished folder; an older model is moved aside first and removed last."""
+    if not out.exists() or not any(out.iterdir()):
+        unfinished.rename(out)
+        return
+    old = unfinished.with_name(f"{unfinished.name}.old")
+    out.rename(old)
+    unfinished.rename(out)
+    shutil.rmtree(old)
+
+
+def _write_words(description: Description, config: StudyConfig, folder: Path) -> None:
+    """Write model.json, the study file that the model is of, and the model card."""
+    (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    sections = {name: keys for name, keys in to_record(config).items() if name not in OF_THIS_MACHINE}
+    (folder / "study.yaml").write_text(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(description), encoding="utf-8")
+
+
+def round_half_up(number: float) -> int:
+    """Round to the nearest whole number, a half up."""
+    return int(number + 0.5)

@@ -1,0 +1,1 @@
+"""A study while it runs: the run, its coordinator, its workers and where they live, checkpoints and publishing."""

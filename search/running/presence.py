@@ -1,0 +1,68 @@
+"""Which processes live: each holds a role in the ledger; a worker's is renewed from a thread beside its training."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from fold_search.search.study.attended import RUN_ROLE, WORKER_ROLE
+from fold_search.storage.errors import LeaseLost, StorageUnavailable
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import Claim
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 60.0  # by then a run's coordinator or a worker has a role of its own
+
+
+class Presence:
+    """Tells the database every third of a lease that this worker lives, and with it the lease of the claim in hand."""
+
+    def __init__(self, ledger: Ledger, owner: str, *, lease_seconds: float) -> None:
+        self.claim: Claim | None = None
+        self._ledger = ledger
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+
+    def __enter__(self) -> "Presence":
+        self._renew()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave.set()
+        self._thread.join()
+        with suppress(StorageUnavailable):  # the role lapses by itself
+            self._ledger.release_role(WORKER_ROLE + self._owner, self._owner)
+
+    def _run(self) -> None:
+        while not self._leave.wait(self._lease_seconds / 3):
+            try:
+                self._renew()
+            except LeaseLost:
+                pass  # the next write of the training is refused, and it ends there
+            except Exception as error:
+                log.warning("the lease could not be renewed and is tried again: %s", error)
+
+    def _renew(self) -> None:
+        self._ledger.acquire_role(WORKER_ROLE + self._owner, self._owner, lease_seconds=self._lease_seconds)
+        if (claim := self.claim) is not None:
+            self._ledger.renew(claim, lease_seconds=self._lease_seconds)
+
+
+@contextmanager
+def announced(ledger: Ledger, owner: str) -> Iterator[None]:
+    """Say that a run begins, before a coordinator or a worker of it has a role of its own."""
+    ledger.acquire_role(RUN_ROLE + owner, owner, lease_seconds=START_SECONDS)
+    try:
+        yield
+    finally:
+        with suppress(StorageUnavailable):  # the role lapses by itself
+            end_announcement(ledger, owner)
+
+
+def end_announcement(ledger: Ledger, owner: str) -> None:
+    """From now on there is a coordinator, whose role lapses soon after its death; that of a run would live on."""
+    ledger.release_role(RUN_ROLE + owner, owner)

@@ -1,0 +1,90 @@
+"""Who proposes a trial's params: Optuna's samplers, which also learn from trials that the race has only begun."""
+
+import hashlib
+import warnings
+from collections.abc import Container, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from fold_search.search.study.config import StudyConfig
+from fold_search.storage.records import Failure
+
+Estimates = Mapping[int, float]  # by trial: what the race expects its mean over all folds to be
+
+
+def make_sampler(config: StudyConfig, number: int, *, estimates: Estimates | None = None) -> BaseSampler:
+    """The study's sampler for one trial, seeded from the study's seed and the trial's number.
+
+    `estimates` may be of any trial; those of complete ones are not looked at.
+    """
+    digest = hashlib.sha256(f"{config.study.seed}/trial/{number}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    if config.study.sampler == "tpe":
+        return LearningSampler(seed=seed, estimates=estimates or {})
+    return RandomSampler(seed=seed)
+
+
+class LearningSampler(TPESampler):
+    """TPE that takes a trial that is not complete for a complete one with the mean that the race expects of it.
+
+    TPE itself counts every trial that has not ended among the bad ones, whatever is known of it, and every stopped one
+    behind all that are complete, also behind those that were completed to check the race; and it draws at random until
+    ten have ended. In a race that pauses most trials it would hardly learn anything.
+
+    A trial that diverged is ranked behind all others, whatever it had reached before.
+    """
+
+    def __init__(self, *, seed: int, estimates: Estimates) -> None:
+        with warnings.catch_warnings():
+            # Without `group` a conditional parameter would be sampled independently of all others.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            super().__init__(seed=seed, multivariate=True, group=True, constant_liar=True)
+        self._estimates = estimates
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As TPE says, of the study with its estimates."""
+        return super().infer_relative_search_space(_View(study, self._estimates), trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As TPE says, of the study with its estimates."""
+        return super().sample_relative(_View(study, self._estimates), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As TPE says, of the study with its estimates."""
+        return super().sample_independent(_View(study, self._estimates), trial, param_name, param_distribution)
+
+
+class _View(optuna.Study):
+    """A study in which the trials that have an estimate look as if they were complete, with that as their value."""
+
+    def __init__(self, study: optuna.Study, estimates: Estimates) -> None:
+        self.__dict__.update(study.__dict__)
+        self._estimates = estimates
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = [self._seen(trial) for trial in super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)]
+        return [trial for trial in trials if states is None or trial.state in states]
+
+    def _seen(self, trial: FrozenTrial) -> FrozenTrial:
+        if trial.state not in (TrialState.RUNNING, TrialState.PRUNED):
+            return trial
+        place: dict[str, Any] = {}
+        if trial.user_attrs.get("failure") == Failure.DIVERGED:
+            place["state"] = TrialState.PRUNED  # one without any value is the last
+        elif trial.number in self._estimates:
+            place["value"] = self._estimates[trial.number]
+        else:
+            return trial
+        seen = optuna.trial.create_trial(**place, params=trial.params, distributions=trial.distributions)
+        seen.number = trial.number
+        return seen

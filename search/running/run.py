@@ -1,0 +1,243 @@
+"""`search run` and `search worker`: workers of this machine, a coordinator (or its stand-in) and the publisher."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from types import FrameType
+
+from rich.console import Console
+
+from fold_search.search.errors import ConfigError, ExitCode, RunFailed
+from fold_search.search.racing.live import live_race
+from fold_search.search.reporting.tables import summarise
+from fold_search.search.running.continuing import has_work_left, how_to_add_trials
+from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
+from fold_search.search.running.engines.local import PATIENCE_SECONDS, LocalEngine
+from fold_search.search.running.progress import Progress
+from fold_search.search.running.pruning import Pruning
+from fold_search.search.running.publish import make_publisher
+from fold_search.search.study.attended import WORKER_ROLE
+from fold_search.search.study.config import StudyConfig
+from fold_search.search.study.environment import Secrets
+from fold_search.search.study.opened import OpenStudy
+from fold_search.search.study.rows import StudyRows
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.errors import StorageUnavailable
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.publishing import Publisher
+from fold_search.storage.records import EventKind, StudyState, TrialState
+
+STEP_SECONDS = 0.2
+DRAIN_SECONDS = 60.0
+
+
+class Ending(StrEnum):
+    """Why a run ended."""
+
+    FINISHED = "finished"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    KILLED = "killed"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Interrupts:
+    """Counts Ctrl-C and SIGTERM: the first asks to leave after the epoch in hand, the second to leave now."""
+
+    count: int = 0
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """Count one more; a signal handler."""
+        self.count += 1
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """Count interrupts instead of raising KeyboardInterrupt, and restore the handlers afterwards."""
+    counter = Interrupts()
+    previous = {number: signal.signal(number, counter) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield counter
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def run_study(
+    study: OpenStudy,
+    config: StudyConfig,
+    *,
+    owner: str,
+    num_workers: int,
+    secrets: Secrets,
+    console: Console,
+    memory_limit: int | None = None,
+) -> Ending:
+    """Run the study as `owner`, who may have announced it; `memory_limit` is each worker's, in bytes.
+
+    Raises ConfigError if a worker cannot work at all, RunFailed if too many of them died or too many trials failed in a
+    row; StorageError.
+    """
+    coordinator = Coordinator(
+        ledger=study.ledger,
+        config=config,
+        race=live_race(study.ledger, config),
+        url=study.url,
+        owner=owner,
+        pooled_score=StudyRows(ledger=study.ledger, config=config).pooled_score,
+        prune=Pruning(
+            ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
+        ).prune,
+    )
+    engine = LocalEngine(
+        url=study.url,
+        study=study.record.name,
+        config=config,
+        num_workers=num_workers,
+        memory_limit=memory_limit,
+    )
+    with interrupts() as counter, Progress(study.ledger, console) as progress:
+        publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
+        try:
+            publisher.start()
+            engine.start()
+            going = _Run(
+                ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
+            )
+            ending = going.to_its_end(config.budget.seconds)
+        finally:
+            owners = engine.kill()
+            # Without the database the leases lapse by themselves.
+            with contextlib.suppress(StorageUnavailable):
+                _release(study.ledger, owners, reason="the run ended")
+                coordinator.leave()
+        with contextlib.suppress(StorageUnavailable):
+            progress.update(now=True)
+            if ending is not Ending.KILLED:
+                _drain(publisher, progress, study.record.name)
+    if engine.too_many_deaths:
+        raise RunFailed(f"{engine.error}; nothing is lost, the same command continues", ExitCode.WORKERS_DIE)
+    if engine.error:
+        raise ConfigError(engine.error)
+    check_not_failed(study, config)
+    finished = study.ledger.study().state is StudyState.FINISHED
+    return Ending.FINISHED if ending is Ending.TIMEOUT and finished else ending
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """The loop of a run: coordinate, tend the workers, show progress, and leave in good order when it is time."""
+
+    ledger: Ledger
+    coordinator: Coordinator
+    engine: LocalEngine
+    progress: Progress
+    counter: Interrupts
+    ending: Ending = Ending.FINISHED
+    outage_since: float | None = None
+
+    def to_its_end(self, budget_seconds: float | None) -> Ending:
+        """Go round until the study is finished, the time is used or the user has had enough."""
+        deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
+        working = True
+        while working or self.engine.alive():
+            working = self._round()
+            if not working:
+                self.engine.stop()  # in a study that failed fold runs may be under way
+            if self.counter.count >= 2:
+                return Ending.KILLED
+            if self.ending is Ending.FINISHED:
+                self._leave_if_due(deadline)
+            elif not self.engine.alive():
+                self._round()
+                break
+            time.sleep(STEP_SECONDS)
+        return self.ending
+
+    def _round(self) -> bool:
+        """Do once what is due; whether the study still has work. An outage of the database is waited for."""
+        try:
+            working = self.coordinator.step()
+            _release(self.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
+            self.progress.update()
+            self.outage_since = None
+            return working
+        except StorageUnavailable as error:
+            if self.outage_since is None:
+                self.outage_since = time.monotonic()
+                self.progress.say(f"{error}; trying again for {PATIENCE_SECONDS:.0f} s, nothing is lost")
+            if time.monotonic() - self.outage_since > PATIENCE_SECONDS:
+                waited = f"given up after {PATIENCE_SECONDS:.0f} s; the same command continues"
+                raise StorageUnavailable(f"{error}; {waited}") from error
+            return True
+
+    def _leave_if_due(self, deadline: float | None) -> None:
+        if self.engine.error:
+            self.ending = Ending.FAILED
+        elif self.counter.count:
+            self.ending = Ending.INTERRUPTED
+        elif deadline is not None and time.monotonic() > deadline:
+            self.ending = Ending.TIMEOUT
+        else:
+            return
+        self.coordinator.asking = False
+        self.engine.stop()
+        if self.engine.alive():
+            self.progress.say(_LEAVING[self.ending])
+
+
+_LEAVING = {
+    Ending.INTERRUPTED: "leaving after the epoch in hand; once more to leave now",
+    Ending.FAILED: "a worker cannot go on; leaving after the epoch in hand",
+    Ending.TIMEOUT: "the time budget is used; leaving after the epoch in hand",
+}
+
+
+def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts: int | None = None) -> None:
+    """Free at once what dead workers held, rather than wait for their leases to lapse."""
+    for owner in owners:
+        ledger.release_owner(owner, reason=reason, max_attempts=max_attempts)
+        ledger.release_role(WORKER_ROLE + owner, owner)
+
+
+def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:
+    """Raise RunFailed, with what continues it, for a study that ended since its trials fail."""
+    if study.ledger.study().state is not StudyState.FAILED:
+        return
+    left = has_work_left(study.ledger, config)
+    command = "`search run` continues it" if left else how_to_add_trials(study.ledger, config)
+    raise RunFailed(f"{last_reason(study.ledger)}; {command} once that is mended", ExitCode.TRIALS_FAIL)
+
+
+def check_complete(study: OpenStudy, config: StudyConfig) -> None:
+    """Raise RunFailed, with what continues it, where no trial is complete: a script is not to go on and export one."""
+    summary = summarise(study.ledger)
+    if summary.best is not None:
+        return
+    if study.ledger.study().state is StudyState.RUNNING:
+        raise RunFailed("no trial is complete yet; the same command continues", ExitCode.NONE_COMPLETE)
+    ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"
+    reasons = [trial.reason for trial in study.ledger.trials() if trial.failure and trial.reason]
+    last = f", the last one: {reasons[-1]}" if reasons else ""
+    all_failed = set(summary.trials) == {TrialState.FAILED.value}
+    raise RunFailed(
+        f"no trial is complete ({ended}{last}); {how_to_add_trials(study.ledger, config)}",
+        ExitCode.TRIALS_FAIL if all_failed else ExitCode.NONE_COMPLETE,
+    )
+
+
+def last_reason(ledger: Ledger) -> str:
+    """Why the study ended, the last time that it did."""
+    ended = ledger.last_events([EventKind.STUDY_FINISHED], limit=1)
+    return str(ended[0].payload["reason"]) if ended else "the study has ended"
+
+
+def _drain(publisher: Publisher, progress: Progress, study: str) -> None:
+    """Let the trackers catch up; what they could not take stays in the ledger."""
+    for tracker, left in publisher.drain(timeout_seconds=DRAIN_SECONDS).items():
+        if left:
+            progress.say(f"{tracker}: {left} events are not published yet; `search publish --study {study}` does it")

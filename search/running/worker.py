@@ -1,0 +1,245 @@
+"""The worker: claim a fold run, train it, record every epoch, repeat. It knows the ledger and nothing of Optuna."""
+
+import hashlib
+import io
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fold_search.objectives.errors import Diverged, TrialError
+from fold_search.objectives.jobs import EpochScore
+from fold_search.objectives.training.leaks import LeakProof
+from fold_search.search.errors import USER_ERRORS, failure_of
+from fold_search.search.racing.live import LiveRace
+from fold_search.search.racing.verdicts import Action, Decision, Verdict
+from fold_search.search.running.checkpoints import Checkpoints, Pace
+from fold_search.search.running.presence import Presence
+from fold_search.search.study.stored import PREDICTIONS, fold_folder, weights_name
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.errors import LeaseLost, StorageError, StorageUnavailable, reason_of
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import Claim, Failure, FoldRunState, StudyState, TrialState
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 60.0
+POLL_SECONDS = 0.2
+MAX_OUTAGES = 3  # in a row, each as long as the database's patience; a broken connection is one of no length
+
+
+class Training(Protocol):
+    """One fold of one trial while it is trained; `objectives.training.FoldTraining` is the real one."""
+
+    sample: LeakProof
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch remains."""
+
+    @property
+    def best(self) -> EpochScore:
+        """The epoch that is chosen so far."""
+
+    @property
+    def best_predictions(self) -> NDArray[np.float32]:
+        """Predictions of the chosen epoch, (validation rows, outputs)."""
+
+    @property
+    def best_weights(self) -> bytes:
+        """What was trained, as it was at the chosen epoch."""
+
+    def epochs(self) -> Iterator[EpochScore]:
+        """Train the remaining epochs; raises TrialError."""
+
+    def save(self) -> bytes:
+        """Return a checkpoint of the state after the last epoch."""
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Go back to where `save` was called; raises TrialError, and changes nothing, if the checkpoint is damaged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Trains the fold runs of one study until it is finished or `stop` is set.
+
+    `stop` is looked at after every epoch: the fold run is then given back with its checkpoint and loses nothing.
+    """
+
+    ledger: Ledger
+    artifacts: Artifacts
+    objective: Callable[[Claim], Training]
+    race: LiveRace
+    owner: str
+    stop: threading.Event
+    keeps_weights: bool = True
+    diverged: Literal["worst", "failed"] = "worst"
+    paused_checkpoints: int = 100
+    lease_seconds: float = LEASE_SECONDS
+    pace: Pace = field(default_factory=Pace)
+
+    def work(self) -> None:
+        """Claim and train until the study is finished or a stop is asked for."""
+        seen, outages = None, 0
+        with Presence(self.ledger, self.owner, lease_seconds=self.lease_seconds) as presence:
+            while not self.stop.is_set():
+                try:
+                    sequence = self.ledger.last_sequence()
+                    if sequence == seen:
+                        self.stop.wait(POLL_SECONDS)  # nothing has happened since there was nothing to do
+                        continue
+                    if self.ledger.study().state is not StudyState.RUNNING:
+                        return
+                    claim = self.claim()
+                except StorageUnavailable as error:
+                    outages += 1
+                    if outages == MAX_OUTAGES:
+                        raise
+                    log.warning("%s; trying again", error)
+                    self.stop.wait(POLL_SECONDS)
+                    continue
+                seen, outages = sequence, 0
+                if claim is not None:
+                    presence.claim = claim
+                    self.train(claim)
+                    presence.claim = None
+
+    def claim(self) -> Claim | None:
+        """Claim what the race chooses; None if that is nothing by now, or if somebody else was faster."""
+        choice = self.race.next_fold_run()
+        if choice.action is not Action.RUN:
+            return None
+        return self.ledger.claim_run(self.owner, trial=choice.trial, fold=choice.fold, lease_seconds=self.lease_seconds)
+
+    def train(self, claim: Claim) -> None:
+        """Train one fold run to its end, a verdict or a stop; what goes wrong with it ends its trial alone."""
+        try:
+            self._train(claim)
+        except LeaseLost as error:
+            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
+        except TrialError as error:
+            self._fail(claim, error)
+        except StorageUnavailable as error:
+            log.warning("trial %d fold %d is continued from its checkpoint later: %s", claim.trial, claim.fold, error)
+            # Else it would wait for its lease to lapse, and count as lost.
+            with suppress(StorageUnavailable):
+                self._give_back(claim, error)
+        except USER_ERRORS as error:
+            self._give_back(claim, error)
+            raise
+        except OSError as error:
+            # A cache on a full disk, a file that went away: this machine cannot train, whatever the configuration.
+            reason = f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error)
+            explained = StorageError(reason)
+            self._give_back(claim, explained)
+            raise explained from error
+        except Exception as error:
+            log.exception("trial %d fold %d failed", claim.trial, claim.fold)
+            self._fail(claim, error)
+
+    def _train(self, claim: Claim) -> None:
+        training = self.objective(claim)
+        self._record_sample(training.sample, claim)
+        checkpoints = Checkpoints(ledger=self.ledger, artifacts=self.artifacts, claim=claim, pace=self.pace)
+        checkpoints.restore(training)
+        for score in training.epochs():
+            self.pace.trained += score.seconds
+            if score.epoch <= claim.num_epochs:
+                continue  # recorded after its checkpoint, or that was lost; the same seed gave the same score
+            checkpoint = checkpoints.save_when_due(training, epoch=score.epoch)
+            trial_state = self._record(claim, score, checkpoint)
+            checkpoints.keep(2)
+            if not math.isfinite(score.standing):
+                raise Diverged("the score is not finite")
+            last = training.finished
+            judged = self._judge(claim, done=False) if trial_state is TrialState.RUNNING else _ENDED
+            if judged.decision is Decision.STOP and not last:
+                self.ledger.stop_trial(claim, reason=judged.reason, chance=judged.chance)
+                checkpoints.keep(0)
+                return
+            if judged.decision is Decision.PAUSE and not last:
+                # The checkpoint stays: whoever continues the fold run begins there.
+                checkpoints.save_last(training, epoch=score.epoch)
+                self.ledger.finish_fold(claim, FoldRunState.PAUSED, reason=judged.reason, chance=judged.chance)
+                checkpoints.keep(1)
+                checkpoints.bound_paused(self.paused_checkpoints)
+                return
+            if self.stop.is_set() and not last:
+                checkpoints.save_last(training, epoch=score.epoch)
+                self.ledger.release(claim, reason="the worker was asked to leave")
+                return
+        self._finish(training, claim)
+        checkpoints.keep(0)
+
+    def _record(self, claim: Claim, score: EpochScore, checkpoint: str | None) -> TrialState:
+        try:
+            return self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
+        except StorageUnavailable:
+            # The connection broke; the ledger knows an epoch that it has recorded for this claim already.
+            return self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
+
+    def _record_sample(self, sample: LeakProof, claim: Claim) -> None:
+        """Keep which rows go in and out; equal ones are kept once a study."""
+        proof = sample.to_bytes()
+        name = f"{self.ledger.folder}/samples/{hashlib.sha256(proof).hexdigest()[:32]}.npz"
+        if not self.artifacts.exists(name):
+            self.artifacts.put(name, proof)
+        self.ledger.record_sample(claim, {**sample.summary(), "proof": name})
+
+    def _finish(self, training: Training, claim: Claim) -> None:
+        """Record the fold as done and, in the same transaction, the race's verdict on its trial."""
+        predictions = f"{fold_folder(self.ledger, claim)}/{PREDICTIONS}{claim.token}.npz"
+        buffer = io.BytesIO()
+        np.savez(buffer, predictions=training.best_predictions)  # a zip file: it has checksums
+        self.artifacts.put(predictions, buffer.getvalue())
+        weights = weights_name(predictions)
+        if self.keeps_weights:
+            self.artifacts.put(weights, training.best_weights)
+        judged = self._judge(claim, done=True)
+        try:
+            self.ledger.finish_fold(
+                claim,
+                FoldRunState.DONE,
+                score=training.best.score,
+                best_epoch=training.best.epoch,
+                predictions=predictions,
+                stop_reason=judged.reason if judged.decision is Decision.STOP else None,
+                chance=None if judged.decision is Decision.CONTINUE else judged.chance,
+            )
+        except LeaseLost:
+            self.artifacts.delete(weights)
+            raise
+
+    def _judge(self, claim: Claim, *, done: bool) -> Verdict:
+        judged = self.race.verdict(trial=claim.trial, fold=claim.fold, done=done)
+        if judged.audited and not self.race.is_audited(claim.trial):
+            self.ledger.audit_trial(claim, reason=judged.reason, chance=judged.chance)
+        return judged
+
+    def _give_back(self, claim: Claim, error: Exception) -> None:
+        """What went wrong is not this configuration's fault: whoever claims the fold run next continues it."""
+        failure, reason = failure_of(error)
+        try:
+            self.ledger.release(claim, reason=reason, failure=failure)
+        except LeaseLost as error:
+            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
+
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        """End the trial: what diverged is a bad configuration and was stopped, unless the study says otherwise."""
+        failure, reason = failure_of(error)
+        try:
+            if failure is Failure.DIVERGED and self.diverged == "worst":
+                self.ledger.stop_trial(claim, reason=reason, failure=failure)
+            else:
+                self.ledger.finish_fold(claim, FoldRunState.FAILED, reason=reason, failure=failure)
+        except LeaseLost as error:
+            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
+
+
+_ENDED = Verdict(decision=Decision.STOP, reason="the trial has ended")

@@ -1,0 +1,180 @@
+"""The disk that a study will need, estimated before it begins, against what is free."""
+
+import json
+import math
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from fold_search.objectives.data.dataset import Dataset
+from fold_search.search.errors import ConfigError
+from fold_search.search.study.config import StudyConfig
+from fold_search.search.study.space import field_values, most_trials
+
+FLOAT = 4  # bytes
+CHARACTERS_A_TOKEN = 4
+CLOSE = 0.8  # of what is free
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|stages)\.(\d+)\.")
+_STATES = {"adamw": 2, "sgd": 1, "schedule_free_adamw": 2}  # numbers that an optimiser keeps of each weight
+
+
+_Variant = tuple[str, int | None, int | None]  # an encoder, its trained layers, its rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """The bytes that one kind of file takes at least and at most."""
+
+    what: str
+    place: str
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSize:
+    """How many weights an encoder has, one layer of it, and of all layers those of a low-rank update of rank 1."""
+
+    weights: int
+    layer: int
+    rank: int
+    width: int
+
+
+def check_disk(
+    config: StudyConfig, dataset: Dataset, *, encoders: Mapping[str, EncoderSize], num_workers: int
+) -> list[str]:
+    """Say what a new study will need on each disk, and what is free; raises ConfigError where it cannot fit.
+
+    An estimate, the head aside. Places that are no local folders are left out.
+    """
+    trained = [_trained(encoders[variant[0]], variant) * FLOAT for variant in _variants(config)]
+    needs = _artifact_needs(config, dataset, trained, num_workers=num_workers)
+    by_disk: dict[int, list[Need]] = defaultdict(list)
+    for need in (*needs, _cache_need(config, dataset, encoders)):
+        if "://" not in need.place:
+            by_disk[_existing(need.place).stat().st_dev].append(need)
+    lines = []
+    for on_disk in by_disk.values():
+        folder = _existing(on_disk[0].place)
+        free = shutil.disk_usage(folder).free
+        kinds = ", ".join(f"{need.what} {in_bytes(need.most)}" for need in on_disk)
+        least, most = sum(need.least for need in on_disk), sum(need.most for need in on_disk)
+        if least > free:
+            raise ConfigError(
+                f"{folder}: the study needs at least {in_bytes(least)} of disk, found {in_bytes(free)} free; "
+                "storage.artifacts and storage.cache may name another place"
+            )
+        line = f"disk: at most about {in_bytes(most)} ({kinds}) of {in_bytes(free)} free"
+        if most > CLOSE * free:
+            line += "; this is close: fewer artifacts.paused_checkpoints, or artifacts.keep none, need less"
+        lines.append(line)
+    return lines
+
+
+def in_bytes(number: float) -> str:
+    """Return a size for people: 12 kB, 3.4 GB; 1 kB is 1,000 bytes."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"
+
+
+def _artifact_needs(
+    config: StudyConfig, dataset: Dataset, trained: Sequence[int], *, num_workers: int
+) -> Iterator[Need]:
+    """Yield what checkpoints, weights and predictions take; `trained` are the bytes that a trial may train."""
+    artifacts = config.storage.artifacts.removeprefix("file://")
+    trials, num_folds, paired = most_trials(config), config.folds.k, config.race.rule == "paired"
+    states = [
+        2 + _STATES[str(optimiser)] + (average is not None)  # the weights now and at the best epoch, and the others
+        for optimiser, average in product(field_values(config, "optimiser"), field_values(config, "ema_decay"))
+    ]
+    paused = config.artifacts.paused_checkpoints if paired else 0
+    # While a third one is written, there are two. Seldom more fold runs are paused than this: docs/storage.md.
+    most = (3 * num_workers + min(paused, 1.3 * trials)) * max(trained) * max(states)
+    yield Need(what="checkpoints", place=artifacts, least=2 * min(trained) * min(states), most=most)
+    if config.artifacts.keep != "none":
+        kept = {"best": 1, "top": config.artifacts.top, "all": trials}[config.artifacts.keep]
+        # Trials that have not ended keep theirs; paused ones have a fold or more that is done.
+        folds = num_folds * min(trials, kept + num_workers) + (trials if paired else 0)
+        yield Need(what="weights", place=artifacts, least=num_folds * min(trained), most=folds * max(trained))
+    predictions = len(dataset.labels) * max(1, len(dataset.label_names)) * FLOAT
+    yield Need(what="predictions", place=artifacts, least=predictions, most=predictions * trials)
+
+
+def _cache_need(config: StudyConfig, dataset: Dataset, encoders: Mapping[str, EncoderSize]) -> Need:
+    """Tokens and, of layers that are not trained, their states; or images' pixels."""
+    rows, place = len(dataset.labels), config.storage.cache
+    if config.data.image is not None:
+        sizes = [3 * int(str(size)) ** 2 * rows for size in field_values(config, "image_size")]
+        return Need(what="images", place=place, least=min(sizes), most=sum(sizes))
+    longest = max(int(str(length)) for length in field_values(config, "max_length"))
+    tokens = sum(min(longest, 2 + len(text) / CHARACTERS_A_TOKEN) for text in dataset.texts)
+    most = tokens * 4
+    for encoder, layers, _ in _variants(config):
+        width = encoders[encoder].width
+        if layers == 0:
+            most += rows * width * FLOAT * len(field_values(config, "pooling"))
+        elif layers is not None:
+            most += tokens * width * FLOAT
+    return Need(what="cache", place=place, least=0, most=most)
+
+
+def _variants(config: StudyConfig) -> list[_Variant]:
+    """Each encoder with each number of trained layers and rank that a trial may have."""
+    names = ("encoder", "trainable_layers", "lora_rank")
+    return [
+        (str(encoder), *(None if value is None else int(str(value)) for value in rest))  # type: ignore[misc]
+        for encoder, *rest in product(*(field_values(config, name) for name in names))
+    ]
+
+
+def weigh(encoder: str) -> EncoderSize:
+    """Read how large the encoder is, and no weight of it; zeros where its files do not tell. Loads torch."""
+    from fold_search.models.encoders import resolve_encoder
+    from fold_search.models.errors import EncoderError
+
+    everything, by_layer, by_rank = 0, defaultdict[str, int](int), 0
+    try:
+        folder = resolve_encoder(encoder.removeprefix("config:"))
+        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for name, shape in _shapes(folder):
+            number = math.prod(shape)
+            everything += number
+            if (layer := _LAYER.search(name)) is not None:
+                by_layer[layer[1]] += number
+                by_rank += sum(shape) if len(shape) == 2 else 0
+    except (EncoderError, OSError, ValueError):
+        return EncoderSize(weights=0, layer=0, rank=0, width=0)
+    width = next((int(settings[name]) for name in ("hidden_size", "dim", "d_model", "n_embd") if settings.get(name)), 0)
+    return EncoderSize(weights=everything, layer=max(by_layer.values(), default=0), rank=by_rank, width=width)
+
+
+def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as content:
+            header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+        yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _trained(encoder: EncoderSize, variant: _Variant) -> int:
+    """About how many weights are trained."""
+    _, layers, rank = variant
+    if rank is not None:
+        return rank * encoder.rank
+    return encoder.weights if layers is None else layers * encoder.layer
+
+
+def _existing(place: str) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = Path(place).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,67 @@
+"""What the user should know of a study's rows before it runs: what is allowed, and seldom meant."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fold_search.objectives.data.dataset import Dataset
+from fold_search.objectives.data.folds import EXTRA, small_classes
+from fold_search.objectives.data.names import alike_names, class_name
+from fold_search.search.study.config import StudyConfig
+from fold_search.search.study.rows import rows_together
+
+_MOST_ALIKE = 5
+
+
+def notes_on(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.int16]) -> list[str]:
+    """Return one line for each; `assignments` are the folds that the study has, (rows,)."""
+    return [*_small_classes(dataset, config), *_alike(dataset), *_split_texts(dataset, config, assignments)]
+
+
+def _small_classes(dataset: Dataset, config: StudyConfig) -> list[str]:
+    if not dataset.label_names:
+        return []
+    own = len(dataset.labels) - dataset.num_extra
+    classes = small_classes(dataset.strata[:own], rows_together(dataset, config)[:own], config.folds.k)
+    small = [dataset.label_names[label] for label in classes]
+    if not small:
+        return []
+    named = ", ".join(map(class_name, small[:8])) + (f" and {len(small) - 8} more" if len(small) > 8 else "")
+    return [
+        f"{len(small)} classes have fewer rows than the {config.folds.k} folds, so that some folds validate without "
+        f"them: {named}"
+    ]
+
+
+def _alike(dataset: Dataset) -> list[str]:
+    """Say which classes are probably meant as one."""
+    groups = alike_names(dataset.label_names)
+    if not groups:
+        return []
+    own = len(dataset.labels) - dataset.num_extra
+    rows = np.bincount(dataset.strata[:own], minlength=len(dataset.label_names)).tolist()
+    counts = dict(zip(dataset.label_names, rows, strict=True))
+    named = "; ".join(group.describe(counts) for group in groups[:_MOST_ALIKE])
+    more = f"; and {len(groups) - _MOST_ALIKE} more such" if len(groups) > _MOST_ALIKE else ""
+    return [f"some classes look alike: {named}{more}. Each stays a class; if they are meant as one, write them alike"]
+
+
+def _split_texts(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.int16]) -> list[str]:
+    """Say how many rows are validated in one fold while another row with their text is in another, and why."""
+    own = assignments != EXTRA
+    contents, folds = dataset.contents[own], assignments[own]
+    pairs = np.unique(contents * config.folds.k + folds) // config.folds.k
+    several = pairs[:-1][pairs[1:] == pairs[:-1]]
+    count = int(np.isin(contents, several).sum())
+    if not count:
+        return []
+    same = "image file" if config.data.image is not None else "text"
+    if config.data.group is not None:
+        why = f"data.group keeps the rows of one {config.data.group} together, whatever their {same}"
+    elif not config.folds.group_duplicates:
+        why = "folds.group_duplicates is false, so scores tell less of rows that are new"
+    else:
+        why = (
+            "an earlier version made these folds and did not see that the texts are the same. The study goes on with "
+            "them, and its scores are too good; a new study name makes new folds"
+        )
+    return [f"{count:,} rows have the {same} of a row in another fold: {why}"]
