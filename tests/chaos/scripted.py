@@ -38,7 +38,10 @@ from tests.chaos.study import BUSY_SECONDS, EPOCH_SECONDS, LEASE_SECONDS, LOG
 from tests.search.scripted import ScriptedTraining
 
 REAL = os.environ.get("CHAOS_TRAINING") == "real"
-WARM = [f"search.{name}" for name in ("beginning", "coordinator", "cli", "rows", "scores", "worker")]
+WARM = [
+    f"fold_search.search.{name}"
+    for name in ("study.beginning", "running.coordinator", "cli", "study.rows", "racing.live", "running.worker")
+]
 WARM_REAL = [
     *WARM,
     "fold_search.search.running.objective",
