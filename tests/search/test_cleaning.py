@@ -135,8 +135,9 @@ def test_a_cache_goes_when_no_study_and_no_process_needs_it(study: Callable[...,
 
 def test_what_goes_away_under_a_training_is_computed_anew(tmp_path: Path):
     """Another machine's locks are not seen: an entry is there whole or not at all, and what is mapped stays."""
-    code = "from fold_search.search.running.caches import *; import sys; print(1, flush=True)\n"
-    code += "while True: [remove(path) for path in entries(Path(sys.argv[1]))]"
+    code = "from fold_search.search.running.caches import *; import sys, time; print(1, flush=True)\n"
+    # Without a pause it could, on a machine with little time for both, remove each entry before it is looked at.
+    code += "while True: [remove(path) for path in entries(Path(sys.argv[1]))]; time.sleep(0.001)"
     cache, num_computed = tmp_path / "cache", 0
     sums = dict.fromkeys(("ids", "offsets", "marks", "ranks"), 499_500)
 
