@@ -16,7 +16,7 @@ from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.verdicts import Action
-from fold_search.search.reporting.tables import summarise
+from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.presence import end_announcement
 from fold_search.search.running.proposals import make_sampler
 from fold_search.search.study.attended import COORDINATOR_ROLE, WORKER_ROLE

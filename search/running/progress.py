@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from fold_search.search.racing.audits import race_line
-from fold_search.search.reporting.tables import UNENDED, Summary, best_line, counts_line, sample_line, show, summarise
+from fold_search.search.reporting.lines import best_line, counts_line, sample_line, show
+from fold_search.search.reporting.summary import UNENDED, Summary, summarise
 from fold_search.storage.errors import StorageUnavailable
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Event, EventKind, FoldRunState

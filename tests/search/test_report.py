@@ -14,7 +14,8 @@ from fold_search.objectives.jobs import EpochScore
 from fold_search.objectives.training.leaks import prove
 from fold_search.objectives.training.sampling import as_sample
 from fold_search.search.cli import app
-from fold_search.search.reporting.tables import render_status, summarise, trials_as_json
+from fold_search.search.reporting.summary import summarise, trials_as_json
+from fold_search.search.reporting.tables import render_status
 from fold_search.search.running.progress import describe
 from fold_search.search.study.config import StudyConfig, to_record
 from fold_search.storage.catalog import create_study
