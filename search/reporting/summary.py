@@ -1,9 +1,11 @@
 """What there is to know of a study, of its trials and of its best one: numbers, also as JSON."""
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from fold_search.search.racing.audits import RaceFigures, paused_trials, race_figures, trial_states
@@ -11,7 +13,7 @@ from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import Scores
 from fold_search.search.racing.ties import Tie, tied_with
 from fold_search.search.study.attended import is_attended, present_runs
-from fold_search.search.study.config import StudyConfig, config_from_record
+from fold_search.search.study.config import config_from_record
 from fold_search.search.study.space import most_trials
 from fold_search.storage.catalog import list_studies
 from fold_search.storage.database import connect, migrate
@@ -79,8 +81,8 @@ def summarise(ledger: Ledger) -> Summary:
     # The fold runs first: a trial that is added between two looks is then among the trials. And the processes before
     # the state: a study that ends meanwhile was not interrupted.
     attended, record, runs, trials = is_attended(ledger), ledger.study(), present_runs(ledger), ledger.trials()
-    config = config_from_record(record.config)
-    budget, needed = most_trials(config), _epochs_needed(config, trials, runs)
+    plan = _plan(json.dumps(record.config))
+    needed = _epochs_needed(trials, runs, usual=plan.epochs)
     trained: Counter[int] = Counter()
     untrained: defaultdict[int, float] = defaultdict(float)
     for run in runs:
@@ -90,15 +92,15 @@ def summarise(ledger: Ledger) -> Summary:
     saved = sum(untrained[trial.number] for trial in stopped)
     trained_of_ended = sum(trained[trial.number] for trial in trials if trial.state is not TrialState.RUNNING)
     work_saved = saved / (saved + trained_of_ended) if saved else 0.0
-    per_trial = sum(needed.values()) / len(trials) if trials else config.folds.k * config.training.epochs
-    to_come = max(0, budget - len(trials)) * per_trial
+    per_trial = sum(needed.values()) / len(trials) if trials else plan.folds * plan.epochs
+    to_come = max(0, plan.trials - len(trials)) * per_trial
     under_way = sum(untrained[trial.number] for trial in trials if trial.state is TrialState.RUNNING)
     return Summary(
         study=record.name,
         state=record.state.value if attended or record.state is not StudyState.RUNNING else INTERRUPTED,
         metric=record.metric,
         direction=record.direction,
-        budget=budget,
+        budget=plan.trials,
         trials=dict(Counter(trial_states(trials, runs).values())),
         failures=dict(Counter(trial.failure.value for trial in trials if trial.failure)),
         fold_runs=dict(Counter(run.state.value for run in runs)),
@@ -193,9 +195,32 @@ def num_leaked(samples: Sequence[Mapping[str, Any] | None]) -> int | None:
     return sum(known) if sum(known) or len(known) == len(samples) else None
 
 
-def _epochs_needed(config: StudyConfig, trials: Sequence[TrialRecord], runs: Sequence[FoldRun]) -> dict[int, float]:
-    """The epochs that each fold run took, or would take were it trained to its end, by its id."""
-    most = {trial.number: int(trial.params.get("epochs", config.training.epochs)) for trial in trials}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """The most that a study trains: its trials, the folds of each, and the epochs of one that samples no number."""
+
+    trials: int
+    folds: int
+    epochs: int
+
+
+@lru_cache(maxsize=16)
+def _plan(recorded: str) -> _Plan:
+    """Read the plan from a study's config as JSON.
+
+    It is remembered, since it takes up to 0.2 s and a live view asks every second; by its text, since another
+    `search run` may change the budget at any time.
+    """
+    config = config_from_record(json.loads(recorded))
+    return _Plan(trials=most_trials(config), folds=config.folds.k, epochs=config.training.epochs)
+
+
+def _epochs_needed(trials: Sequence[TrialRecord], runs: Sequence[FoldRun], *, usual: int) -> dict[int, float]:
+    """The epochs that each fold run took, or would take were it trained to its end, by its id.
+
+    `usual` are those of a trial that samples no number of epochs.
+    """
+    most = {trial.number: int(trial.params.get("epochs", usual)) for trial in trials}
     done = [run for run in runs if run.state is FoldRunState.DONE]
     # Below 1 where patience ends folds early.
     share = sum(run.num_epochs for run in done) / sum(most[run.trial] for run in done) if done else 1.0
