@@ -55,7 +55,8 @@ def new_console(*, stderr: bool = False) -> "Console":
 
 def print_best(study: "OpenStudy", console: "Console") -> int:
     """Print the best trial; the exit code: 1 where there is none yet."""
-    from fold_search.search.reporting.tables import best_as_json, render_best
+    from fold_search.search.reporting.summary import best_as_json
+    from fold_search.search.reporting.tables import render_best
 
     console.print(render_best(study.ledger))
     return 0 if best_as_json(study.ledger) else 1

@@ -22,7 +22,9 @@ from fold_search.search.commands.options import (
 @json_option
 def status(name: str, storage: str | None, as_json: bool) -> None:
     """Show a study's trials, fold runs and best score."""
-    from fold_search.search.reporting.tables import how_to_continue, render_status, summarise, trials_as_json
+    from fold_search.search.reporting.lines import how_to_continue
+    from fold_search.search.reporting.summary import summarise, trials_as_json
+    from fold_search.search.reporting.tables import render_status
 
     study = find_study(name, storage)
     summary = summarise(study.ledger)
@@ -39,7 +41,9 @@ def status(name: str, storage: str | None, as_json: bool) -> None:
 @json_option
 def list_studies(storage: str | None, as_json: bool) -> None:
     """List the studies of a database."""
-    from fold_search.search.reporting.tables import how_to_continue, render_studies, summarise_all
+    from fold_search.search.reporting.lines import how_to_continue
+    from fold_search.search.reporting.summary import summarise_all
+    from fold_search.search.reporting.tables import render_studies
 
     summaries = summarise_all(database_url(storage))
     if as_json:
@@ -56,7 +60,7 @@ def list_studies(storage: str | None, as_json: bool) -> None:
 @json_option
 def best(name: str, storage: str | None, as_json: bool) -> int:
     """Show the best trial's params and scores."""
-    from fold_search.search.reporting.tables import best_as_json
+    from fold_search.search.reporting.summary import best_as_json
 
     study = find_study(name, storage)
     if not as_json:

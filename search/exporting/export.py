@@ -32,7 +32,7 @@ from fold_search.objectives.training.fold import label_scale, read_weights
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.mlflow_model import write_mlflow_files
 from fold_search.search.exporting.model_card import model_card
-from fold_search.search.reporting.tables import find_best
+from fold_search.search.reporting.summary import find_best
 from fold_search.search.running.objective import Objective, choose_device, fold_seed
 from fold_search.search.study.config import StudyConfig, to_record
 from fold_search.search.study.opened import OpenStudy, on_this_machine

@@ -16,7 +16,7 @@ from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.verdicts import Action
-from fold_search.search.reporting.tables import summarise
+from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.presence import end_announcement
 from fold_search.search.running.proposals import make_sampler
 from fold_search.search.study.attended import COORDINATOR_ROLE, WORKER_ROLE
@@ -71,6 +71,7 @@ class Coordinator:
     _expires_from: float = 0.0
     _seen: tuple[int, int] | None = None
     _study: optuna.Study | None = None
+    _grid: list[dict[str, Scalar]] = field(default_factory=list)  # if that is the sampler, once it is asked for
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -293,7 +294,8 @@ class Coordinator:
         # A sampler seeded by the trial's number proposes after a restart what it would have proposed without one.
         study.sampler = make_sampler(self.config, number, estimates=estimates(self.race.scores.matrix()))
         if self.config.study.sampler == "grid":
-            study.enqueue_trial(grid(self.config)[number], skip_if_exists=True)
+            self._grid = self._grid or grid(self.config)
+            study.enqueue_trial(self._grid[number], skip_if_exists=True)
         trial = study.ask()
         if trial.number != number:  # another coordinator has asked as well; this one waits until it is its turn
             study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)

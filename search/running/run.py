@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fold_search.search.errors import ConfigError, ExitCode, RunFailed
 from fold_search.search.racing.live import live_race
-from fold_search.search.reporting.tables import summarise
+from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.continuing import has_work_left, how_to_add_trials
 from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
 from fold_search.search.running.engines.local import PATIENCE_SECONDS, LocalEngine

@@ -25,7 +25,7 @@ import fold_search.search.study.beginning
 from fold_search.objectives.errors import Diverged
 from fold_search.search.cli import app
 from fold_search.search.errors import ExitCode
-from fold_search.search.reporting.tables import summarise
+from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.coordinator import Coordinator
 from fold_search.search.running.engines.local import LocalEngine, _Process
 from fold_search.search.study.opened import OpenStudy, find
