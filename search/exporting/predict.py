@@ -25,9 +25,10 @@ from fold_search.objectives.data.tables import Chunk
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.predicting.exported import Description, ExportedModel
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
-from fold_search.search.errors import ConfigError, nearest
+from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import Layout
 from fold_search.search.running.objective import choose_device
+from fold_search.words import nearest
 
 ROWS_PER_CHUNK = 4096
 NUM_DRAWS = 1000
