@@ -25,6 +25,7 @@ from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.params import Params, TrainingParams
 from fold_search.objectives.scoring.metrics import METRICS, TOP_K
 from fold_search.search.errors import ConfigError
+from fold_search.search.study import defaults
 from fold_search.search.study.columns import check_columns
 from fold_search.search.study.encoder_places import anchored, as_begun, starting_here
 from fold_search.search.study.overrides import lay_over
@@ -192,7 +193,7 @@ class StorageConfig(_Section):
     """The addresses of what is kept."""
 
     url: Address = Field(
-        "sqlite:///studies/search.db",
+        defaults.DATABASE,
         description="SQLAlchemy URL of the study's database; its password belongs in SEARCH_STORAGE_PASSWORD.",
     )
     artifacts: Address = Field("studies/artifacts", description="Folder or fsspec URL of checkpoints and predictions.")
@@ -227,7 +228,7 @@ class MlflowConfig(_Section):
 
     enabled: bool = Field(True, description="Whether results are published to MLflow.")
     uri: Address = Field(
-        "sqlite:///studies/mlflow.db",
+        defaults.MLFLOW,
         description="MLflow tracking URI: a database or a server; its password belongs in MLFLOW_TRACKING_PASSWORD.",
     )
 
