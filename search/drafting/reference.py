@@ -14,7 +14,7 @@ from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.parameters import PARAMETERS, Parameter
 from fold_search.search.study.wording import section_of
 
-PATH = Path(__file__).parents[2] / "docs" / "study-file.md"
+PATH = Path(__file__).resolve().parents[2] / "docs" / "study-file.md"
 
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", NoneType: "null"}
 
