@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import IO, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.filesize import decimal
 from sqlalchemy.exc import SQLAlchemyError
 
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig, config_from_record, to_record
-from fold_search.search.study.disk import in_bytes
 from fold_search.search.study.opened import OpenStudy, on_this_machine
 from fold_search.search.study.stored import misplaced, weights_name
 from fold_search.storage.artifacts import Artifacts
@@ -61,7 +61,7 @@ class Backup:
     num_bytes: int
 
     def __str__(self) -> str:
-        return f"{self.study}, {self.num_trials} trials, {self.num_artifacts} artifacts, {in_bytes(self.num_bytes)}"
+        return f"{self.study}, {self.num_trials} trials, {self.num_artifacts} artifacts, {decimal(self.num_bytes)}"
 
 
 def back_up(study: OpenStudy, out: Path, *, overrides: Sequence[str] = ()) -> Backup:
