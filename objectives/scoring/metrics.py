@@ -1,6 +1,5 @@
 """What a fold is scored by: plain functions of the true labels and the predictions."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from sklearn.metrics import average_precision_score, mean_absolute_error, mean_s
 
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.scoring.calibration import NUM_BINS, reliability
+from fold_search.words import nearest
 
 Task = Literal["classification", "regression"]
 Truth = NDArray[Any]  # (rows,): int64 classes, or float64 numbers
@@ -75,8 +75,8 @@ def check_metric(
     """Raise DataError, which names the setting `key`, if the metric is unknown or says nothing about such data."""
     known = [metric.name for metric in METRICS.values() if metric.task == task]
     if name not in METRICS:
-        close = difflib.get_close_matches(name.casefold(), known, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+        close = nearest(name, known)
+        advice = f"did you mean {close!r}?" if close else f"expected one of {', '.join(known)}"
         raise DataError(f"{key}: there is no metric {name!r}; {advice}")
     metric = METRICS[name]
     if metric.task != task:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fold_search.search.study import defaults
+
 if TYPE_CHECKING:
     from fold_search.search.study.opened import OpenStudy
 
-DEFAULT_STORAGE = "sqlite:///studies/search.db"
 
 study_option = click.option("--study", "name", required=True, metavar="NAME", help="The study's name.")
-storage_option = click.option("--storage", metavar="URL", help=f"The study's database.  [default: {DEFAULT_STORAGE}]")
+storage_option = click.option("--storage", metavar="URL", help=f"The study's database.  [default: {defaults.DATABASE}]")
 model_option = click.option(
     "--model", "folder", type=click.Path(path_type=Path), required=True, help="The folder that `search export` wrote."
 )
@@ -77,7 +78,7 @@ def database_url(storage: str | None) -> str:
     """The URL that --storage says, or the usual one, with the password of the environment."""
     from fold_search.search.study.environment import Secrets, with_password
 
-    return with_password(storage or DEFAULT_STORAGE, Secrets.read())
+    return with_password(storage or defaults.DATABASE, Secrets.read())
 
 
 def find_study(name: str, storage: str | None) -> "OpenStudy":

@@ -6,8 +6,7 @@ import click
 
 from fold_search.search.commands.answers import say
 from fold_search.search.commands.options import database_url, find_study, storage_option
-
-DEFAULT_MLFLOW = "sqlite:///studies/mlflow.db"
+from fold_search.search.study import defaults
 
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind to.")
 
@@ -15,7 +14,7 @@ host_option = click.option("--host", default="127.0.0.1", show_default=True, hel
 @click.command("serve")
 @click.option("--study", "name", metavar="NAME", help="Check that this study is there, and take its MLflow.")
 @storage_option
-@click.option("--mlflow", metavar="URI", help=f"MLflow's database.  [default: the study's, else {DEFAULT_MLFLOW}]")
+@click.option("--mlflow", metavar="URI", help=f"MLflow's database.  [default: the study's, else {defaults.MLFLOW}]")
 @host_option
 @click.option("--port", default=8080, show_default=True)
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM file: serve by HTTPS.")
@@ -77,4 +76,4 @@ def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
 def _mlflow_uri(name: str | None, storage: str | None) -> str:
     from fold_search.search.study.config import config_from_record
 
-    return config_from_record(find_study(name, storage).record.config).trackers.mlflow.uri if name else DEFAULT_MLFLOW
+    return config_from_record(find_study(name, storage).record.config).trackers.mlflow.uri if name else defaults.MLFLOW

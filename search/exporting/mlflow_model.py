@@ -20,7 +20,7 @@ from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.predict import ROWS_PER_CHUNK, load_model
 from fold_search.search.study.environment import Secrets, missing_sign_in, mlflow_uri
 from fold_search.search.study.opened import OpenStudy, on_this_machine
-from fold_search.storage.publishing import TrackerUnavailable
+from fold_search.storage.trackers.contract import TrackerUnavailable
 from fold_search.storage.trackers.mlflow import MlflowTracker, import_quietly
 
 TABLE = Path("table")  # what errors call rows that are in no file

@@ -24,7 +24,8 @@ from fold_search.models.params import ModelParams
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.params import Params, TrainingParams
 from fold_search.objectives.scoring.metrics import METRICS, TOP_K
-from fold_search.search.errors import ConfigError, nearest
+from fold_search.search.errors import ConfigError
+from fold_search.search.study import defaults
 from fold_search.search.study.columns import check_columns
 from fold_search.search.study.encoder_places import anchored, as_begun, starting_here
 from fold_search.search.study.overrides import lay_over
@@ -38,6 +39,7 @@ from fold_search.search.study.parameters import (
 )
 from fold_search.search.study.study_file import parse_override, read_study_file, text_at
 from fold_search.search.study.wording import describe, is_unquoted, location, unmet, without_password
+from fold_search.words import nearest
 
 _DURATION = re.compile(r"(?:(?P<d>\d{1,9})d)?(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9})m)?(?:(?P<s>\d{1,9})s)?")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -191,7 +193,7 @@ class StorageConfig(_Section):
     """The addresses of what is kept."""
 
     url: Address = Field(
-        "sqlite:///studies/search.db",
+        defaults.DATABASE,
         description="SQLAlchemy URL of the study's database; its password belongs in SEARCH_STORAGE_PASSWORD.",
     )
     artifacts: Address = Field("studies/artifacts", description="Folder or fsspec URL of checkpoints and predictions.")
@@ -226,7 +228,7 @@ class MlflowConfig(_Section):
 
     enabled: bool = Field(True, description="Whether results are published to MLflow.")
     uri: Address = Field(
-        "sqlite:///studies/mlflow.db",
+        defaults.MLFLOW,
         description="MLflow tracking URI: a database or a server; its password belongs in MLFLOW_TRACKING_PASSWORD.",
     )
 

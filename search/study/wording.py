@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from fold_search.search.errors import nearest
+from fold_search.words import nearest
 
 _LONGEST_FOUND = 60
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from fold_search.search.running.caches import entries, remove, size, unused
 from fold_search.search.running.pruning import trials_kept
 from fold_search.search.study.config import StudyConfig, config_from_record
-from fold_search.search.study.disk import in_bytes
 from fold_search.search.study.opened import find
 from fold_search.search.study.stored import CHECKPOINT, PREDICTIONS, WEIGHTS, misplaced, weights_name
 from fold_search.storage.artifacts import Artifacts
@@ -32,7 +33,7 @@ class Waste:
     remove: Callable[[], None]
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.num_files} in {self.place}, {in_bytes(self.num_bytes)}"
+        return f"{self.what}: {self.num_files} in {self.place}, {decimal(self.num_bytes)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
