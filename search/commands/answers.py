@@ -1,4 +1,4 @@
-"""What commands print: lines, JSON, tables; whatever it holds is shown there and never obeyed."""
+"""What commands print: lines, JSON, tables. Control characters in it are shown, never obeyed."""
 
 import codecs
 import io

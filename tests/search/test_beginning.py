@@ -160,6 +160,18 @@ def test_a_study_is_not_continued_with_another_study_file(folder: Path):
     assert again(folder, "budget.trials=7").record.config["budget"]["trials"] == 7
 
 
+@pytest.mark.parametrize("rule", ["forgiving", "early_stopping_cv"])
+def test_a_study_whose_race_had_another_name_goes_on(folder: Path, rule: str):
+    """Recorded as `forgiving`, it is continued by its old study file or by one with the new name."""
+    study = begin(load(folder, "race.rule=early_stopping_cv"), "old", secrets=Secrets())
+    study.ledger.update_config({**study.record.config, "race": {**study.record.config["race"], "rule": "forgiving"}})
+    assert on_this_machine(study.ledger.study(), []).race.rule == "early_stopping_cv"
+    continued = begin(load(folder, f"race.rule={rule}"), "old", secrets=Secrets())
+    assert continued.record.config["race"]["rule"] == "early_stopping_cv"
+    with pytest.raises(ConfigError, match=r'race\.rule: "early_stopping_cv" -> "paired"'):
+        begin(load(folder), "old", secrets=Secrets())
+
+
 def test_a_finished_study_is_opened_again_only_for_more_trials(folder: Path):
     """The same budget leaves it finished."""
     study = again(folder, "budget.trials=1")

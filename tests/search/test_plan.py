@@ -240,7 +240,7 @@ def test_the_proposal_for_a_small_long_tail(write):
     offered = ["none", "random_over", "minority_over", "enn", "smote", "class_balanced_batches"]
     assert proposals["sampler"].domain.values() == offered
     assert (
-        "Without random_under: the classes with 50 training rows or more are none, one or alike"
+        "Without random_under: no class is much larger than the smallest class with 50 or more training rows"
         in proposals["sampler"].why
     )
     assert proposals["sampler_neighbors"].searched  # smote's
