@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: demo test check bench fuzz audit lock secrets clean help chromium
+.PHONY: demo test check docs bench fuzz audit lock secrets clean help chromium
 
 demo: $(RUNTIME) examples/data/demo.csv ## Install, build the demo data, search, print the result.
 	$(BIN)/search run --study demo --config examples/demo.yaml
@@ -24,12 +24,15 @@ demo: $(RUNTIME) examples/data/demo.csv ## Install, build the demo data, search,
 test: $(DEV) chromium ## Run all tests.
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-check: $(DEV) ## Lint, format, types, import rules, generated reference: what CI and the pre-commit hook run.
+check: $(DEV) docs ## Lint, format, types, import rules, generated reference, docs: what CI and the pre-commit hook run.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/search/test_reference.py
+	$(BIN)/pytest tests/search/test_reference.py tests/docs
+
+docs: $(DEV) ## Build the site of docs/ into build/site; a broken link is an error (and would be none with --quiet).
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(DEV) ## Measure: FOLDER=... with train.csv.gz and test.csv.gz; results belong in docs/performance.md.
 	@test -n '$(FOLDER)' || { echo 'error: name the data: make bench FOLDER=.../kev_cwe' >&2; exit 2; }

@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 
 
 class ExitCode(IntEnum):
-    """What `search run` and `search worker` end with; the table of all endings is in docs/failures.md.
+    """What `search run` and `search worker` end with; the table of all endings is in docs/exit-codes.md.
 
     Python itself ends with 1 where an error is nobody's but ours.
     """

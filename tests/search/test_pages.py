@@ -15,7 +15,7 @@ from fold_search.search.study.parameters import PARAMETERS
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SETTING = re.compile(r"`((?:study|data|model|training|space|folds|race|budget|trackers): \{[^`]*\})`")
-TOOLBOX = (ROOT / "docs" / "toolbox.md").read_text()
+TOOLBOX, METRICS_PAGE = ((ROOT / "docs" / name).read_text() for name in ("toolbox.md", "metrics.md"))
 
 
 def settings() -> list[tuple[str, str]]:
@@ -39,10 +39,10 @@ def test_what_a_page_tells_to_write_can_be_loaded(tmp_path, where, written):
     load_config(tmp_path / "study.yaml")
 
 
-def test_the_toolbox_page_has_every_loss_sampler_and_metric():
-    """A page that people choose from leaves nothing out, but for the metrics of which it names another average."""
+def test_the_pages_have_every_loss_sampler_and_metric():
+    """Pages that people choose from leave nothing out, but for the metrics of which they name another average."""
     for name in ("loss", "sampler"):
         missing = [value for value in get_args(PARAMETERS[name].field.annotation) if f"`{value}`" not in TOOLBOX]
         assert missing in ([], ["none"])
     averages = re.compile(r"(macro|weighted|micro)_(precision|recall|f1)")
-    assert [name for name in METRICS if not averages.fullmatch(name) and f"`{name}`" not in TOOLBOX] == []
+    assert [name for name in METRICS if not averages.fullmatch(name) and f"`{name}`" not in METRICS_PAGE] == []
