@@ -1,11 +1,12 @@
 """What depends on the device: its random state, its precision and how much it takes at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -15,6 +16,19 @@ def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]))
         yield
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return torch's random state, bytes by the kind of device: cpu, and cuda where that is the device."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Set what `random_state` returned; that of a kind of device that this is not is ignored."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class Ledger(LedgerView):
             return leases.trial_state(change, run.trial)
 
     def record_checkpoint(self, claim: Claim, checkpoint: str) -> None:
-        """Record the checkpoint written after the last recorded epoch."""
+        """Record the checkpoint written after the last recorded epoch, or within the next one."""
         with self._changing() as change:
             leases.set_values(change, leases.held(change, claim), checkpoint=checkpoint)
 

@@ -14,9 +14,9 @@ from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce
 from fold_search.objectives.params import TOKEN_CHANGES
 from fold_search.objectives.tasks.feeds import Inputs
-from fold_search.objectives.training.fold import label_scale
 from fold_search.objectives.training.networks import Network
 from fold_search.objectives.training.sampling import as_sample
+from fold_search.objectives.training.targets import label_scale
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Trains one fold of one trial, epoch by epoch, and can be stopped and continued exactly after every epoch."""
+"""Trains one fold of one trial, epoch by epoch, and can be stopped and continued exactly between any two steps."""
 
 import math
 import time
@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +27,16 @@ from fold_search.objectives.training.networks import Network
 from fold_search.objectives.training.optimisers import Optimiser
 from fold_search.objectives.training.sampling import Sample, as_sample, draw, resample
 from fold_search.objectives.training.schedules import is_out_of_patience, learning_rate_factor, plateau_falls
+from fold_search.objectives.training.targets import label_scale, targets
+from fold_search.objectives.training.within import Leave, WithinEpoch
 
 Predictions = NDArray[np.float32]
 
 AUGMENTATION = 1  # sets its random numbers apart from those of the batch order
+
+
+def _never() -> bool:
+    return False
 
 
 class FoldTraining:
@@ -65,6 +70,8 @@ class FoldTraining:
         self.scores: list[EpochScore] = []
         self._best_predictions = np.empty((0, job.num_outputs), np.float32)
         self._best_weights: dict[str, Tensor] = {}
+        self._within: WithinEpoch | None = None  # between two epochs: None
+        self._stop: Callable[[], bool] = _never
         self._job = job
         self._metric = METRICS[job.goal.epoch_metric]
         self._device = torch.device(device)
@@ -89,7 +96,7 @@ class FoldTraining:
             ),
             counts_after=job.counts(drawn.rows),
         )
-        self._targets, self._scale = _targets(job), label_scale(job)
+        self._targets, self._scale = targets(job), label_scale(job)
         self._training_sample = _choose(job.training_rows, len(job.validation_rows), seed=job.seed)
         with seeded(job.seed, 0, self._device), memory_of(self._device):
             self._loss = build_loss(
@@ -128,6 +135,11 @@ class FoldTraining:
         return pack(self._best_weights, {"job": self._job.fingerprint()})
 
     @property
+    def epoch(self) -> int:
+        """The last epoch that is trained to its end; 0 before the first."""
+        return len(self.scores)
+
+    @property
     def finished(self) -> bool:
         """Whether no epoch remains: all are trained, or the patience is out."""
         return len(self.scores) >= self.num_epochs or is_out_of_patience(
@@ -136,11 +148,20 @@ class FoldTraining:
             maximize=self._metric.direction == "maximize",
         )
 
-    def epochs(self) -> Iterator[EpochScore]:
-        """Train the epochs that remain; raises TrialError, of which Diverged and OutOfMemory."""
-        while not self.finished:
-            with memory_of(self._device), self._threads():
-                score, predictions = self._run_epoch(len(self.scores) + 1)
+    def epochs(self, stop: Callable[[], bool] = _never) -> Iterator[EpochScore]:
+        """Train the epochs that remain, or until `stop` says so: it is asked before each step.
+
+        An epoch that is left so is not yielded; `save` then holds its steps too. Raises TrialError, of which Diverged
+        and OutOfMemory.
+        """
+        self._stop = stop
+        while not self.finished and not stop():
+            try:
+                with memory_of(self._device), self._threads():
+                    score, predictions = self._run_epoch(len(self.scores) + 1)
+            except Leave:
+                return
+            self._within = None
             self.scores.append(score)
             if self.best is score:
                 self._best_predictions = predictions
@@ -156,15 +177,22 @@ class FoldTraining:
         for epoch in range(1, self.num_epochs + 1):
             with memory_of(self._device), seeded(self._job.seed, epoch, self._device), self._threads():
                 self._train_epoch(epoch)
+            self._within = None
             yield epoch
         self._best_weights = self._scored_weights()
 
     def save(self) -> bytes:
-        """Return a checkpoint: what is trained, now and at the best epoch, the optimiser and the scores."""
+        """Return a checkpoint: what is trained, now and at the best epoch, the optimiser and the scores.
+
+        Within an epoch also how far that is.
+        """
         tensors = {"best_predictions": torch.from_numpy(self._best_predictions)}
         tensors |= {f"model/{name}": weight for name, weight in self._state.items()}
         tensors |= {f"best/{name}": weight for name, weight in self._best_weights.items()}
         metadata = {"job": self._job.fingerprint(), "scores": [asdict(score) for score in self.scores]}
+        if self._within is not None:
+            tensors |= self._within.tensors()
+            metadata |= self._within.metadata()
         return pack(tensors | self._optimiser.tensors(), metadata | {"optimiser": self._optimiser.numbers()})
 
     def restore(self, checkpoint: bytes) -> None:
@@ -175,8 +203,9 @@ class FoldTraining:
         tensors, metadata = unpack(checkpoint)
         if metadata["job"] != self._job.fingerprint():
             raise TrialError("the checkpoint is of another job: other settings, rows or seed")
+        kinds = ("model", "best") if metadata["scores"] else ("model",)
         for name, weight in self._state.items():
-            for kept in (f"model/{name}", f"best/{name}"):
+            for kept in (f"{kind}/{name}" for kind in kinds):
                 if kept not in tensors or tensors[kept].shape != weight.shape:
                     raise TrialError(f"the checkpoint does not fit the model: {kept} is missing or of another shape")
         self._optimiser.restore(tensors, metadata["optimiser"])
@@ -184,8 +213,9 @@ class FoldTraining:
             with torch.no_grad():
                 weight.copy_(tensors[f"model/{name}"])
         self._best_predictions = tensors["best_predictions"].numpy()
-        self._best_weights = {name: tensors[f"best/{name}"] for name in self._state}
+        self._best_weights = {name: tensors[f"best/{name}"] for name in self._state if "best" in kinds}
         self.scores = [EpochScore(**score) for score in metadata["scores"]]
+        self._within = WithinEpoch.read(tensors, metadata)
 
     def predict(self, rows: Rows) -> Predictions:
         """Return predictions of `rows`, (rows, outputs), by the weights that are scored after the last epoch."""
@@ -203,7 +233,7 @@ class FoldTraining:
 
     def _run_epoch(self, epoch: int) -> tuple[EpochScore, Predictions]:
         job = self._job
-        start = time.perf_counter()
+        start = time.perf_counter() - (self._within.seconds if self._within else 0.0)
         with seeded(job.seed, epoch, self._device):
             metrics = self._train_epoch(epoch)
         metrics["rows_per_second"] = len(self._sample) / (time.perf_counter() - start)
@@ -224,25 +254,32 @@ class FoldTraining:
         self._network.module.train()
         steps = self._steps(epoch)
         falls = self._falls()
-        loss_sum, norm_sum, factor = 0.0, 0.0, 0.0
-        for step, batches in enumerate(steps):
-            loss, norm = self._accumulate(batches, epoch=epoch, step=step), self._clip()
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                raise Diverged(f"epoch {epoch}, step {step + 1} of {len(steps)}: loss {loss}, gradient norm {norm}")
-            factor = learning_rate_factor(
+        factors = [
+            learning_rate_factor(
                 (epoch - 1) * len(steps) + step,
                 params=training,
                 num_epochs=self.num_epochs,
                 steps_per_epoch=len(steps),
                 num_falls=falls,
             )
-            self._optimiser.step(factor)
-            loss_sum += loss * sum(map(len, batches))
-            norm_sum += norm
+            for step in range(len(steps))
+        ]
+        within = self._within = self._within or WithinEpoch()
+        within.go_on(self._device)
+        for step, batches in list(enumerate(steps))[within.step :]:
+            if self._stop():
+                within.leave(self._device)
+                raise Leave
+            loss, norm = self._accumulate(batches, epoch=epoch, step=step), self._clip()
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise Diverged(f"epoch {epoch}, step {step + 1} of {len(steps)}: loss {loss}, gradient norm {norm}")
+            self._optimiser.step(factors[step])
+            within.add(loss=loss, norm=norm, rows=sum(map(len, batches)))
+        within.leave(self._device)  # what scores the epoch may be left too
         return {
-            "train_loss_running": loss_sum / sum(len(batch) for batches in steps for batch in batches),
-            "gradient_norm": norm_sum / len(steps),
-            "learning_rate": training.learning_rate * factor,
+            "train_loss_running": within.loss_sum / sum(len(batch) for batches in steps for batch in batches),
+            "gradient_norm": within.norm_sum / len(steps),
+            "learning_rate": training.learning_rate * factors[-1],
         }
 
     def _falls(self) -> int:
@@ -332,6 +369,8 @@ class FoldTraining:
         epoch = max(1, len(self.scores) + 1)
         order = np.argsort(self._network.lengths(rows), kind="stable")
         for start in range(0, len(order), size):
+            if self._stop():
+                raise Leave
             chosen = order[start : start + size]
             outputs = self._network.outputs(self._network.inputs(as_sample(rows[chosen])))
             loss += self._losses(outputs, rows[chosen], epoch=epoch).sum().item()
@@ -352,22 +391,6 @@ def read_weights(stored: bytes, *, job: FoldJob) -> dict[str, Tensor]:
     if metadata.get("job") != job.fingerprint():
         raise TrialError("the weights are of another job: other settings, rows or seed")
     return tensors
-
-
-def label_scale(job: FoldJob) -> tuple[float, float]:
-    """Return the mean and the deviation of a numeric label's training rows, by which it is standardised; else 0, 1."""
-    if job.label_names:
-        return 0.0, 1.0
-    known = job.labels[job.training_rows]
-    return float(known.mean()), float(known.std()) or 1.0
-
-
-def _targets(job: FoldJob) -> NDArray[Any]:
-    """Return what is trained towards, (all rows,)."""
-    if job.label_names:
-        return job.labels
-    mean, deviation = label_scale(job)
-    return ((job.labels - mean) / deviation).astype(np.float32)
 
 
 def _choose(rows: Rows, size: int, *, seed: int) -> Rows:

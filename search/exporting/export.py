@@ -28,7 +28,8 @@ from fold_search.objectives.predicting.exported import (
 from fold_search.objectives.scoring.calibration import fit_temperature
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
 from fold_search.objectives.tasks import morphemes
-from fold_search.objectives.training.fold import label_scale, read_weights
+from fold_search.objectives.training.fold import read_weights
+from fold_search.objectives.training.targets import label_scale
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.mlflow_model import write_mlflow_files
 from fold_search.search.exporting.model_card import model_card

@@ -25,8 +25,12 @@ MOST_SHARE = 0.1
 class Restorable(Protocol):
     """A training that can go back to where it was saved."""
 
+    @property
+    def epoch(self) -> int:
+        """The last epoch that is trained to its end; 0 before the first."""
+
     def save(self) -> bytes:
-        """Return a checkpoint of the state after the last epoch."""
+        """Return a checkpoint of the state after the last step."""
 
     def restore(self, checkpoint: bytes) -> None:
         """Go back there; raises TrialError, and changes nothing, if the checkpoint is damaged or another training's."""
@@ -81,6 +85,11 @@ class Checkpoints:
         if not self._generations or _epoch(self._generations[-1]) != epoch:
             self.ledger.record_checkpoint(self.claim, self._save(training, epoch=epoch))
 
+    def save_left(self, training: Restorable) -> None:
+        """Store and record the state that a claim ends with, after an epoch or within the next one."""
+        self.ledger.record_checkpoint(self.claim, self._save(training, epoch=training.epoch))
+        self.keep(2)
+
     def keep(self, generations: int) -> None:
         """Remove all but the last few; to be called when the last one is recorded."""
         while len(self._generations) > generations:
@@ -96,11 +105,14 @@ class Checkpoints:
             self.artifacts.delete(name)
 
     def _recorded(self) -> list[str]:
-        """The checkpoints of recorded epochs, the latest last; the one that the ledger names last of all."""
+        """The checkpoints of recorded epochs, the latest last; the one that the ledger names last of all.
+
+        That one may hold some steps of the next epoch too.
+        """
         if self.claim.checkpoint is None:
             return []
         last = self.claim.checkpoint
-        epochs = range(1, self.claim.num_epochs)
+        epochs = range(1, self.claim.num_epochs + 1)
         found = [name for name in self.artifacts.names(self._folder) if _epoch(name) in epochs and name != last]
         return [*sorted(found, key=_epoch), last]
 
@@ -109,7 +121,7 @@ class Checkpoints:
         # The token in the name keeps a late writer of an older lease away from this checkpoint.
         name = f"{self._folder}/{CHECKPOINT}{self.claim.token}-{epoch}.safetensors"
         self.artifacts.put(name, training.save())
-        self._generations.append(name)
+        self._generations = [*(other for other in self._generations if other != name), name]
         self.pace.costs.append(time.perf_counter() - start)
         self.pace.trained = 0.0
         return name

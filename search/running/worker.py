@@ -40,6 +40,10 @@ class Training(Protocol):
     sample: LeakProof
 
     @property
+    def epoch(self) -> int:
+        """The last epoch that is trained to its end; 0 before the first."""
+
+    @property
     def finished(self) -> bool:
         """Whether no epoch remains."""
 
@@ -55,11 +59,11 @@ class Training(Protocol):
     def best_weights(self) -> bytes:
         """What was trained, as it was at the chosen epoch."""
 
-    def epochs(self) -> Iterator[EpochScore]:
-        """Train the remaining epochs; raises TrialError."""
+    def epochs(self, stop: Callable[[], bool]) -> Iterator[EpochScore]:
+        """Train the remaining epochs, until `stop` says so: also in the middle of one. Raises TrialError."""
 
     def save(self) -> bytes:
-        """Return a checkpoint of the state after the last epoch."""
+        """Return a checkpoint of the state after the last step."""
 
     def restore(self, checkpoint: bytes) -> None:
         """Go back to where `save` was called; raises TrialError, and changes nothing, if the checkpoint is damaged."""
@@ -69,7 +73,7 @@ class Training(Protocol):
 class Worker:
     """Trains the fold runs of one study until it is finished or `stop` is set.
 
-    `stop` is looked at after every epoch: the fold run is then given back with its checkpoint and loses nothing.
+    `stop` is looked at before every step: the fold run is then given back with its checkpoint and loses nothing.
     """
 
     ledger: Ledger
@@ -148,7 +152,7 @@ class Worker:
         self._record_sample(training.sample, claim)
         checkpoints = Checkpoints(ledger=self.ledger, artifacts=self.artifacts, claim=claim, pace=self.pace)
         checkpoints.restore(training)
-        for score in training.epochs():
+        for score in training.epochs(self.stop.is_set):
             self.pace.trained += score.seconds
             if score.epoch <= claim.num_epochs:
                 continue  # recorded after its checkpoint, or that was lost; the same seed gave the same score
@@ -170,10 +174,10 @@ class Worker:
                 checkpoints.keep(1)
                 checkpoints.bound_paused(self.paused_checkpoints)
                 return
-            if self.stop.is_set() and not last:
-                checkpoints.save_last(training, epoch=score.epoch)
-                self.ledger.release(claim, reason="the worker was asked to leave")
-                return
+        if not training.finished:
+            checkpoints.save_left(training)
+            self.ledger.release(claim, reason="the worker was asked to leave")
+            return
         self._finish(training, claim)
         checkpoints.keep(0)
 

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver
@@ -63,9 +63,9 @@ class ChaosTraining(ScriptedTraining):
         share = [_number(self.claim.params, self.claim.fold, best, row) for row in range(self.num_rows)]
         return np.array([[value, 1 - value] for value in share], dtype=np.float32)
 
-    def epochs(self) -> Iterator[EpochScore]:
+    def epochs(self, stop: Callable[[], bool] = lambda: False) -> Iterator[EpochScore]:
         scores = super().epochs()
-        while not self.finished:
+        while not self.finished and not stop():
             _log(self.claim, self.epoch + 1)
             time.sleep(EPOCH_SECONDS)
             yield next(scores)

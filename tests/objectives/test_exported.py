@@ -27,7 +27,8 @@ from fold_search.objectives.predicting.exported import (
 )
 from fold_search.objectives.scoring.calibration import apply_temperature
 from fold_search.objectives.tasks.text import TextInputs
-from fold_search.objectives.training.fold import FoldTraining, label_scale, read_weights
+from fold_search.objectives.training.fold import FoldTraining, read_weights
+from fold_search.objectives.training.targets import label_scale
 from tests.objectives.limited_memory import room_for
 
 Train = Callable[..., FoldTraining]

@@ -1,5 +1,6 @@
 """Training a fold: it learns, it scores fairly, and it continues exactly where it stopped."""
 
+import itertools
 import math
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_training_loss_is_taken_of_as_many_original_rows_as_are_validated(train,
     assert set(sample.tolist()) <= set(make_job().training_rows.tolist())
 
 
-@pytest.mark.parametrize(
+each_kind = pytest.mark.parametrize(
     "settings",
     [
         {},
@@ -173,6 +174,9 @@ def test_training_loss_is_taken_of_as_many_original_rows_as_are_validated(train,
         {"token_deletion": 0.2, "token_swap": 0.2, "token_masking": 0.1, "minority_augmentation": 2.0},
     ],
 )
+
+
+@each_kind
 def test_interrupted_and_restored_is_undisturbed(train, settings):
     """Continued from a checkpoint in a fresh object, scores, predictions and weights are the same, bit for bit."""
     undisturbed, stopped, restored = train(**settings), train(**settings), train(**settings)
@@ -184,6 +188,30 @@ def test_interrupted_and_restored_is_undisturbed(train, settings):
     assert repeatable(restored.scores) == repeatable(undisturbed.scores)
     assert weights(restored) == weights(undisturbed)
     assert restored.best_predictions.tolist() == undisturbed.best_predictions.tolist()
+
+
+@each_kind
+def test_left_between_any_two_steps_and_continued_is_undisturbed(train, settings):
+    """Also while it is scored, and from a fresh object each time: to the last bit, and each epoch counts once."""
+    undisturbed = train(**settings)
+    list(undisturbed.epochs())
+    training, epochs, within = train(**settings), [], set()
+    for leave_after in itertools.cycle([3, 0, 5, 1, 2, 9]):
+        answers = itertools.chain(itertools.repeat(False, leave_after), itertools.repeat(True))
+        epochs += [score.epoch for score in training.epochs(answers.__next__)]
+        if training.finished:
+            break
+        checkpoint = training.save()
+        within.add(unpack(checkpoint)[1].get("within_epoch", {}).get("step"))
+        torch.manual_seed(99)
+        training = train(**settings)
+        training.restore(checkpoint)
+        assert training.save() == checkpoint
+    assert epochs == [1, 2, 3]
+    assert len(within - {None}) >= 2
+    assert repeatable(training.scores) == repeatable(undisturbed.scores)
+    assert weights(training) == weights(undisturbed)
+    assert training.best_predictions.tolist() == undisturbed.best_predictions.tolist()
 
 
 def test_best_epoch_survives_a_restart(train):

@@ -54,8 +54,8 @@ class ScriptedTraining:
     def best_weights(self) -> bytes:
         return str(self.best.score).encode()
 
-    def epochs(self) -> Iterator[EpochScore]:
-        while self.epoch < len(self.curve):
+    def epochs(self, stop: Callable[[], bool] = lambda: False) -> Iterator[EpochScore]:
+        while self.epoch < len(self.curve) and not stop():
             score = self.curve[self.epoch]
             if isinstance(score, Exception):
                 raise score
@@ -99,8 +99,8 @@ class LoggedTraining(ScriptedTraining):
     claim: Claim
     script: Script
 
-    def epochs(self) -> Iterator[EpochScore]:
-        for score in super().epochs():
+    def epochs(self, stop: Callable[[], bool] = lambda: False) -> Iterator[EpochScore]:
+        for score in super().epochs(stop):
             self.script.trained.append((self.claim.trial, self.claim.fold, score.epoch))
             self.script.on_epoch(self.claim.trial, self.claim.fold, score.epoch)
             yield score
