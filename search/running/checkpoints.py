@@ -87,7 +87,7 @@ class Checkpoints:
 
     def save_left(self, training: Restorable) -> None:
         """Store and record the state that a claim ends with, after an epoch or within the next one."""
-        self.ledger.record_checkpoint(self.claim, self._save(training, epoch=training.epoch))
+        self.ledger.record_checkpoint(self.claim, self._save(training, epoch=training.epoch, kind=".left"))
         self.keep(2)
 
     def keep(self, generations: int) -> None:
@@ -116,12 +116,12 @@ class Checkpoints:
         found = [name for name in self.artifacts.names(self._folder) if _epoch(name) in epochs and name != last]
         return [*sorted(found, key=_epoch), last]
 
-    def _save(self, training: Restorable, *, epoch: int) -> str:
+    def _save(self, training: Restorable, *, epoch: int, kind: str = "") -> str:
         start = time.perf_counter()
         # The token in the name keeps a late writer of an older lease away from this checkpoint.
-        name = f"{self._folder}/{CHECKPOINT}{self.claim.token}-{epoch}.safetensors"
+        name = f"{self._folder}/{CHECKPOINT}{self.claim.token}-{epoch}{kind}.safetensors"
         self.artifacts.put(name, training.save())
-        self._generations = [*(other for other in self._generations if other != name), name]
+        self._generations.append(name)
         self.pace.costs.append(time.perf_counter() - start)
         self.pace.trained = 0.0
         return name
@@ -136,5 +136,5 @@ def _epoch(name: str) -> int:
     file = name.rpartition("/")[2]
     if not file.startswith(CHECKPOINT):
         return 0
-    epoch = file.removesuffix(".safetensors").rpartition("-")[2]
+    epoch = file.partition(".")[0].rpartition("-")[2]
     return int(epoch) if epoch.isdecimal() else 0

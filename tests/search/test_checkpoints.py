@@ -1,15 +1,19 @@
 """Checkpoints of a real ledger and real files: what is used when one is damaged, and what stays on the disk."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fold_search.objectives.jobs import EpochScore
 from fold_search.search.racing.verdicts import Decision, Verdict
 from fold_search.storage.records import Claim, FoldRunState
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
-from tests.search.scripted import Script, ScriptedRace, waits
+from tests.search.scripted import Script, ScriptedRace, ScriptedTraining, waits
 
 Studies = Callable[..., ScriptedStudy]
 
@@ -127,6 +131,65 @@ def test_epochs_that_no_checkpoint_holds_are_trained_again_and_recorded_once(scr
     assert study.ledger.fold_runs()[0].state is FoldRunState.DONE
     assert [record.epoch for record in study.ledger.epochs()] == [1, 2, 3, 4, 5]
     assert [epoch for *_, epoch in script.trained] == [1, 2, 3, 4, 5, 3, 4, 5]
+
+
+@dataclass(kw_only=True)
+class Stepped(ScriptedTraining):
+    """Epochs of ten steps; asked to leave before the step `leave_at` of the epoch in hand."""
+
+    step: int = 0
+    leave_at: int | None = None
+    steps: list[tuple[int, int]] = field(default_factory=list)
+
+    def epochs(self, stop: Callable[[], bool] = lambda: False) -> Iterator[EpochScore]:
+        scores = super().epochs()
+        while not self.finished:
+            while self.step < 10:
+                if self.step == self.leave_at:
+                    return
+                self.steps.append((self.epoch + 1, self.step))
+                self.step += 1
+            self.step = 0
+            yield next(scores)
+
+    def save(self) -> bytes:
+        return json.dumps([self.epoch, self.step]).encode()
+
+    def restore(self, checkpoint: bytes) -> None:
+        super().restore(checkpoint)
+        self.epoch, self.step = self.epoch  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_who_leaves_within_an_epoch_is_continued_at_the_same_step(
+    scripted_study: Studies, tmp_path: Path, epoch: int, damaged: bool
+):
+    """From its checkpoint, the first epoch's too; where that is damaged, from the epoch before."""
+    study = scripted_study()
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    first = Stepped(curve=[0.2, 0.4, 0.6])
+    worker = study.worker(lambda claim: first)
+    leave = worker.ledger.record_epoch
+
+    def on_record(*given: Any, **named: Any) -> Any:
+        first.leave_at = 4 if first.epoch == epoch - 1 else None
+        return leave(*given, **named)
+
+    first.leave_at = 4 if epoch == 1 else None
+    worker.ledger.record_epoch = on_record  # type: ignore[method-assign]
+    worker.train(claimed(study))
+    [run, *_] = study.ledger.fold_runs()
+    assert (run.state, run.num_epochs) == (FoldRunState.WAITING, epoch - 1)
+    assert first.steps[-1] == (epoch, 3)
+    if damaged:
+        (tmp_path / "artifacts" / str(run.checkpoint)).write_bytes(b"\x00half")
+    second = Stepped(curve=first.curve)
+    worker.ledger.record_epoch = leave  # type: ignore[method-assign]
+    study.worker(lambda claim: second).train(claimed(study))
+    assert second.steps[0] == ((epoch, 0) if damaged else (epoch, 4))
+    assert study.ledger.fold_runs()[0].state is FoldRunState.DONE
+    assert [record.epoch for record in study.ledger.epochs()] == [1, 2, 3]
 
 
 def test_a_fold_run_is_paused_with_what_it_has_trained(scripted_study: Studies, tmp_path: Path):
