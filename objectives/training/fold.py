@@ -25,18 +25,14 @@ from fold_search.objectives.training.leaks import prove
 from fold_search.objectives.training.losses import build_loss
 from fold_search.objectives.training.networks import Network
 from fold_search.objectives.training.optimisers import Optimiser
-from fold_search.objectives.training.sampling import Sample, as_sample, draw, resample
+from fold_search.objectives.training.sampling import Sample, as_sample, choose, draw, resample
 from fold_search.objectives.training.schedules import is_out_of_patience, learning_rate_factor, plateau_falls
 from fold_search.objectives.training.targets import label_scale, targets
-from fold_search.objectives.training.within import Leave, WithinEpoch
+from fold_search.objectives.training.within import Leave, WithinEpoch, never
 
 Predictions = NDArray[np.float32]
 
 AUGMENTATION = 1  # sets its random numbers apart from those of the batch order
-
-
-def _never() -> bool:
-    return False
 
 
 class FoldTraining:
@@ -71,7 +67,7 @@ class FoldTraining:
         self._best_predictions = np.empty((0, job.num_outputs), np.float32)
         self._best_weights: dict[str, Tensor] = {}
         self._within: WithinEpoch | None = None  # between two epochs: None
-        self._stop: Callable[[], bool] = _never
+        self._stop: Callable[[], bool] = never
         self._job = job
         self._metric = METRICS[job.goal.epoch_metric]
         self._device = torch.device(device)
@@ -97,7 +93,7 @@ class FoldTraining:
             counts_after=job.counts(drawn.rows),
         )
         self._targets, self._scale = targets(job), label_scale(job)
-        self._training_sample = _choose(job.training_rows, len(job.validation_rows), seed=job.seed)
+        self._training_sample = choose(job.training_rows, len(job.validation_rows), seed=job.seed)
         with seeded(job.seed, 0, self._device), memory_of(self._device):
             self._loss = build_loss(
                 training,
@@ -140,6 +136,11 @@ class FoldTraining:
         return len(self.scores)
 
     @property
+    def within_epoch(self) -> bool:
+        """Whether an epoch was left in its middle."""
+        return self._within is not None
+
+    @property
     def finished(self) -> bool:
         """Whether no epoch remains: all are trained, or the patience is out."""
         return len(self.scores) >= self.num_epochs or is_out_of_patience(
@@ -148,7 +149,7 @@ class FoldTraining:
             maximize=self._metric.direction == "maximize",
         )
 
-    def epochs(self, stop: Callable[[], bool] = _never) -> Iterator[EpochScore]:
+    def epochs(self, stop: Callable[[], bool] = never) -> Iterator[EpochScore]:
         """Train the epochs that remain, or until `stop` says so: it is asked before each step.
 
         An epoch that is left so is not yielded; `save` then holds its steps too. Raises TrialError, of which Diverged
@@ -391,9 +392,3 @@ def read_weights(stored: bytes, *, job: FoldJob) -> dict[str, Tensor]:
     if metadata.get("job") != job.fingerprint():
         raise TrialError("the weights are of another job: other settings, rows or seed")
     return tensors
-
-
-def _choose(rows: Rows, size: int, *, seed: int) -> Rows:
-    if size >= len(rows):
-        return rows
-    return np.sort(np.random.default_rng((seed, 0)).choice(rows, size, replace=False))

@@ -248,3 +248,10 @@ def _positions(sampler: Any, labels: Labels, points: Points | None = None) -> Ro
     """Return the positions that one of imbalanced-learn's samplers chooses, with points or without."""
     sampler.fit_resample(np.empty((len(labels), 1)) if points is None else points, labels)
     return np.asarray(sampler.sample_indices_, dtype=np.int64)
+
+
+def choose(rows: Rows, size: int, *, seed: int) -> Rows:
+    """Return so many of the rows at random, in their order; all of them if there are no more."""
+    if size >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng((seed, 0)).choice(rows, size, replace=False))

@@ -29,6 +29,10 @@ class Restorable(Protocol):
     def epoch(self) -> int:
         """The last epoch that is trained to its end; 0 before the first."""
 
+    @property
+    def within_epoch(self) -> bool:
+        """Whether an epoch was left in its middle."""
+
     def save(self) -> bytes:
         """Return a checkpoint of the state after the last step."""
 
@@ -86,8 +90,11 @@ class Checkpoints:
             self.ledger.record_checkpoint(self.claim, self._save(training, epoch=epoch))
 
     def save_left(self, training: Restorable) -> None:
-        """Store and record the state that a claim ends with, after an epoch or within the next one."""
-        self.ledger.record_checkpoint(self.claim, self._save(training, epoch=training.epoch, kind=".left"))
+        """Store and record where a training is left that goes on later: after an epoch, or in the middle of one."""
+        if training.within_epoch:
+            self.ledger.record_checkpoint(self.claim, self._save(training, epoch=training.epoch, kind=".left"))
+        elif training.epoch:
+            self.save_last(training, epoch=training.epoch)
         self.keep(2)
 
     def keep(self, generations: int) -> None:

@@ -44,6 +44,10 @@ class Training(Protocol):
         """The last epoch that is trained to its end; 0 before the first."""
 
     @property
+    def within_epoch(self) -> bool:
+        """Whether an epoch was left in its middle."""
+
+    @property
     def finished(self) -> bool:
         """Whether no epoch remains."""
 

@@ -24,6 +24,7 @@ class ScriptedTraining:
     curve: list[float | Exception]
     epoch: int = 0
     log: list[int] = field(default_factory=list)
+    within_epoch: bool = False
 
     @property
     def sample(self) -> LeakProof:

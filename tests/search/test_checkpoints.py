@@ -145,7 +145,8 @@ class Stepped(ScriptedTraining):
         scores = super().epochs()
         while not self.finished:
             while self.step < 10:
-                if self.step == self.leave_at:
+                self.within_epoch = self.step == self.leave_at
+                if self.within_epoch:
                     return
                 self.steps.append((self.epoch + 1, self.step))
                 self.step += 1
