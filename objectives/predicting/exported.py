@@ -84,6 +84,7 @@ class Description(_Section):
     max_length: int  # that texts are cut at before a model cuts them at its own
     goal: Goal
     fold_scores: tuple[float, ...]  # the trial's, on the rows that each fold was not trained on
+    provisional: str | None = None  # what is missing of the trial, if it is not complete
     pooled: dict[str, float]  # metrics of the out-of-fold predictions of all rows together
     temperature: Finite = Field(gt=0)  # fitted on them
     entity_types: tuple[str, ...] = ()  # of the rows it was trained on, where they are shown to it

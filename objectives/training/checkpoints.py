@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import safetensors.torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -13,6 +16,7 @@ from fold_search.objectives.errors import TrialError
 METADATA_KEY = "fold_training"
 CHECKSUM_KEY = "sha256"
 NO_CHECKSUM = "0" * 64  # stands in the checksum's place while that is computed
+_BEST = "best/"
 
 
 def pack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
@@ -35,6 +39,32 @@ def unpack(checkpoint: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, metadata
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrialError(f"the checkpoint is damaged ({len(checkpoint)} bytes: {error})") from error
+
+
+def read_best(checkpoint: bytes, *, fingerprint: str) -> "Chosen":
+    """Return what a checkpoint holds of the best epoch so far; TrialError if there is none, or another job's."""
+    tensors, metadata = unpack(checkpoint)
+    if metadata.get("job") != fingerprint:
+        raise TrialError("the checkpoint is of another job: other settings, rows or seed")
+    if not metadata["scores"]:
+        raise TrialError("no epoch is trained to its end")
+    score = metadata["scores"][-1]["standing"]
+    return Chosen(
+        epoch=next(epoch["epoch"] for epoch in metadata["scores"] if epoch["score"] == score),
+        score=score,
+        weights={name.removeprefix(_BEST): tensor for name, tensor in tensors.items() if name.startswith(_BEST)},
+        predictions=tensors["best_predictions"].numpy(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The best epoch of a fold run that is not at its end, and what was trained by then."""
+
+    epoch: int
+    score: float
+    weights: dict[str, Tensor]
+    predictions: NDArray[np.float32]  # (validation rows, outputs)
 
 
 def _check(checkpoint: bytes, checksum: str | None) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @study_option
-@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete trial]")
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best one]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write the model to.")
 @click.option(
     "--form",
@@ -57,7 +57,10 @@ def export(
     mlflow: bool,
     register: str | None,
 ) -> None:
-    """Export a trial's model to a folder that can be used without the study."""
+    """Export a trial's model to a folder that can be used without the study.
+
+    While no trial is complete, a provisional model is exported, of what is trained by now.
+    """
     study = find_study(name, storage)
     from fold_search.search.exporting.export import export
     from fold_search.search.running.objective import memory_limited
@@ -67,6 +70,8 @@ def export(
         description = export(
             study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=say
         )
+    if description.provisional:
+        say(f"note: provisional: trial {description.trial} is not complete, {description.provisional}")
     if register is not None:
         from fold_search.search.exporting import mlflow_model
 

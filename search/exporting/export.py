@@ -28,11 +28,13 @@ from fold_search.objectives.predicting.exported import (
 from fold_search.objectives.scoring.calibration import fit_temperature
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
 from fold_search.objectives.tasks import morphemes
+from fold_search.objectives.training.checkpoints import Chosen, read_best
 from fold_search.objectives.training.fold import read_weights
 from fold_search.objectives.training.targets import label_scale
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.mlflow_model import write_mlflow_files
 from fold_search.search.exporting.model_card import model_card
+from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.reporting.summary import find_best
 from fold_search.search.running.objective import Objective, choose_device, fold_seed
 from fold_search.search.study.config import StudyConfig, to_record
@@ -42,7 +44,7 @@ from fold_search.search.study.space import resolve
 from fold_search.search.study.stored import weights_name
 from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.errors import StorageError
-from fold_search.storage.records import FoldRun, TrialRecord, TrialState
+from fold_search.storage.records import FoldRun, FoldRunState, TrialRecord, TrialState
 
 PACKAGES = ("fold-search", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 OF_THIS_MACHINE = {"storage", "trackers", "artifacts"}
@@ -63,20 +65,20 @@ def export(
 ) -> Description:
     """Write the model of `trial`, the best one if None, into the folder `out`, whole or not at all.
 
-    With `mlflow` the folder is an MLflow model as well. Raises ConfigError if there is no such complete trial, `out` is
+    Of a study without a complete trial it is provisional: made of the folds, or else the epochs, that are trained. With
+    `mlflow` the folder is an MLflow model as well. Raises ConfigError if nothing of such a trial is trained, `out` is
     taken or the data changed; DataError, StorageError, EncoderError.
     """
     _check_free(out, force=force)
     config = on_this_machine(study.record, overrides)
-    chosen = _choose(study, trial)
+    chosen, runs, provisional = _choose(study, trial)
     rows = StudyRows(ledger=study.ledger, config=config)
-    runs = [run for run in study.ledger.fold_runs() if run.trial == chosen.number]
-    held_out = rows.held_out(runs)
     source = _Source(
         study=study,
         config=config,
         trial=chosen,
         runs=runs,
+        provisional=provisional,
         rows=rows,
         objective=Objective(rows, device=choose_device(0)),
         say=say,
@@ -84,6 +86,7 @@ def export(
     unfinished = out.absolute().parent / f".{out.absolute().name}.{uuid.uuid4().hex}"
     try:
         unfinished.mkdir(parents=True)
+        held_out = source.held_out()
         description = _describe(source, held_out, form=form, members=source.members(form, unfinished))
         _write_words(description, config, unfinished)
         if mlflow:
@@ -104,6 +107,7 @@ class _Source:
     config: StudyConfig
     trial: TrialRecord
     runs: Sequence[FoldRun]
+    provisional: str | None
     rows: StudyRows
     objective: Objective
     say: Say
@@ -117,6 +121,24 @@ class _Source:
             return tuple(self._of_folds(runs, folder))
         except TrialError as error:
             raise ConfigError(f"trial {self.trial.number} cannot be trained again: {error}") from None
+
+    def held_out(self) -> HeldOut:
+        """The predictions of the rows that the models were not trained on."""
+        if self.runs[0].state is FoldRunState.DONE:
+            return self.rows.held_out(self.runs)
+        [run] = self.runs
+        rows = np.flatnonzero(self.rows.assignments == run.fold)
+        chosen = self._chosen(run, self.objective.job(self.trial.params, run.fold))
+        folds = np.full(len(rows), run.fold, np.int16)
+        return HeldOut(rows=rows, folds=folds, truth=self.rows.dataset.labels[rows], predictions=chosen.predictions)
+
+    def _chosen(self, run: FoldRun, job: FoldJob) -> Chosen:
+        """The best epoch so far of a fold run that is not done."""
+        checkpoint = Artifacts(self.config.storage.artifacts).get(run.checkpoint or "")
+        try:
+            return read_best(checkpoint, fingerprint=job.fingerprint())
+        except TrialError as error:
+            raise ConfigError(f"trial {run.trial} fold {run.fold}: {error}") from None
 
     def _best_run(self) -> FoldRun:
         sign = 1 if self.study.record.direction == "maximize" else -1
@@ -137,9 +159,11 @@ class _Source:
 
     def _of_fold(self, run: FoldRun) -> tuple[Member, Classifier, FoldJob]:
         job = self.objective.job(self.trial.params, run.fold)
-        weights = self._kept(run, job)
-        if weights is None:
-            weights = self._train_again(run, job)
+        if run.state is FoldRunState.DONE:
+            weights = self._kept(run, job) or self._train_again(run, job)
+        else:
+            chosen = self._chosen(run, job)
+            weights, run = chosen.weights, replace(run, best_epoch=chosen.epoch)
         counts = (run.sample or {}).get("counts_after") or job.counts(job.training_rows).tolist()
         member = _member(job, fold=run.fold, epochs=run.best_epoch or 0, score=run.score, class_counts=tuple(counts))
         return member, self.objective.classifier(job, weights), job
@@ -229,6 +253,7 @@ def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[
         max_length=source.objective.longest,
         goal=rows.goal,
         fold_scores=tuple(run.score or 0.0 for run in source.runs),
+        provisional=source.provisional,
         pooled=score_all(names, truth, held_out.predictions, rows.goal),
         temperature=_temperature(held_out) if dataset.label_names else 1.0,
         entity_types=shown_types(dataset, form=params.model.entity_form) if dataset.spec.relation else (),
@@ -246,18 +271,27 @@ def _temperature(held_out: HeldOut) -> float:
     return fit_temperature(held_out.predictions, truth)
 
 
-def _choose(study: OpenStudy, number: int | None) -> TrialRecord:
+def _choose(study: OpenStudy, number: int | None) -> tuple[TrialRecord, list[FoldRun], str | None]:
+    """Return the trial, its fold runs that there is a model of and, if it is not complete, what is missing."""
     trials = study.ledger.trials()
     complete = {trial.number: trial for trial in trials if trial.state is TrialState.COMPLETE}
-    if number is None:
-        best = find_best(study.record, trials)
-        if best is None:
-            raise ConfigError(f"study {study.record.name!r} has no complete trial yet, and nothing to export")
+    best = find_best(study.record, trials)
+    if number is None and best is not None:
         number = best.trial
-    if number not in complete:
-        known = ", ".join(map(str, complete)) or "none"
-        raise ConfigError(f"--trial: found {number}, expected a complete trial of study {study.record.name!r}: {known}")
-    return complete[number]
+    if number in complete:
+        runs = [run for run in study.ledger.fold_runs() if run.trial == number]
+        return complete[number], runs, None
+    found = find_provisional(study.ledger, number)
+    if found is not None:
+        runs = [replace(run, score=score) for run, score in zip(found.runs, found.scores, strict=True)]
+        return found.trial, runs, found.reason
+    if number is None:
+        raise ConfigError(f"study {study.record.name!r} has no trained epoch yet, and nothing to export")
+    known = ", ".join(map(str, complete)) or "none"
+    raise ConfigError(
+        f"--trial: found {number}, expected a trial of study {study.record.name!r} of which something is trained; "
+        f"complete trials: {known}"
+    )
 
 
 def _check_free(out: Path, *, force: bool) -> None:

@@ -56,13 +56,18 @@ def _parts(description: Description) -> Iterator[str]:
     yield f"# {_text(description.study)}: {description.data.kind}s into {what}\n"
     form = _FORMS[description.form].format(members=len(members), epochs=members[0].epochs)
     yield f"{form} Trial {description.trial} of the study; encoder `{description.params.model.encoder}`.\n"
+    if description.provisional:
+        yield (
+            f"**Provisional**: the trial is not complete; {description.provisional}. The scores below are of that "
+            "part alone. When the search goes on it finds a better model.\n"
+        )
     yield "## Scores\n"
     scores, metric = description.fold_scores, description.goal.metric
-    yield (
-        f"{metric} on the rows that each fold was not trained on: {statistics.fmean(scores):.4f} "
-        f"± {statistics.stdev(scores):.4f} (mean and standard deviation over {len(scores)} folds: "
-        f"{', '.join(f'{score:.4f}' for score in scores)}).\n"
-    )
+    spread = ""
+    if len(scores) > 1:
+        spread = f" ± {statistics.stdev(scores):.4f} (mean and standard deviation over {len(scores)} folds: "
+        spread += ", ".join(f"{score:.4f}" for score in scores) + ")"
+    yield f"{metric} on the rows that each fold was not trained on: {statistics.fmean(scores):.4f}{spread}.\n"
     yield "All of these rows together:\n\n| metric | score |\n| --- | --- |"
     yield "\n".join(f"| {name} | {score:.4f} |" for name, score in description.pooled.items()) + "\n"
     yield _USE

@@ -12,6 +12,7 @@ from fold_search.search.racing.audits import RaceFigures, paused_trials, race_fi
 from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import Scores
 from fold_search.search.racing.ties import Tie, tied_with
+from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.study.attended import is_attended, present_runs
 from fold_search.search.study.config import config_from_record
 from fold_search.search.study.space import most_trials
@@ -153,14 +154,23 @@ def best_ties(ledger: Ledger, best: int) -> list[Tie]:
 def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
     """The best trial with plain types, what its folds were trained on, and the trials that cannot be told from it.
 
+    Without a complete trial it is `provisional`: what there is of the one that is expected to end best.
+
     `samples` has null where it is not recorded.
     """
     best = summarise(ledger).best
     if best is None:
-        return None
+        found = find_provisional(ledger)
+        return found.as_json() if found else None
     samples = samples_of(ledger, best.trial)
     tied = [asdict(tie) for tie in best_ties(ledger, best.trial)]
-    return {**asdict(best), "num_validation_rows_used": num_leaked(samples), "samples": samples, "tied": tied}
+    return {
+        "provisional": False,
+        **asdict(best),
+        "num_validation_rows_used": num_leaked(samples),
+        "samples": samples,
+        "tied": tied,
+    }
 
 
 def trials_as_json(ledger: Ledger) -> list[dict[str, Any]]:

@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
 from fold_search.search.racing.audits import paused_trials, race_line, trial_states
 from fold_search.search.reporting.lines import best_line, counts_line, leak_line, sample_line, show, ties_line
+from fold_search.search.reporting.provisional import Provisional, find_provisional
 from fold_search.search.reporting.summary import Summary, best_ties, estimate_trials, samples_of, summarise, worth
 from fold_search.search.study.attended import present_runs
 from fold_search.storage.ledger import Ledger
@@ -57,7 +59,8 @@ def render_best(ledger: Ledger) -> RenderableType:
     summary = summarise(ledger)
     best = summary.best
     if best is None:
-        return best_line(summary)
+        found = find_provisional(ledger)
+        return Group(best_line(summary), _provisional(found, summary.metric)) if found else best_line(summary)
     samples = samples_of(ledger, best.trial)
     resampled = any(sample["counts_before"] != sample["counts_after"] for sample in samples if sample)
     table = Table(show_header=False)
@@ -68,6 +71,21 @@ def render_best(ledger: Ledger) -> RenderableType:
         table.add_row(name, show(value))
     return Group(
         best_line(summary), table, ties_line(best_ties(ledger, best.trial)), leak_line(samples), race_line(summary.race)
+    )
+
+
+def _provisional(found: Provisional, metric: str) -> RenderableType:
+    """What there is by now of the trial that is expected to end best."""
+    table = Table(show_header=False)
+    for run, score in zip(found.runs, found.scores, strict=True):
+        table.add_row(f"fold {run.fold}", f"{score:.4f}")
+    table.add_section()
+    for name, value in found.trial.params.items():
+        table.add_row(name, show(value))
+    return Group(
+        f"provisional {metric}: {fmean(found.scores):.4f} (trial {found.trial.number}; {found.reason}); "
+        "`search export` exports it",
+        table,
     )
 
 

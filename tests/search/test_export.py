@@ -268,7 +268,13 @@ def test_a_failed_export_leaves_nothing(study: Trained, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--trial", "2"), ["--trial: found 2, expected a complete trial of study 'nouns': 0, 1"]),
+        (
+            ("--trial", "2"),
+            [
+                "--trial: found 2, expected a trial of study 'nouns' of which something is trained",
+                "complete trials: 0, 1",
+            ],
+        ),
         (("--trial", "9"), ["--trial: found 9"]),
         (("--set", "training.epochs=9"), ["--set", "training.epochs"]),
         (("--set", "data.path=none.csv"), ["none.csv", "no such file"]),

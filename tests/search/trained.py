@@ -54,20 +54,24 @@ class TrainedStudy:
         self.ledger = Ledger(engine, record.id)
         self.artifacts = Artifacts(self.config.storage.artifacts)
         self.rows = StudyRows(ledger=self.ledger, config=self.config)
-        worker = Worker(
-            ledger=self.ledger,
-            artifacts=self.artifacts,
-            objective=Objective(self.rows, device="cpu"),
-            race=live_race(self.ledger, self.config),
-            owner="worker",
-            stop=threading.Event(),
-        )
+        worker = self.worker(threading.Event())
         for number, sampled in enumerate(trials):
             self.ledger.add_trial(number, sampled)
             while (claim := claim_first(self.ledger, "worker", lease_seconds=60)) is not None:
                 worker.train(claim)
             scores = [run.score or 0.0 for run in self.runs(number)]
             self.ledger.finish_trial(number, TrialState.COMPLETE, score=float(np.mean(scores)), std=0.1)
+
+    def worker(self, stop: threading.Event) -> Worker:
+        """A worker that leaves when `stop` says so."""
+        return Worker(
+            ledger=self.ledger,
+            artifacts=self.artifacts,
+            objective=Objective(self.rows, device="cpu"),
+            race=live_race(self.ledger, self.config),
+            owner="worker",
+            stop=stop,
+        )
 
     def runs(self, trial: int) -> list[FoldRun]:
         return [run for run in self.ledger.fold_runs() if run.trial == trial]
