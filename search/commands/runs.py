@@ -121,7 +121,7 @@ def run(
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
-    config = study.config or config
+    config = study.rows.config if study.rows else config
     for note in (*notes, *study.notes):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     owner = make_owner()

@@ -88,7 +88,7 @@ def run_study(
         race=live_race(study.ledger, config),
         url=study.url,
         owner=owner,
-        pooled_score=StudyRows(ledger=study.ledger, config=config).pooled_score,
+        pooled_score=(study.rows or StudyRows(ledger=study.ledger, config=config)).pooled_score,
         prune=Pruning(
             ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
         ).prune,

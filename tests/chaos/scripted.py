@@ -156,7 +156,7 @@ def script() -> None:
     replaced.Objective, replaced.choose_device = ScriptedObjective, lambda index: "cpu"
     replaced.share_cores = replaced.limit_memory = lambda number: None
     sys.modules["fold_search.search.running.objective"] = replaced
-    fold_search.search.study.beginning._check_encoders = lambda config: {}
+    fold_search.search.study.beginning.check_encoders = lambda config: {}
     fold_search.search.study.beginning.check_disk = lambda *_, **__: []
 
 

@@ -97,7 +97,7 @@ def test_as_many_workers_are_counted_as_will_be_started(
 ):
     """Without --workers one a GPU, as `search run` starts them; the note is the same as for that number."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    monkeypatch.setattr("fold_search.search.study.beginning._check_encoders", lambda config: {"large": ENCODER})
+    monkeypatch.setattr("fold_search.search.study.beginning.check_encoders", lambda config: {"large": ENCODER})
     free(monkeypatch, 1e12)
     started: list[int] = []
 
