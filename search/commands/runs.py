@@ -115,8 +115,8 @@ def run(
     config = load_config(file, [*overrides, *options], notes=notes)
     secrets = Secrets.read()
     from fold_search.search.running.continuing import reopen_if_work_is_left
-    from fold_search.search.running.engines.local import make_owner, num_gpus
-    from fold_search.search.running.presence import announced
+    from fold_search.search.running.engines.local import num_gpus
+    from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.beginning import begin
 
     console = new_console()
@@ -144,8 +144,7 @@ def worker(
 
     It ends with the exit codes of `search run`.
     """
-    from fold_search.search.running.engines.local import make_owner
-    from fold_search.search.running.presence import announced
+    from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import on_this_machine
     from fold_search.storage.records import StudyState
@@ -169,25 +168,24 @@ def _run(
     secrets: "Secrets",
 ) -> int:
     from fold_search.search.errors import ExitCode, RunFailed
-    from fold_search.search.running.engines.local import num_gpus
+    from fold_search.search.running.engines.local import LocalEngine, num_gpus
     from fold_search.search.running.run import Ending, check_complete, run_study
     from fold_search.search.study.stored import misplaced
     from fold_search.storage.artifacts import Artifacts
     from fold_search.storage.errors import StorageUnavailable
 
-    console, num_workers = new_console(), workers or max(1, num_gpus())
+    console = new_console()
+    engine = LocalEngine(
+        url=study.url,
+        study=study.record.name,
+        config=config,
+        num_workers=workers or max(1, num_gpus()),
+        memory_limit=memory_limit,
+    )
     if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
         console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
-        ending = run_study(
-            study,
-            config,
-            owner=owner,
-            num_workers=num_workers,
-            memory_limit=memory_limit,
-            secrets=secrets,
-            console=console,
-        )
+        ending = run_study(study, config, owner=owner, engine=engine, secrets=secrets, console=console)
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):
             check_complete(study, config)

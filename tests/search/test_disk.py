@@ -11,6 +11,7 @@ from fold_search.objectives.data.dataset import Dataset, read_dataset
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.search.cli import app
 from fold_search.search.errors import ConfigError
+from fold_search.search.running.engines.local import LocalEngine
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.disk import EncoderSize, check_disk, in_bytes, weigh
 from tests.tiny_encoder import build_tiny_encoder
@@ -101,8 +102,8 @@ def test_as_many_workers_are_counted_as_will_be_started(
     free(monkeypatch, 1e12)
     started: list[int] = []
 
-    def run_study(*_: object, num_workers: int, **__: object) -> None:
-        started.append(num_workers)
+    def run_study(*_: object, engine: LocalEngine, **__: object) -> None:
+        started.append(engine.num_workers)
         raise ConfigError("enough")
 
     monkeypatch.setattr("fold_search.search.running.run.run_study", run_study)
