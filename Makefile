@@ -29,7 +29,7 @@ check: $(DEV) docs ## Lint, format, types, import rules, generated reference, do
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/search/test_reference.py tests/docs
+	$(BIN)/pytest tests/search/test_reference.py tests/docs -m "not slow"
 
 docs: $(DEV) ## Build the site of docs/ into build/site; a broken link is an error (and would be none with --quiet).
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

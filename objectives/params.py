@@ -292,6 +292,11 @@ class LossParams(_Section):
         le=100.0,
     )
 
+    @property
+    def cosine_scale(self) -> float | None:
+        """What the head multiplies its cosines by; None: it is linear."""
+        return self.ldam_scale if self.loss == "ldam" else None
+
 
 class SamplerParams(_Section):
     """How a fold's training rows are resampled."""

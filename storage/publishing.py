@@ -11,7 +11,7 @@ from fold_search.storage.trackers.contract import Tracker, one_line
 
 INTERVAL_SECONDS = 1.0
 MAX_DOUBLINGS = 5  # of the interval, one for each failure
-LEASE_SECONDS = 10.0
+LEASE_SECONDS = 10.0  # one that a tracker outlasts lets two publish the same events, which changes nothing
 
 
 def publish_pending(ledger: Ledger, tracker: Tracker, *, limit: int = 500) -> int:
@@ -97,7 +97,7 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         while not self._abandoned:
-            finishing = self._finishing
+            finishing = self._finishing  # asked first: what was written before `finish` is published in this round
             caught_up = self._catch_up()
             if finishing and (caught_up or self._num_failures):
                 break
@@ -111,6 +111,7 @@ class _Lane(threading.Thread):
         """Publish until nothing is left; False when the tracker, the database or another publisher is in the way."""
         try:
             while not self._abandoned and self._is_behind():
+                # Renewed for every batch: another publisher goes on when this one hangs or dies.
                 if not self._ledger.acquire_role(self._role, self._owner, lease_seconds=LEASE_SECONDS):
                     return False
                 publish_pending(self._ledger, self.tracker)

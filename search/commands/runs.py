@@ -149,13 +149,13 @@ def run(
     config = load_config(file, [*overrides, *options], notes=notes)
     secrets = Secrets.read()
     from fold_search.search.running.continuing import reopen_if_work_is_left
-    from fold_search.search.running.engines.local import make_owner, num_gpus
-    from fold_search.search.running.presence import announced
+    from fold_search.search.running.engines.local import num_gpus
+    from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.beginning import begin
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
-    config = study.config or config
+    config = study.rows.config if study.rows else config
     for note in (*notes, *study.notes):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     owner = make_owner()
@@ -181,8 +181,7 @@ def worker(
     Trains fold runs of the study, and takes over the search if the run that started it has ended. Exit codes are those
     of `search run`.
     """
-    from fold_search.search.running.engines.local import make_owner
-    from fold_search.search.running.presence import announced
+    from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import on_this_machine
     from fold_search.storage.records import StudyState
@@ -206,25 +205,24 @@ def _run(
     secrets: "Secrets",
 ) -> int:
     from fold_search.search.errors import ExitCode, RunFailed
-    from fold_search.search.running.engines.local import num_gpus
+    from fold_search.search.running.engines.local import LocalEngine, num_gpus
     from fold_search.search.running.run import Ending, check_complete, run_study
     from fold_search.search.study.stored import misplaced
     from fold_search.storage.artifacts import Artifacts
     from fold_search.storage.errors import StorageUnavailable
 
-    console, num_workers = new_console(), workers or max(1, num_gpus())
+    console = new_console()
+    engine = LocalEngine(
+        url=study.url,
+        study=study.record.name,
+        config=config,
+        num_workers=workers or max(1, num_gpus()),
+        memory_limit=memory_limit,
+    )
     if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
         console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
-        ending = run_study(
-            study,
-            config,
-            owner=owner,
-            num_workers=num_workers,
-            memory_limit=memory_limit,
-            secrets=secrets,
-            console=console,
-        )
+        ending = run_study(study, config, owner=owner, engine=engine, secrets=secrets, console=console)
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):
             check_complete(study, config)

@@ -111,7 +111,7 @@ def read_template(path: Path, description: Description) -> Layout:
 
 def _predicted(description: Description, *, top_k: int | None, probabilities: bool) -> dict[str, Source]:
     names = description.label_names
-    if not names:
+    if description.task == "regression":
         return {"prediction": Source(kind="prediction")}
     if top_k is not None:
         if top_k > len(names):

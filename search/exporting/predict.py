@@ -148,7 +148,7 @@ def _evaluate(description: Description, truth: Labels, predictions: NDArray[np.f
     goal = description.goal
     names = defined_metrics(goal, task=description.task, num_classes=len(description.label_names))
     random = np.random.default_rng(0)
-    if description.label_names:
+    if description.task == "classification":
         metric, drawn = "macro_f1", _draw_macro_f1(truth.astype(np.int64), predictions, random)
     else:
         metric, drawn = "mae", _draw_mae(truth, predictions, random)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fold_search.search.running.engines.local import make_owner
+from fold_search.search.running.presence import make_owner
 from fold_search.search.study.config import StudyConfig, config_from_record
 from fold_search.search.study.environment import Secrets, missing_sign_in, mlflow_uri
 from fold_search.search.study.opened import OpenStudy

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig, config_from_record, differences
+from fold_search.search.study.rows import StudyRows
 from fold_search.search.study.study_file import apply_override, parse_override
 from fold_search.storage.catalog import find_study, list_studies
 from fold_search.storage.database import connect, migrate
@@ -25,7 +26,8 @@ class OpenStudy:
     ledger: Ledger
     url: str
     notes: tuple[str, ...]
-    config: StudyConfig | None = None  # of `begin`: the study file with the study's own names for encoders
+    # Of `begin`, which has read them; their config is the study file with the study's own names for encoders.
+    rows: StudyRows | None = None
 
 
 def find(name: str, *, url: str) -> OpenStudy:

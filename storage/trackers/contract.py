@@ -14,7 +14,10 @@ class TrackerUnavailable(RuntimeError):
 
 
 class Tracker(Protocol):
-    """One place where people look at a study."""
+    """One place where people look at a study.
+
+    It is made without a connection: its client loads and connects at the first `publish`, in the publisher's thread.
+    """
 
     name: str
     notice: str  # what a user should know before it is used; "" if nothing

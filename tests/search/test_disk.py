@@ -11,6 +11,7 @@ from fold_search.objectives.data.dataset import Dataset, read_dataset
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.search.cli import app
 from fold_search.search.errors import ConfigError
+from fold_search.search.running.engines.local import LocalEngine
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.disk import EncoderSize, check_disk, weigh
 from tests.tiny_encoder import build_tiny_encoder
@@ -92,12 +93,12 @@ def test_as_many_workers_are_counted_as_will_be_started(
 ):
     """Without --workers one a GPU, as `search run` starts them; the note is the same as for that number."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    monkeypatch.setattr("fold_search.search.study.beginning._check_encoders", lambda config: {"large": ENCODER})
+    monkeypatch.setattr("fold_search.search.study.beginning.check_encoders", lambda config: {"large": ENCODER})
     free(monkeypatch, 1e12)
     started: list[int] = []
 
-    def run_study(*_: object, num_workers: int, **__: object) -> None:
-        started.append(num_workers)
+    def run_study(*_: object, engine: LocalEngine, **__: object) -> None:
+        started.append(engine.num_workers)
         raise ConfigError("enough")
 
     monkeypatch.setattr("fold_search.search.running.run.run_study", run_study)

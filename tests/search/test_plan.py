@@ -19,7 +19,7 @@ from fold_search.search.drafting.plan import Plan, propose
 from fold_search.search.drafting.survey import Survey, render_table, survey
 from fold_search.search.drafting.template import as_yaml, write_study_file
 from fold_search.search.errors import ConfigError
-from fold_search.search.study.beginning import check_settings
+from fold_search.search.study.checks import check_settings
 from fold_search.search.study.config import StudyConfig, load_config
 from fold_search.search.study.parameters import PARAMETERS
 from tests.search.trained import search
