@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ from fold_search.search.commands.options import (
 
 if TYPE_CHECKING:
     from fold_search.objectives.data.sources import Quotes
+    from fold_search.search.running.engines.local import LocalEngine
     from fold_search.search.study.config import StudyConfig
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import OpenStudy
@@ -143,6 +145,7 @@ def run(
     from fold_search.search.study.config import load_config
     from fold_search.search.study.environment import Secrets
 
+    began = time.time()
     given = {"budget.trials": trials, "budget.time": timeout, "storage.url": storage}
     options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     notes: list[str] = []
@@ -162,7 +165,9 @@ def run(
     with announced(study.ledger, owner):
         if not reopen_if_work_is_left(study, config):
             return _ended(study, config)
-        return _run(study, config, owner=owner, workers=workers, memory_limit=memory_limit, secrets=secrets)
+        deadline = None if config.budget.seconds is None else began + config.budget.seconds
+        engine = _engine(study, config, workers=workers, memory_limit=memory_limit, deadline=deadline)
+        return _run(study, config, owner=owner, engine=engine, secrets=secrets)
 
 
 @click.command("worker")
@@ -192,37 +197,44 @@ def worker(
         return _ended(study, config)
     owner, secrets = make_owner(), Secrets.read()
     with announced(study.ledger, owner):
-        return _run(study, config, owner=owner, workers=workers, memory_limit=memory_limit, secrets=secrets)
+        engine = _engine(study, config, workers=workers, memory_limit=memory_limit)
+        return _run(study, config, owner=owner, engine=engine, secrets=secrets)
 
 
-def _run(
+def _engine(
     study: "OpenStudy",
     config: "StudyConfig",
     *,
-    owner: str,
     workers: int | None,
     memory_limit: int | None,
-    secrets: "Secrets",
-) -> int:
-    from fold_search.search.errors import ExitCode, RunFailed
+    deadline: float | None = None,
+) -> "LocalEngine":
     from fold_search.search.running.engines.local import LocalEngine, num_gpus
+
+    return LocalEngine(
+        url=study.url,
+        study=study.record.name,
+        config=config,
+        num_workers=workers or max(1, num_gpus()),
+        memory_limit=memory_limit,
+        deadline=deadline,
+    )
+
+
+def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "LocalEngine", secrets: "Secrets") -> int:
+    from fold_search.search.errors import ExitCode, RunFailed
     from fold_search.search.running.run import Ending, check_complete, run_study
     from fold_search.search.study.stored import misplaced
     from fold_search.storage.artifacts import Artifacts
     from fold_search.storage.errors import StorageUnavailable
 
     console = new_console()
-    engine = LocalEngine(
-        url=study.url,
-        study=study.record.name,
-        config=config,
-        num_workers=workers or max(1, num_gpus()),
-        memory_limit=memory_limit,
-    )
     if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
         console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
-        ending = run_study(study, config, owner=owner, engine=engine, secrets=secrets, console=console)
+        ending = run_study(
+            study, config, owner=owner, engine=engine, secrets=secrets, console=console, deadline=engine.deadline
+        )
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):
             check_complete(study, config)

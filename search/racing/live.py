@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from fold_search.search.racing import policy as race
+from fold_search.search.racing.haste import Haste, haste
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
 from fold_search.search.study.config import RaceConfig, StudyConfig
@@ -148,13 +149,17 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRace:
-    """The race of one study as a worker or the coordinator asks it; `num_trials` is the study's budget."""
+    """The race of one study as a worker or the coordinator asks it; `num_trials` is the study's budget.
+
+    `haste` chooses in its place when a time budget runs out.
+    """
 
     scores: Scores
     settings: RaceConfig
     num_trials: int
     until_no_gain: bool = False
     policy: Policy = race
+    haste: Haste | None = None
 
     def verdict(self, *, trial: int, fold: int, done: bool) -> Verdict:
         """Judge a trial by all that is known now; `done`: the fold counts as done before the ledger says so.
@@ -179,6 +184,8 @@ class LiveRace:
     def next_fold_run(self, matrix: Matrix | None = None) -> Choice:
         """Choose what a free worker trains, by all that is known now or by `matrix`."""
         matrix = self.scores.matrix() if matrix is None else matrix
+        if self.haste is not None and (hurried := self.haste.choose(matrix)) is not None:
+            return hurried
         return self.policy.next_fold_run(matrix, settings=self.settings, trials_left=self.trials_left(matrix))
 
     def trials_left(self, matrix: Matrix) -> int:
@@ -192,11 +199,12 @@ class LiveRace:
         return trial in self.scores.audited
 
 
-def live_race(ledger: LedgerView, config: StudyConfig) -> LiveRace:
-    """The race of a study by its study file."""
+def live_race(ledger: LedgerView, config: StudyConfig, *, deadline: float | None = None) -> LiveRace:
+    """The race of a study by its study file; its time is over at `deadline`, in seconds since 1970."""
     return LiveRace(
         scores=Scores(ledger),
         settings=config.race,
         num_trials=most_trials(config),
         until_no_gain=config.budget.until == "no-expected-gain",
+        haste=None if deadline is None else haste(ledger, deadline),
     )

@@ -33,6 +33,7 @@ from fold_search.storage.records import EventKind, StudyState, TrialState
 
 STEP_SECONDS = 0.2
 DRAIN_SECONDS = 60.0
+LEAVE_SECONDS = 3.0  # for the trackers, of a run whose time is used or that was interrupted
 
 
 class Ending(StrEnum):
@@ -47,7 +48,7 @@ class Ending(StrEnum):
 
 @dataclass(slots=True)
 class Interrupts:
-    """Counts Ctrl-C and SIGTERM: the first asks to leave after the epoch in hand, the second to leave now."""
+    """Counts Ctrl-C and SIGTERM: the first asks to leave after the step in hand, the second to leave now."""
 
     count: int = 0
 
@@ -76,8 +77,11 @@ def run_study(
     engine: Engine,
     secrets: Secrets,
     console: Console,
+    deadline: float | None = None,
 ) -> Ending:
     """Run the study as `owner`, who may have announced it, with the workers of `engine`.
+
+    `deadline` is when the time budget is used, in seconds since 1970.
 
     Raises ConfigError if a worker cannot work at all, RunFailed if too many of them died or too many trials failed in a
     row; StorageError.
@@ -85,7 +89,7 @@ def run_study(
     coordinator = Coordinator(
         ledger=study.ledger,
         config=config,
-        race=live_race(study.ledger, config),
+        race=live_race(study.ledger, config, deadline=deadline),
         url=study.url,
         owner=owner,
         pooled_score=(study.rows or StudyRows(ledger=study.ledger, config=config)).pooled_score,
@@ -101,7 +105,7 @@ def run_study(
             going = _Run(
                 ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
             )
-            ending = going.to_its_end(config.budget.seconds)
+            ending = going.to_its_end(deadline)
         finally:
             owners = engine.kill()
             # Without the database the leases lapse by themselves.
@@ -111,7 +115,8 @@ def run_study(
         with contextlib.suppress(StorageUnavailable):
             progress.update(now=True)
             if ending is not Ending.KILLED:
-                _drain(publisher, progress, study.record.name)
+                patience = DRAIN_SECONDS if ending is Ending.FINISHED else LEAVE_SECONDS
+                _drain(publisher, progress, study.record.name, seconds=patience)
     if engine.too_many_deaths:
         raise RunFailed(f"{engine.error}; nothing is lost, the same command continues", ExitCode.WORKERS_DIE)
     if engine.error:
@@ -133,9 +138,8 @@ class _Run:
     ending: Ending = Ending.FINISHED
     outage_since: float | None = None
 
-    def to_its_end(self, budget_seconds: float | None) -> Ending:
+    def to_its_end(self, deadline: float | None) -> Ending:
         """Go round until the study is finished, the time is used or the user has had enough."""
-        deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
         working = True
         while working or self.engine.alive():
             working = self._round()
@@ -173,7 +177,7 @@ class _Run:
             self.ending = Ending.FAILED
         elif self.counter.count:
             self.ending = Ending.INTERRUPTED
-        elif deadline is not None and time.monotonic() > deadline:
+        elif deadline is not None and time.time() > deadline:
             self.ending = Ending.TIMEOUT
         else:
             return
@@ -184,9 +188,9 @@ class _Run:
 
 
 _LEAVING = {
-    Ending.INTERRUPTED: "leaving after the epoch in hand; once more to leave now",
-    Ending.FAILED: "a worker cannot go on; leaving after the epoch in hand",
-    Ending.TIMEOUT: "the time budget is used; leaving after the epoch in hand",
+    Ending.INTERRUPTED: "leaving after the step in hand; press Ctrl-C once more to leave now",
+    Ending.FAILED: "a worker cannot go on; leaving after the step in hand",
+    Ending.TIMEOUT: "the time budget is used; leaving after the step in hand",
 }
 
 
@@ -229,8 +233,8 @@ def last_reason(ledger: Ledger) -> str:
     return str(ended[0].payload["reason"]) if ended else "the study has ended"
 
 
-def _drain(publisher: Publisher, progress: Progress, study: str) -> None:
+def _drain(publisher: Publisher, progress: Progress, study: str, *, seconds: float) -> None:
     """Let the trackers catch up; what they could not take stays in the ledger."""
-    for tracker, left in publisher.drain(timeout_seconds=DRAIN_SECONDS).items():
+    for tracker, left in publisher.drain(timeout_seconds=seconds).items():
         if left:
             progress.say(f"{tracker}: {left} events are not published yet; `search publish --study {study}` does it")

@@ -91,6 +91,7 @@ class Worker:
     paused_checkpoints: int = 100
     lease_seconds: float = LEASE_SECONDS
     pace: Pace = field(default_factory=Pace)
+    preparing: threading.Event = field(default_factory=threading.Event)  # set while no epoch can begin yet
 
     def work(self) -> None:
         """Claim and train until the study is finished or a stop is asked for."""
@@ -152,7 +153,11 @@ class Worker:
             self._fail(claim, error)
 
     def _train(self, claim: Claim) -> None:
-        training = self.objective(claim)
+        self.preparing.set()
+        try:
+            training = self.objective(claim)
+        finally:
+            self.preparing.clear()
         self._record_sample(training.sample, claim)
         checkpoints = Checkpoints(ledger=self.ledger, artifacts=self.artifacts, claim=claim, pace=self.pace)
         checkpoints.restore(training)

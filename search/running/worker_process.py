@@ -6,6 +6,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from fold_search.search.errors import USER_ERRORS
 from fold_search.search.racing.live import live_race
@@ -17,6 +18,10 @@ from fold_search.storage.database import connect
 from fold_search.storage.errors import StorageError
 from fold_search.storage.ledger import Ledger
 
+if TYPE_CHECKING:
+    from fold_search.search.running.worker import Worker
+
+LEAVING = "the worker was asked to leave"
 PATIENCE_SECONDS = 600.0  # with a database that went away
 
 # Exit codes: what the process that started it needs to know.
@@ -36,6 +41,7 @@ class WorkerJob:
     num_workers: int
     memory_limit: int | None
     owner: str
+    deadline: float | None = None  # of the run that started it, in seconds since 1970
 
 
 def main(job: WorkerJob, stop: "Connection[str, str]", errors: "Connection[str, str]") -> None:
@@ -49,7 +55,7 @@ def main(job: WorkerJob, stop: "Connection[str, str]", errors: "Connection[str, 
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     threading.Thread(target=watch, args=(stop, leave, told, os.getppid()), name="watch", daemon=True).start()
     try:
-        run_worker(job, leave)
+        run_worker(job, leave, told)
     except USER_ERRORS as error:
         with suppress(BrokenPipeError):  # nobody is left to be told
             errors.send(str(error))
@@ -65,8 +71,21 @@ def watch(stop: "Connection[str, str]", leave: threading.Event, told: list[int],
     leave.set()
 
 
-def run_worker(job: WorkerJob, stop: threading.Event) -> None:
-    """Train fold runs in this process until the study is finished or `stop` is set."""
+def leave_preparation(worker: "Worker", told: list[int]) -> None:
+    """End this process as soon as it is to leave and prepares a training, which cannot be stopped in between.
+
+    Nothing is lost: what is computed once a study is stored whole or not at all, and would be computed anew.
+    """
+    worker.stop.wait()
+    while not worker.preparing.wait(0.1):
+        pass
+    with suppress(StorageError):
+        worker.ledger.release_owner(worker.owner, reason=LEAVING)
+    os._exit(LEFT if told else FINISHED)
+
+
+def run_worker(job: WorkerJob, stop: threading.Event, told: list[int]) -> None:
+    """Train fold runs in this process until the study is finished or `stop` is set; `told`: by a signal."""
     # They load torch, which the process that starts workers does without.
     from fold_search.search.running.objective import Objective, choose_device, limit_memory, share_cores
     from fold_search.search.running.worker import Worker
@@ -80,14 +99,16 @@ def run_worker(job: WorkerJob, stop: threading.Event) -> None:
         raise StorageError(f"study {job.study!r} is not in this database any more")
     ledger = Ledger(engine, record.id)
     rows, device = StudyRows(ledger=ledger, config=job.config), choose_device(job.index)
-    Worker(
+    worker = Worker(
         ledger=ledger,
         artifacts=Artifacts(job.config.storage.artifacts),
         objective=Objective(rows, device=device, ledger=ledger, memory_limit=job.memory_limit),
-        race=live_race(ledger, job.config),
+        race=live_race(ledger, job.config, deadline=job.deadline),
         owner=job.owner,
         stop=stop,
         keeps_weights=job.config.artifacts.keep != "none",
         diverged=job.config.study.diverged,
         paused_checkpoints=job.config.artifacts.paused_checkpoints,
-    ).work()
+    )
+    threading.Thread(target=leave_preparation, args=(worker, told), name="leave", daemon=True).start()
+    worker.work()

@@ -163,7 +163,7 @@ def test_a_worker_joins_and_takes_the_coordination_over(user: UserFolder):
 
 
 def test_a_time_budget_ends_the_run_and_loses_nothing(user: UserFolder):
-    """The run leaves after the epoch in hand; the same command goes on."""
+    """The run leaves after the step in hand; the same command goes on."""
     user.write_study_file(training={"epochs": 50, "batch_size": 4})
     process = user.start_run("--timeout", "3s")
     output, _ = process.communicate(timeout=120)

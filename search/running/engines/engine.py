@@ -24,7 +24,7 @@ class Engine(Protocol):
         """Replace the workers that are gone, unless all are to leave; returns their owners, whose leases are free."""
 
     def stop(self) -> None:
-        """Ask every worker to leave after the epoch in hand; none is replaced from now on."""
+        """Ask every worker to leave after the step in hand; none is replaced from now on."""
 
     def alive(self) -> bool:
         """Whether any worker still runs."""

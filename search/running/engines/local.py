@@ -30,6 +30,7 @@ class LocalEngine:
     config: StudyConfig
     num_workers: int
     memory_limit: int | None = None
+    deadline: float | None = None  # of the run, in seconds since 1970
     deaths: list[float] = field(default_factory=list)  # when, by time.monotonic
     error: str | None = None
     too_many_deaths: bool = False  # that is the error, and no user's
@@ -73,7 +74,7 @@ class LocalEngine:
             self.too_many_deaths = True
 
     def stop(self) -> None:
-        """Ask every worker to leave after the epoch in hand; none is replaced from now on."""
+        """Ask every worker to leave after the step in hand; none is replaced from now on."""
         self._stopping = True
         for worker in self._workers.values():
             with suppress(OSError):  # it is gone already
@@ -102,6 +103,7 @@ class LocalEngine:
             num_workers=self.num_workers,
             memory_limit=self.memory_limit,
             owner=owner,
+            deadline=self.deadline,
         )
         # Pipes, not an Event: to set one waits for every process that waits for it, also for those that were killed.
         try:

@@ -1,0 +1,70 @@
+"""What is trained while a time budget runs out: the folds of one good trial, so that there is a complete one."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from fold_search.search.racing.estimates import estimates
+from fold_search.search.racing.matrix import Matrix, RunState
+from fold_search.search.racing.verdicts import Action, Choice
+from fold_search.search.study.attended import WORKER_ROLE
+from fold_search.storage.records import EventKind
+from fold_search.storage.view import LedgerView
+
+MARGIN = 2.0  # how many times as long as it needs a trial is given: epochs differ in length, and a fold takes a start
+RECENT_EPOCHS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Haste:
+    """Chooses in place of the race once the time that is left is short for the best trial that is begun.
+
+    `deadline` is when the time is over, by `clock`; `epoch_seconds` says how long an epoch takes by now, None if
+    that is not known.
+    """
+
+    deadline: float
+    num_workers: Callable[[], int]
+    epoch_seconds: Callable[[], float | None]
+    clock: Callable[[], float] = time.time
+
+    def choose(self, matrix: Matrix) -> Choice | None:
+        """Choose a fold run; None as long as the race is to choose.
+
+        Where a trial is complete, only one that is expected to be better, and that can be complete in time, is hurried.
+        """
+        left, seconds = self.deadline - self.clock(), self.epoch_seconds()
+        num_epochs = matrix.num_epochs
+        begun = matrix.open & (num_epochs.sum(axis=1) > 0)
+        if seconds is None or not begun.any():
+            return None
+        epochs_left = np.where(matrix.done, 0, matrix.lengths[:, None] - num_epochs)
+        needed = seconds * np.maximum(epochs_left.sum(axis=1) / max(1, self.num_workers()), epochs_left.max(axis=1))
+        hurried = begun & (needed <= left) if matrix.complete.any() else begun
+        if not hurried.any() or left > MARGIN * needed[hurried].max():
+            return None
+        expected = estimates(matrix)
+        worth = np.array([matrix.sign * expected.get(number, -np.inf) for number in matrix.numbers.tolist()])
+        best = int(np.where(hurried, worth, -np.inf).argmax())
+        free = np.isin(matrix.states[best], (RunState.WAITING, RunState.PAUSED))
+        if left > MARGIN * needed[best] or worth[best] <= worth[matrix.complete].max(initial=-np.inf) or not free.any():
+            return None
+        fold = int(np.where(free, num_epochs[best], -1).argmax())
+        return Choice(action=Action.RUN, trial=int(matrix.numbers[best]), fold=fold)
+
+
+def haste(ledger: LedgerView, deadline: float) -> Haste:
+    """The haste of a study whose time is over at `deadline`, in seconds since 1970."""
+
+    def epoch_seconds() -> float | None:
+        seconds = [event.payload["seconds"] for event in ledger.last_events([EventKind.EPOCH], limit=RECENT_EPOCHS)]
+        return fmean(seconds) if seconds else None
+
+    return Haste(
+        deadline=deadline,
+        num_workers=lambda: len(ledger.live_roles(WORKER_ROLE)),
+        epoch_seconds=epoch_seconds,
+    )
