@@ -34,7 +34,7 @@ from fold_search.objectives.tasks.preparation import prepare
 from fold_search.objectives.training.fold import read_weights
 from fold_search.search.exporting.curves import HeldOutFile
 from fold_search.search.exporting.held_out_file import score_on
-from fold_search.search.reporting.tables import find_best
+from fold_search.search.reporting.summary import find_best
 from fold_search.search.running.objective import Objective, choose_device
 from fold_search.search.running.proposals import make_sampler
 from fold_search.search.study.config import StudyConfig, load_config

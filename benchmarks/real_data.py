@@ -25,7 +25,7 @@ from fold_search.objectives.data.dataset import Dataset, read_dataset
 from fold_search.objectives.jobs import FoldJob
 from fold_search.objectives.tasks.preparation import prepare
 from fold_search.objectives.training.fold import FoldTraining
-from fold_search.search.reporting.tables import summarise
+from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.objective import choose_device, fold_seed
 from fold_search.search.study.config import StudyConfig, load_config
 from fold_search.search.study.goal import make_goal

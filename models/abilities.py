@@ -1,4 +1,8 @@
-"""What encoders of a family can do. Much of it no configuration says, so a tiny one with random weights is tried."""
+"""What encoders of a family can do. Much of it no configuration says, so a tiny one with random weights is tried.
+
+Shapes alone (torch's device `meta`) would not do: whether padding, dropout and the order of tokens count shows in
+numbers only. No list of names says what a family can do: its code is run.
+"""
 
 import copy
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What of the model can be set or searched: one declaration for the study file, the space, the docs and the errors."""
+"""The model parameters that can be set or searched, declared once for study file, space, docs and errors."""
 
 from typing import Annotated, Any, Literal
 
@@ -30,73 +30,78 @@ class _Section(BaseModel):
 
 
 class EncoderParams(_Section):
-    """The encoder, what of it is trained, and the head."""
+    """The encoder, which of its layers are trained, and the head."""
 
     encoder: str = Field(
-        description="A model hub name, a pretrained model's folder, or `package:NAME/FOLDER` in an installed package; "
-        "for images also `timm:NAME` (the extra `timm`), and `config:FOLDER`, `config:FILE` or `config:timm:NAME`: "
-        "that architecture, trained from random weights. A relative folder starts at the study file's."
+        description="The pretrained model: a hub name, a folder, or `package:NAME/FOLDER` in an installed package. "
+        "Images: also `timm:NAME` (needs the extra `timm`), or only an architecture, trained from random weights: "
+        "`config:FOLDER`, `config:FILE`, `config:timm:NAME`. A relative folder starts at the study file's folder."
     )
-    max_length: int = searchable(128, "Tokens of a text that are kept, special tokens included.", ge=4, le=8192)
+    max_length: int = searchable(128, "Number of tokens of a text that are kept, with special tokens.", ge=4, le=8192)
     long_text: Literal["head", "tail", "head_tail", "windows"] = searchable(
         "head",
-        "What of a longer text is kept: its beginning, its end, half of each, or all of it in overlapping windows "
-        "whose pooled states are averaged. Of a text's tokens the first 8,192 are looked at.",
+        "What is kept of a text longer than max_length. head: its start. tail: its end. head_tail: half of each. "
+        "windows: all of it, in overlapping windows whose pooled states are averaged. Only the first 8,192 tokens of a "
+        "text are read.",
         source="Sun et al. 2019",
     )
     window_overlap: float = searchable(
         0.25,
-        "Windows: the share of its tokens that a window has in common with the one before, or more: windows are evenly "
-        "spread.",
+        "windows: the least share of tokens that a window shares with the one before it. Windows are evenly spread, so "
+        "it may be more.",
         when={"long_text": ["windows"]},
         ge=0.0,
         le=0.9,
     )
     morphemes: Literal["none", "kiwi"] = searchable(
         "none",
-        "Korean: whether words are cut into their morphemes, with a space between them, before the tokenizer reads "
-        "them; kiwi needs the extra `korean`.",
+        "For Korean. kiwi: words are split into morphemes before the tokenizer reads them; it needs the extra "
+        "`korean`.",
         source="Park et al. 2021",
     )
     pooling: Literal["mean", "cls", "max", "attention"] = searchable(
         "mean",
-        "How token states become one vector: masked mean, the first token's, the masked maximum of each coordinate, or "
-        "a mean weighted by learned attention.",
+        "How token states become one vector. mean: their mean. cls: the first token's state. max: the maximum of each "
+        "coordinate. attention: a mean weighted by learned attention. Padding never counts.",
         suggest=["mean", "cls"],
         source="attention: Yang et al. 2016",
     )
     dropout: float = searchable(
         0.1,
-        "Dropout probability before the linear head.",
+        "Dropout probability before the head.",
         suggest={"low": 0.0, "high": 0.5},
         source="Srivastava et al. 2014",
         ge=0.0,
         lt=1.0,
     )
     encoder_dropout: float | None = searchable(
-        None, "Dropout probability inside the encoder; null keeps the pretrained configuration's.", ge=0.0, lt=1.0
+        None, "Dropout probability inside the encoder; null: as in the pretrained model.", ge=0.0, lt=1.0
     )
     trainable_layers: int | None = searchable(
-        None, "How many top encoder layers are trained; null trains all and the embeddings, 0 the head only.", ge=0
+        None, "How many of the top encoder layers are trained; null: all, and the embeddings; 0: only the head.", ge=0
     )
     reinit_layers: int = searchable(
-        0, "How many top encoder layers start anew from random weights.", source="Zhang et al. 2021", ge=0
+        0,
+        "How many of the top encoder layers start from random weights instead of pretrained ones.",
+        source="Zhang et al. 2021",
+        ge=0,
     )
     lora_rank: int | None = searchable(
         None,
-        "Rank of the low-rank updates that are trained in place of the encoder's own weights; null: those themselves.",
+        "LoRA rank: low-rank updates are trained instead of the encoder's weights; null: no LoRA, the weights are "
+        "trained.",
         source="Hu et al. 2022",
         ge=1,
         le=1024,
     )
     lora_alpha: float = searchable(
-        16.0, "LoRA: the updates are scaled by this over the rank.", source="Hu et al. 2022", gt=0.0, le=1024.0
+        16.0, "LoRA: the updates are scaled by lora_alpha / lora_rank.", source="Hu et al. 2022", gt=0.0, le=1024.0
     )
     lora_targets: Literal["attention", "all"] = searchable(
-        "attention", "LoRA: which linear layers are updated: those of the attention, or all.", source="Hu et al. 2022"
+        "attention", "LoRA: which linear layers get updates: those of the attention, or all.", source="Hu et al. 2022"
     )
     gradient_checkpointing: bool = searchable(
-        False, "Compute activations again in the backward pass instead of keeping them: less memory, more time."
+        False, "Recompute activations in the backward pass instead of storing them: less memory, more time."
     )
 
 
@@ -105,22 +110,25 @@ class ColumnsParams(_Section):
 
     architecture: Literal["joined", "columns"] = searchable(
         "joined",
-        "joined: one encoder reads the text columns one after the other; columns: each column is read and classified "
-        "by itself, and a two-layer head fuses what they say.",
+        "joined: the text columns are joined into one text. columns: each column is read and classified separately, "
+        "and a two-layer head combines the results.",
     )
     shared_encoder: bool = searchable(
-        True, "columns: whether one encoder reads all columns, or each its own.", when={"architecture": ["columns"]}
+        True,
+        "columns: true: one encoder for all columns; false: one encoder per column.",
+        when={"architecture": ["columns"]},
     )
     column_max_length: dict[str, Annotated[int, Field(ge=4, le=8192)]] = Field(
-        {}, description="columns: tokens kept of a column, as {column: tokens}; max_length for those not named."
+        {}, description="columns: tokens kept per column, as {column: tokens}. Other columns use max_length."
     )
     column_dropout: dict[str, Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
         {},
-        description="columns: dropout before a column's own classifier, as {column: probability}; dropout otherwise.",
+        description="columns: dropout before a column's classifier, as {column: probability}. Other columns use "
+        "dropout.",
     )
     fusion_width: int = searchable(
         256,
-        "columns: units of the fusing head's hidden layer (ReLU).",
+        "columns: units in the hidden layer (ReLU) of the head that combines the columns.",
         when={"architecture": ["columns"]},
         ge=1,
         le=8192,
@@ -132,13 +140,15 @@ class RelationParams(_Section):
 
     entity_form: Literal["separated", "markers", "typed_markers", "typed_punctuation"] = searchable(
         "typed_markers",
-        "Relations: how the entities are shown: before the sentence and separated from it, between marker tokens in "
-        "it, between markers that name their types, or between punctuation and the types' names.",
+        "How the two entities of a relation are shown to the encoder. separated: before the sentence. markers: between "
+        "marker tokens in the sentence. typed_markers: between markers that name their types. typed_punctuation: "
+        "between punctuation marks, with their types.",
         source="Zhou and Chen 2022",
     )
     entity_states: Literal["pooled", "entities"] = searchable(
         "pooled",
-        "Relations: what the head sees: the pooled states of all tokens, or those at the starts of both entities.",
+        "What the head sees of a relation. pooled: the pooled states of all tokens. entities: the states at the "
+        "starts of both entities.",
         source="Baldini Soares et al. 2019",
     )
 
@@ -148,11 +158,11 @@ class ImageParams(_Section):
 
     image_size: int = searchable(
         224,
-        "Images: their height and width in pixels as the encoder sees them, whatever their shape.",
+        "Images are resized to this height and width in pixels, whatever their shape.",
         ge=8,
         le=2048,
     )
 
 
 class ModelParams(ImageParams, RelationParams, ColumnsParams, EncoderParams):
-    """An encoder with a head, as the study file's `model:` section or one trial of it."""
+    """An encoder with a head: the study file's `model:` section, or one trial's values of it."""

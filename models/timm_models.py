@@ -1,6 +1,5 @@
 """Image encoders of timm, an optional package, in transformers' wrapper: their names, image sizes and layers."""
 
-import difflib
 import importlib
 import importlib.util
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from fold_search.models.errors import EncoderError
+from fold_search.words import nearest
 
 TIMM_PREFIX = "timm:"
 MODEL_TYPE = "timm_wrapper"
@@ -82,7 +82,7 @@ def _settings(name: str, model: str) -> Any:
     timm = require_timm(name)
     architecture = model.partition(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
-        advice = f"; did you mean {close[0]!r}?" if close else ""
+        close = nearest(architecture, timm.list_models())
+        advice = f"; did you mean {close!r}?" if close else ""
         raise EncoderError(f"encoder {name!r}: timm has no model {architecture!r}{advice}")
     return timm.get_pretrained_cfg(model)

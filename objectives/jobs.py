@@ -20,7 +20,7 @@ class EpochScore:
     epoch: int  # from 1
     score: float  # the study's metric on the validation rows
     standing: float  # the score of the epoch that is chosen so far: what the fold would end with by now
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # val_METRIC, val_loss, train_loss, train_loss_running, learning_rate, rows_per_second
     seconds: float
 
 
@@ -45,7 +45,7 @@ class FoldJob:
 
     @property
     def task(self) -> Task:
-        """What the label is."""
+        """What the label is: a class, or a number."""
         return "classification" if self.label_names else "regression"
 
     @property
@@ -60,16 +60,32 @@ class FoldJob:
 
     def counts(self, rows: Rows) -> NDArray[np.int64]:
         """How many of `rows` are of each class, (classes,); empty for a numeric label."""
-        if not self.label_names:
+        if self.task == "regression":
             return np.empty(0, np.int64)
         return np.bincount(self.classes[rows], minlength=len(self.label_names))
+
+    @property
+    def label_scale(self) -> tuple[float, float]:
+        """Mean and deviation of a numeric label's training rows, by which it is standardised; 0 and 1 for classes."""
+        if self.task == "classification":
+            return 0.0, 1.0
+        known = self.labels[self.training_rows]
+        return float(known.mean()), float(known.std()) or 1.0
+
+    @property
+    def targets(self) -> NDArray[np.int64] | NDArray[np.float32]:
+        """What is trained towards, (all rows,): classes, or standardised numbers."""
+        if self.task == "classification":
+            return self.classes
+        mean, deviation = self.label_scale
+        return ((self.labels - mean) / deviation).astype(np.float32)
 
     def fingerprint(self) -> str:
         """Return the sha256 of everything that decides the training."""
         params = self.params.model_copy(update={"model": self.model})
         settings = (params.model_dump_json(), asdict(self.goal), self.label_names, self.seed)
         digest = hashlib.sha256(f"2 {settings}".encode())
-        kind = "<i8" if self.label_names else "<f8"
+        kind = "<i8" if self.task == "classification" else "<f8"
         digest.update(self.labels.astype(kind).tobytes() + b"/")
         for rows in (self.training_rows, self.validation_rows):
             digest.update(rows.astype("<i8").tobytes() + b"/")

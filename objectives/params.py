@@ -1,4 +1,4 @@
-"""What of the training can be set or searched, and the whole of one trial's settings."""
+"""The training parameters that can be set or searched, and all settings of one trial together."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
@@ -39,29 +39,29 @@ class OptimiserParams(_Section):
     epochs: int = searchable(4, "Passes over the training rows.", suggest={"low": 3, "high": 10}, ge=1, le=1000)
     patience: int | None = searchable(
         None,
-        "Epochs without a better one after which a fold ends before its last epoch; null trains all of them.",
+        "A fold ends early after this many epochs without a better score; null: all epochs are trained.",
         source="Prechelt 1998",
         ge=1,
         le=1000,
     )
-    batch_size: int = searchable(16, "Rows of one forward pass.", suggest=[8, 16, 32], ge=1, le=4096)
-    accumulation_steps: int = searchable(1, "Forward passes of one optimiser step.", ge=1, le=1024)
+    batch_size: int = searchable(16, "Rows per forward pass.", suggest=[8, 16, 32], ge=1, le=4096)
+    accumulation_steps: int = searchable(1, "Forward passes per optimiser step.", ge=1, le=1024)
     optimiser: Literal["adamw", "sgd", "schedule_free_adamw"] = searchable(
         "adamw",
-        "What moves the weights. schedule_free_adamw needs no schedule: it averages the weights instead.",
+        "The optimiser. schedule_free_adamw needs no learning rate schedule: it averages the weights instead.",
         suggest=["adamw", "schedule_free_adamw"],
         source="Loshchilov and Hutter 2019; Defazio et al. 2024",
     )
     learning_rate: float = searchable(
         5e-5,
-        "The peak learning rate; SGD needs a hundred times AdamW's or more.",
+        "The peak learning rate. SGD needs at least 100 times the rate of AdamW.",
         suggest={"low": 1e-5, "high": 1e-3, "log": True},
         gt=0.0,
         le=10.0,
     )
     layer_decay: float = searchable(
         1.0,
-        "Factor of the learning rate from each encoder layer to the one below it; 1 trains all layers alike.",
+        "Each encoder layer's learning rate is this times that of the layer above it; 1: the same for all.",
         suggest={"low": 0.7, "high": 1.0},
         source="Howard and Ruder 2018",
         gt=0.0,
@@ -69,7 +69,7 @@ class OptimiserParams(_Section):
     )
     momentum: float = searchable(
         0.9,
-        "SGD's momentum.",
+        "Momentum of SGD.",
         suggest=[0.8, 0.9, 0.95],
         when={"optimiser": ["sgd"]},
         source="Sutskever et al. 2013",
@@ -78,7 +78,7 @@ class OptimiserParams(_Section):
     )
     weight_decay: float = searchable(
         0.01,
-        "Weight decay (decoupled, but for SGD); never on biases and normalisation weights.",
+        "Weight decay: decoupled, except with SGD. Biases and normalisation weights have none.",
         suggest={"low": 0.0, "high": 0.1},
         source="Loshchilov and Hutter 2019",
         ge=0.0,
@@ -86,16 +86,16 @@ class OptimiserParams(_Section):
     )
     schedule: Literal["constant", "linear", "cosine", "cosine_restarts", "step", "plateau"] = searchable(
         "linear",
-        "How the learning rate goes on after the warm-up: linear and cosine fall to the end of the last epoch, "
-        "cosine_restarts (SGDR) begins anew again and again, step falls every so many epochs, plateau whenever the "
-        "validation score stops getting better.",
+        "The learning rate after the warm-up. linear, cosine: falls until the last epoch. cosine_restarts (SGDR): "
+        "falls in cycles, and each cycle starts at the peak again. step: falls every decay_epochs. plateau: falls when "
+        "the validation score stops improving.",
         suggest=["linear", "cosine", "cosine_restarts"],
         when={"optimiser": ["adamw", "sgd"]},
         source="Loshchilov and Hutter 2017",
     )
     restart_epochs: int = searchable(
         1,
-        "Epochs of the first cycle of cosine_restarts.",
+        "cosine_restarts: epochs of the first cycle.",
         suggest=[1, 2, 3],
         when={"schedule": ["cosine_restarts"]},
         source="Loshchilov and Hutter 2017",
@@ -104,7 +104,7 @@ class OptimiserParams(_Section):
     )
     restart_factor: int = searchable(
         2,
-        "How many times longer each cycle of cosine_restarts is than the one before.",
+        "cosine_restarts: each cycle is this many times as long as the one before.",
         suggest=[1, 2],
         when={"schedule": ["cosine_restarts"]},
         source="Loshchilov and Hutter 2017",
@@ -113,7 +113,7 @@ class OptimiserParams(_Section):
     )
     decay_epochs: int = searchable(
         2,
-        "Epochs between two falls of the schedule step.",
+        "step: epochs between two falls of the learning rate.",
         suggest=[1, 2, 3],
         when={"schedule": ["step"]},
         ge=1,
@@ -121,7 +121,7 @@ class OptimiserParams(_Section):
     )
     decay_factor: float = searchable(
         0.5,
-        "What the learning rate is multiplied by at each fall of the schedules step and plateau.",
+        "step and plateau: the learning rate is multiplied by this at each fall.",
         suggest=[0.1, 0.3, 0.5],
         when={"schedule": ["step", "plateau"]},
         gt=0.0,
@@ -129,7 +129,7 @@ class OptimiserParams(_Section):
     )
     plateau_patience: int = searchable(
         1,
-        "Epochs without a better one that the schedule plateau waits before it falls.",
+        "plateau: the learning rate falls after more than this many epochs without a better score.",
         suggest=[0, 1, 2],
         when={"schedule": ["plateau"]},
         ge=0,
@@ -137,46 +137,46 @@ class OptimiserParams(_Section):
     )
     warmup_ratio: float = searchable(
         0.1,
-        "Share of the optimiser steps in which the learning rate rises from 0.",
+        "Share of the optimiser steps that are warm-up, in which the learning rate rises from 0.",
         suggest={"low": 0.0, "high": 0.2},
         ge=0.0,
         lt=1.0,
     )
-    warmup_steps: int | None = searchable(
-        None, "Optimiser steps in which the learning rate rises from 0; null goes by warmup_ratio.", ge=0
+    warmup_steps: int | None = searchable(None, "Number of warm-up steps; null: warmup_ratio decides.", ge=0)
+    min_learning_rate: float = searchable(0.0, "The lowest learning rate after the warm-up.", ge=0.0)
+    gradient_clip: float | None = searchable(
+        1.0, "Gradients are clipped to this norm (of all together); null: no clipping.", gt=0.0
     )
-    min_learning_rate: float = searchable(0.0, "The learning rate never falls below this after the warm-up.", ge=0.0)
-    gradient_clip: float | None = searchable(1.0, "Largest norm of all gradients together; null does not clip.", gt=0.0)
     ema_decay: float | None = searchable(
         None,
-        "Scores, predictions and the model use a moving average of the weights: what a step keeps of it; null: none.",
+        "Scores, predictions and the model use a moving average of the weights with this decay; null: no averaging.",
         suggest=[0.99, 0.999],
         source="Polyak and Juditsky 1992",
         gt=0.0,
         lt=1.0,
     )
     precision: Literal["auto", "fp32", "bf16"] = searchable(
-        "auto", "auto: bf16 autocast on CUDA devices that have it, fp32 elsewhere."
+        "auto", "auto: bf16 autocast on CUDA devices that support it, else fp32."
     )
 
 
 class LossParams(_Section):
-    """What is minimised."""
+    """The loss."""
 
     loss: Literal[
         "cross_entropy", "focal", "dice", "ldam", "logit_adjusted", "kl_divergence", "mse", "mae", "huber"
     ] = searchable(
         "cross_entropy",
-        "The training loss. With class_weights, cross_entropy is weighted cross entropy or the class-balanced loss. "
-        "dice is the self-adjusting Dice loss; ldam has margins that grow as classes get rarer, on a cosine head; "
-        "logit_adjusted adds the logarithm of the class frequencies to the logits while training; kl_divergence is "
-        "measured from the smoothed target. mse, mae and huber are for a numeric label.",
+        "The training loss. cross_entropy: with class_weights it is weighted cross entropy or the class-balanced loss. "
+        "dice: self-adjusting Dice loss. ldam: larger margins for rarer classes, on a cosine head. logit_adjusted: "
+        "adds the log of the class frequencies to the logits during training. kl_divergence: from the smoothed "
+        "target. mse, mae, huber: for a numeric label.",
         suggest=["cross_entropy", "focal", "logit_adjusted"],
         source="focal: Lin et al. 2017; dice: Li et al. 2020; ldam: Cao et al. 2019; logit_adjusted: Menon et al. 2021",
     )
     label_smoothing: float = searchable(
         0.0,
-        "Share of the target that is spread over all classes, evenly or as smoothing_prior says.",
+        "Share of the target probability that is spread over all classes, evenly or by smoothing_prior.",
         suggest={"low": 0.0, "high": 0.2},
         when={"loss": SMOOTHABLE},
         source="Szegedy et al. 2016",
@@ -187,16 +187,16 @@ class LossParams(_Section):
         Literal["none", "inverse_frequency", "class_balanced"] | float | dict[str, float], _WEIGHTS
     ] = searchable(
         "none",
-        "One weight per class: focal loss calls it alpha. From the training rows' class counts, scaled so that the "
-        "mean weight of a row is 1; or given as {label: weight}; or, with two classes only, one number: the weight of "
-        "the rarer class, the other's being 1 less it. With ldam the weights wait for deferral.",
+        "One weight per class (alpha in focal loss). inverse_frequency, class_balanced: from the class counts of the "
+        "training rows, with a mean of 1 per row. Or your own: {label: weight}. With two classes also one number: the "
+        "weight of the rarer class; the other class gets 1 minus that weight. With ldam, used only after deferral.",
         suggest=["none", "inverse_frequency", "class_balanced"],
         when={"loss": ["cross_entropy", "focal", "ldam"]},
         source="Cui et al. 2019; Lin et al. 2017",
     )
     class_balanced_beta: float = searchable(
         0.999,
-        "Class-balanced weights (1 - beta) / (1 - beta^n); 0 weighs all classes alike.",
+        "Beta of the class-balanced weights (1 - beta) / (1 - beta^n) for n rows; 0: equal weights.",
         suggest=[0.9, 0.99, 0.999, 0.9999],
         when={"class_weights": ["class_balanced"]},
         source="Cui et al. 2019",
@@ -205,7 +205,7 @@ class LossParams(_Section):
     )
     focal_gamma: float = searchable(
         2.0,
-        "Focal loss: how strongly easy rows are played down; 0 is cross entropy.",
+        "Focal loss: how much less easy rows count; 0 is cross entropy.",
         suggest={"low": 0.5, "high": 4.0},
         when={"loss": ["focal"]},
         source="Lin et al. 2017",
@@ -214,7 +214,7 @@ class LossParams(_Section):
     )
     dice_alpha: float = searchable(
         0.01,
-        "Dice loss: how strongly easy rows are played down, (1 - p)^alpha p in place of p.",
+        "Dice loss: how much less easy rows count: (1 - p)^alpha * p is used instead of p.",
         suggest=[0.0, 0.01, 0.1],
         when={"loss": ["dice"]},
         source="Li et al. 2020",
@@ -223,7 +223,7 @@ class LossParams(_Section):
     )
     dice_smoothing: float = searchable(
         1.0,
-        "Dice loss: what is added to numerator and denominator, so that absent classes teach something too.",
+        "Dice loss: this is added to numerator and denominator, so that classes absent from a batch count too.",
         suggest=[0.1, 1.0],
         when={"loss": ["dice"]},
         source="Li et al. 2020",
@@ -232,7 +232,8 @@ class LossParams(_Section):
     )
     ldam_margin: float = searchable(
         0.5,
-        "LDAM: the margin of the rarest class, as a cosine; the others' shrink with the fourth root of their rows.",
+        "LDAM: the margin of the rarest class, as a cosine. Other margins shrink with the fourth root of a class's "
+        "rows.",
         suggest={"low": 0.1, "high": 0.7},
         when={"loss": ["ldam"]},
         source="Cao et al. 2019",
@@ -241,7 +242,7 @@ class LossParams(_Section):
     )
     ldam_scale: float = searchable(
         30.0,
-        "LDAM: what the cosines are multiplied by to make logits.",
+        "LDAM: the cosines are multiplied by this to give logits.",
         suggest=[10.0, 20.0, 30.0],
         when={"loss": ["ldam"]},
         source="Cao et al. 2019",
@@ -250,7 +251,7 @@ class LossParams(_Section):
     )
     deferral: float = searchable(
         0.8,
-        "LDAM: share of the epochs before class_weights take effect (deferred re-weighting).",
+        "LDAM: class_weights are used only after this share of the epochs (deferred re-weighting).",
         suggest=[0.5, 0.8],
         when={"loss": ["ldam"]},
         source="Cao et al. 2019",
@@ -259,7 +260,7 @@ class LossParams(_Section):
     )
     adjustment_tau: float = searchable(
         1.0,
-        "Logit adjustment: what the logarithm of the class frequencies is multiplied by; 0 is cross entropy.",
+        "Logit adjustment: the log of the class frequencies is multiplied by this; 0 is cross entropy.",
         suggest={"low": 0.5, "high": 1.5},
         when={"loss": ["logit_adjusted"]},
         source="Menon et al. 2021",
@@ -268,14 +269,14 @@ class LossParams(_Section):
     )
     smoothing_prior: Annotated[Literal["uniform", "class_frequency"] | dict[str, float], _PRIOR] = searchable(
         "uniform",
-        "KL divergence: how label_smoothing is spread over the classes: evenly, as they are among the training rows, "
-        "or as given, {label: share}.",
+        "KL divergence: how label_smoothing is spread over the classes: uniform, by their frequency in the training "
+        "rows, or by your own shares {label: share}.",
         suggest=["uniform", "class_frequency"],
         when={"loss": ["kl_divergence"]},
     )
     huber_delta: float = searchable(
         1.0,
-        "Huber loss: errors beyond this many standard deviations of the label count linearly.",
+        "Huber loss: errors above this many standard deviations of the label count linearly, smaller ones squared.",
         suggest=[0.5, 1.0, 2.0],
         when={"loss": ["huber"]},
         source="Huber 1964",
@@ -284,12 +285,17 @@ class LossParams(_Section):
     )
     rdrop_alpha: float = searchable(
         0.0,
-        "R-Drop: weight of the divergence between two passes with different dropout, at twice the cost; 0: one pass.",
+        "R-Drop: weight of the divergence between two passes with different dropout. Training costs twice; 0: off.",
         suggest=[0.0, 0.5, 1.0, 5.0],
         source="Liang et al. 2021",
         ge=0.0,
         le=100.0,
     )
+
+    @property
+    def cosine_scale(self) -> float | None:
+        """What the head multiplies its cosines by; None: it is linear."""
+        return self.ldam_scale if self.loss == "ldam" else None
 
 
 class SamplerParams(_Section):
@@ -308,17 +314,17 @@ class SamplerParams(_Section):
         "class_balanced_batches",
     ] = searchable(
         "none",
-        "How a fold's training rows are resampled; validation rows never are. near_miss, tomek_links, enn, smote and "
-        "smote_enn look for neighbours among the mean-pooled embeddings of the frozen encoder; a synthetic row of "
-        "smote is trained as two rows mixed after pooling. class_balanced_batches draws every epoch's rows anew, each "
-        "class as often as any other.",
+        "How the training rows of a fold are resampled. Validation rows never are. near_miss, tomek_links, enn, smote "
+        "and smote_enn find neighbours by the frozen encoder's mean-pooled embeddings. A synthetic row of smote is a "
+        "mix of two rows after pooling. class_balanced_batches draws new rows in each epoch, every class equally "
+        "often.",
         suggest=["none", "random_over", "minority_over", "random_under", "enn", "smote", "class_balanced_batches"],
         source="Lemaitre et al. 2017; Chawla et al. 2002 (smote); Batista et al. 2004 (smote_enn); Wilson 1972 (enn)",
     )
     sampler_ratio: float = searchable(
         0.5,
-        "minority_over, smote and smote_enn: smaller classes grow up to this share of the largest; "
-        "random_under and near_miss: larger classes are cut until the smallest is this share of them.",
+        "minority_over, smote, smote_enn: smaller classes grow to this share of the largest class. random_under, "
+        "near_miss: larger classes are cut until the smallest class is this share of them.",
         suggest={"low": 0.1, "high": 1.0},
         when={"sampler": ["minority_over", "random_under", "near_miss", "smote", "smote_enn"]},
         gt=0.0,
@@ -326,8 +332,9 @@ class SamplerParams(_Section):
     )
     sampler_neighbors: int = searchable(
         3,
-        "How many nearest rows are looked at. enn and smote_enn: a row goes when its class is not the commonest among "
-        "them; smote: one of the nearest of its own class is mixed in; near_miss: rows nearest to that many stay.",
+        "Number of nearest neighbours. enn, smote_enn: a row is removed if its class is not the most common among "
+        "them. smote: one of them, of the same class, is mixed in. near_miss: the rows closest to that many rows of "
+        "the smallest class stay.",
         suggest=[3, 5],
         when={"sampler": ["near_miss", "enn", "smote", "smote_enn"]},
         ge=1,
@@ -335,19 +342,19 @@ class SamplerParams(_Section):
     )
     sampler_min_rows: int = searchable(
         0,
-        "Classes with fewer training rows than this lose none to near_miss, tomek_links, enn or smote_enn, and do not "
-        "count as the smallest for random_under.",
+        "near_miss, tomek_links, enn and smote_enn remove no rows of classes with fewer training rows than this, and "
+        "random_under does not take such a class as the smallest.",
         when={"sampler": ["random_under", "near_miss", "tomek_links", "enn", "smote_enn"]},
         ge=0,
     )
 
 
 class AugmentationParams(_Section):
-    """How the tokens of training rows are changed, anew in every epoch."""
+    """How the tokens of training rows are changed at random, differently in each epoch."""
 
     token_deletion: float = searchable(
         0.0,
-        "Probability that a token of a training row is left out.",
+        "Probability that a token of a training row is deleted.",
         suggest={"low": 0.0, "high": 0.2},
         source="Wei and Zou 2019",
         ge=0.0,
@@ -355,7 +362,7 @@ class AugmentationParams(_Section):
     )
     token_swap: float = searchable(
         0.0,
-        "Probability that a token of a training row changes places with another one.",
+        "Probability that a token of a training row is swapped with another one.",
         suggest={"low": 0.0, "high": 0.2},
         source="Wei and Zou 2019",
         ge=0.0,
@@ -363,30 +370,30 @@ class AugmentationParams(_Section):
     )
     token_masking: float = searchable(
         0.0,
-        "Probability that a token of a training row becomes the mask token.",
+        "Probability that a token of a training row is replaced by the mask token.",
         suggest={"low": 0.0, "high": 0.2},
         ge=0.0,
         le=0.9,
     )
     token_replacement: float = searchable(
         0.0,
-        "Probability that a token of a training row is replaced by one that the encoder's own masked-language-model "
-        "head draws for its place; the encoder must have one.",
+        "Probability that a token of a training row is replaced by a guess of the encoder's masked-language-model "
+        "head. The encoder must have such a head.",
         source="Wu et al. 2019",
         ge=0.0,
         le=0.9,
     )
     image_augmentation: float = searchable(
         0.0,
-        "Probability of each change of a training image: flips, rotation, crop, colour.",
+        "Probability of each change of a training image: flip, rotation, crop, colour.",
         source="Shorten and Khoshgoftaar 2019",
         ge=0.0,
         le=0.9,
     )
     minority_augmentation: float = searchable(
         1.0,
-        "How many times these probabilities the smallest class has; the largest has them as they are, the others lie "
-        "between by the logarithm of their rows.",
+        "For the smallest class the probabilities above are multiplied by this; for the largest class they stay; for "
+        "classes between, by the log of their number of rows.",
         suggest=[1.0, 2.0, 4.0],
         ge=1.0,
         le=100.0,
@@ -416,7 +423,7 @@ class TrainingParams(AugmentationParams, SamplerParams, LossParams, OptimiserPar
 
 
 class Params(BaseModel):
-    """Everything that decides how one trial trains, apart from the rows and the seed."""
+    """All settings of one trial's training, apart from the rows and the seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

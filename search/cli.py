@@ -22,9 +22,9 @@ LONGEST_ERROR = 2000  # a label, say, may be as long as the file
 
 
 class App(click.Group):
-    """The program: an error that it foresees ends it with one line and exit code 2, or the one that the error has.
+    """The program. An error that a user can mend ends it with one line and exit code 2, or with the error's own code.
 
-    A number that a command returns is its exit code; Ctrl-C's is 130.
+    A number that a command returns is its exit code. Ctrl-C gives 130.
     """
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
@@ -33,7 +33,7 @@ class App(click.Group):
         return super().parse_args(context, args)
 
     def invoke(self, context: click.Context) -> None:
-        """Call the command; --debug shows the traceback of a user's error."""
+        """Call the command. With --debug a user's error shows its traceback."""
         try:
             code = super().invoke(context)
         except KeyboardInterrupt:
@@ -77,7 +77,10 @@ class App(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug logs.")
 @click.pass_context
 def app(context: click.Context, debug: bool) -> None:
-    """Hyperparameter search for fine-tuned classifiers on imbalanced data; the fold is the unit of work."""
+    """Hyperparameter search for classifiers that are fine-tuned on imbalanced data.
+
+    Start with `search init`, which writes a study file for your data. Then `search run` runs it.
+    """
     context.obj = debug
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(message)s")
 
@@ -94,7 +97,7 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; what the user can correct ends with one line and exit code 2."""
+    """Run the command line. An error that a user can mend ends with one line and exit code 2."""
     settle_threads()
     write_in_any_encoding()
     try:

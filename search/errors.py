@@ -17,7 +17,6 @@
     `-- LeaseLost             another owner holds the fold run by now  (storage)
 """
 
-from collections.abc import Iterable
 from enum import IntEnum
 
 from fold_search.models.errors import EncoderError
@@ -72,12 +71,3 @@ def failure_of(error: Exception) -> tuple[Failure, str]:
     kind = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else next(known, Failure.CODE_ERROR)
     said = f"{type(error).__name__}: {error}" if kind is Failure.CODE_ERROR else str(error)
     return kind, said if said.startswith(kind.words) else f"{kind.words}: {said}"
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, for "did you mean"; None where none is close."""
-    from difflib import get_close_matches
-
-    folded = {name.casefold(): name for name in known}
-    close = get_close_matches(word.casefold(), folded, n=1)
-    return folded[close[0]] if close else None

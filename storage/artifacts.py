@@ -1,7 +1,5 @@
 """Checkpoints, predictions and reports behind a URL: a local folder, or whatever fsspec reaches."""
 
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -11,6 +9,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from fold_search.storage.database import redact
 from fold_search.storage.errors import StorageError, reason_of
+from fold_search.storage.files import whole_file
 
 
 class Artifacts:
@@ -27,7 +26,9 @@ class Artifacts:
         path = self._path(name)
         with _explaining(path):
             if self._local:
-                _write(Path(path), data)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(Path(path)) as unfinished:
+                    unfinished.write_bytes(data)
             else:
                 self._filesystem.pipe_file(path, data)
 
@@ -79,30 +80,6 @@ class Artifacts:
         if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
             raise StorageError(f"artifact name: found {name!r}, expected a relative path inside {redact(self.url)}")
         return f"{self._root}/{'/'.join(parts)}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write beside the final name, let the disk confirm it, then rename: a reader sees the old bytes or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -13,7 +13,14 @@ from fold_search.storage.catalog import find_study
 from fold_search.storage.database import explaining, reading, writing
 from fold_search.storage.errors import StorageError
 from fold_search.storage.records import StudyRecord
-from fold_search.storage.studies import close_study, open_study, optuna_errors, optuna_storage
+from fold_search.storage.studies import (
+    close_study,
+    open_study,
+    optuna_errors,
+    optuna_storage,
+    set_system_attributes,
+    system_attributes,
+)
 from fold_search.storage.tables import CursorRow, MemoryRow, RoleRow, StudyRow, Table, TrialRow
 
 ROWS_AT_ONCE = 1000
@@ -64,14 +71,13 @@ def _copy_trials(source: str, target: str, record: StudyRecord, told: Mapping[in
     with optuna_errors(source):
         begun = open_study(source, name=record.name, direction=record.direction)
         trials = [trial for trial in begun.get_trials() if trial.number in told]
-        of_users, of_optuna = begun.user_attrs, begun._storage.get_study_system_attrs(begun._study_id)
+        of_users, of_optuna = begun.user_attrs, system_attributes(begun)
         close_study(begun)
     with optuna_errors(target):
         copy = open_study(target, name=record.name, direction=record.direction)
         for key, value in of_users.items():
             copy.set_user_attr(key, value)
-        for key, value in of_optuna.items():
-            copy._storage.set_study_system_attr(copy._study_id, key, value)
+        set_system_attributes(copy, of_optuna)
         for trial in trials:
             if not told[trial.number]:
                 trial.state, trial.values, trial.datetime_complete = OptunaState.RUNNING, None, None

@@ -1,4 +1,13 @@
-"""What happens to fold runs inside a change: found, ended, given back."""
+"""What happens to fold runs inside a change: leased, given back, ended.
+
+::
+
+    WAITING, PAUSED  -- claimed -->  LEASED  -- trained, stopped, failed -->  DONE, STOPPED, FAILED
+                     <- released, expired, paused --
+
+The database's clock alone decides about leases, since the clocks of the machines differ. A lease that has run out is
+still held, and may be renewed, until `expire_leases` takes it away.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +30,7 @@ def fold_runs(change: Change, *conditions: ColumnElement[bool]) -> list[FoldRun]
 def expired(change: Change) -> list[FoldRun]:
     """The fold runs whose lease has run out, apart from those that are being renewed at this moment."""
     overdue = _select(change, FoldRunRow.state == FoldRunState.LEASED, FoldRunRow.expires_at < change.now)
+    # Renewals do not lock the study's counter, so a row may be locked here: its worker lives, and keeps it.
     return _fold_runs(change, overdue.with_for_update(skip_locked=True))
 
 

@@ -71,6 +71,7 @@ class Ledger(LedgerView):
             FoldRunRow.token == claim.token,
             FoldRunRow.state == FoldRunState.LEASED,
         )
+        # A renewal writes no event, and does not queue for the counter: a long queue would make it late.
         with writing(self.engine) as connection:
             if connection.execute(held.values(expires_at=clock() + lease_seconds)).rowcount == 0:
                 raise leases.lost(claim)
@@ -282,6 +283,7 @@ class Ledger(LedgerView):
 
     def acquire_role(self, role: str, owner: str, *, lease_seconds: float) -> bool:
         """Take or renew a role that is free, lapsed or this owner's; False while somebody else holds it."""
+        # Under the counter's lock, so that nobody takes a role over while a fenced change of its holder is written.
         with changing(self.engine, self.study_id) as change:
             holder = change.connection.execute(
                 select(RoleRow.owner, RoleRow.expires_at).where(*self._role(role))

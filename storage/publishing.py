@@ -1,40 +1,17 @@
 """Keep the trackers up with the ledger: read the events after a tracker's cursor, publish them, move the cursor."""
 
-import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Protocol
 
 from fold_search.storage.errors import StorageError
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.records import Event, FoldRunState, StudyRecord
+from fold_search.storage.trackers.contract import Tracker, one_line
 
 INTERVAL_SECONDS = 1.0
 MAX_DOUBLINGS = 5  # of the interval, one for each failure
-LEASE_SECONDS = 10.0
-LONGEST_MESSAGE = 300
-
-
-class TrackerUnavailable(RuntimeError):
-    """The tracker took no events just now; one line, secrets removed. The same events may be published again later."""
-
-
-class Tracker(Protocol):
-    """One place where people look at a study."""
-
-    name: str
-    notice: str  # what a user should know before it is used; "" if nothing
-
-    def publish(self, study: StudyRecord, events: Sequence[Event]) -> None:
-        """Write what the events say, and nothing twice: any of it may be in the tracker already.
-
-        Raises TrackerUnavailable, after which part of the events may have been written.
-        """
-
-    def close(self) -> None:
-        """Let go of connections and files; the next publish opens them again."""
+LEASE_SECONDS = 10.0  # one that a tracker outlasts lets two publish the same events, which changes nothing
 
 
 def publish_pending(ledger: Ledger, tracker: Tracker, *, limit: int = 500) -> int:
@@ -51,40 +28,9 @@ def publish_pending(ledger: Ledger, tracker: Tracker, *, limit: int = 500) -> in
     return len(events)
 
 
-def by_trial(events: Iterable[Event]) -> dict[int, list[Event]]:
-    """The events of each trial, those of the study left out; all in their order."""
-    trials: dict[int, list[Event]] = {}
-    for event in events:
-        if event.trial is not None:
-            trials.setdefault(event.trial, []).append(event)
-    return trials
-
-
-def released(payload: Mapping[str, object]) -> str:
-    """What became of a fold run that a worker let go of, in words; older events do not say its state."""
-    return "paused" if payload.get("state") == FoldRunState.PAUSED else "given back"
-
-
 def num_unpublished(ledger: Ledger, tracker_name: str) -> int:
     """How many events the tracker has not been given."""
     return ledger.last_sequence() - ledger.cursor(tracker_name)  # sequences have no gaps
-
-
-def without_secrets(text: str) -> str:
-    """The text with the user and password of every URL in it replaced by `***`."""
-    return re.sub(r"(?<=://)[^/\s'\"]*@", "***@", text)
-
-
-def one_line(error: BaseException) -> str:
-    """What went wrong, for people: what the operating system said, else the error's first line; without secrets."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    lines = [line.strip() for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("\x1b", "--"))]  # neptune's banners
-    return without_secrets(lines[0] if lines else type(error).__name__)[:LONGEST_MESSAGE]
 
 
 class Publisher:
@@ -151,7 +97,7 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         while not self._abandoned:
-            finishing = self._finishing
+            finishing = self._finishing  # asked first: what was written before `finish` is published in this round
             caught_up = self._catch_up()
             if finishing and (caught_up or self._num_failures):
                 break
@@ -165,6 +111,7 @@ class _Lane(threading.Thread):
         """Publish until nothing is left; False when the tracker, the database or another publisher is in the way."""
         try:
             while not self._abandoned and self._is_behind():
+                # Renewed for every batch: another publisher goes on when this one hangs or dies.
                 if not self._ledger.acquire_role(self._role, self._owner, lease_seconds=LEASE_SECONDS):
                     return False
                 publish_pending(self._ledger, self.tracker)

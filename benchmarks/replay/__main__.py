@@ -1,9 +1,10 @@
 """Compare rules on recorded curves.
 
-`python -m benchmarks.replay FOLDER --rules none forgiving median paired:risk=0.1 --folds 3 5 10 --order random tpe
---workers 1 8 --studies 50` prints Markdown: a table for each setting, one line a rule, and what rules stated against
-what was observed. FOLDER holds files of `search export-curves`, NAME-K.npz; K = 3 of a set of 5 are its first 3 folds.
-All studies of a set share its trials; with --trials 50 and --shuffle-folds they differ in which trial is the best, too.
+`python -m benchmarks.replay FOLDER --rules none early_stopping_cv median paired:risk=0.1 --folds 3 5 10 --order
+random tpe --workers 1 8 --studies 50` prints Markdown: a table for each setting, one line a rule, and what rules
+stated against what was observed. FOLDER holds files of `search export-curves`, NAME-K.npz; K = 3 of a set of 5 are
+its first 3 folds. All studies of a set share its trials; with --trials 50 and --shuffle-folds they differ in which
+trial is the best, too.
 """
 
 import argparse

@@ -1,6 +1,5 @@
 """From the user's file to the rows that are trained on: texts, labels, and which rows are duplicates of each other."""
 
-import difflib
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,17 +14,17 @@ from fold_search.objectives.data import tables
 from fold_search.objectives.data.class_folders import FOLDER, is_class_folders, read_class_folders
 from fold_search.objectives.data.delimited import check_delimiter
 from fold_search.objectives.data.image_root import ImageFiles
-from fold_search.objectives.data.names import quoted
+from fold_search.objectives.data.names import quoted, which_label
 from fold_search.objectives.data.same_text import canonical, group_texts, without_invisible
 from fold_search.objectives.data.sources import Source, format_of
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.data.tables import Chunk, Repeated, read_file
 from fold_search.objectives.errors import DataError, Misread
+from fold_search.words import listed, nearest
 
 Labels = NDArray[np.int64] | NDArray[np.float64]
 
 ROWS_PER_CHUNK = 8192
-NUM_NAMED = 5
 NUM_COLUMNS_NAMED = 30
 NUM_STRATA = 10
 MIN_STRATUM_ROWS = 20
@@ -145,7 +144,7 @@ def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Lab
         if index and label not in index:
             raise DataError(
                 f"{spec.path}: data row {row} is of class {quoted(label)}, which the model does not know; "
-                f"{_advise(label, label_names)}"
+                f"{which_label(label, label_names)}"
             )
         if not index and not math.isfinite(_number(label)):
             raise DataError(f"{spec.path}: data row {row} has the label {label!r}, expected a finite number")
@@ -177,9 +176,9 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec
     for name in names:
         if name not in columns:
             check_delimiter(spec.path, columns)
-            nearest = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-            there = _name_some(map(repr, columns), most=NUM_COLUMNS_NAMED)
-            advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are {there}"
+            close = nearest(name, columns)
+            there = listed(map(repr, columns), most=NUM_COLUMNS_NAMED)
+            advice = f"did you mean {close!r}?" if close else f"there are {there}"
             raise DataError(f"{spec.path}: there is no column {name!r}; {advice}")
         if columns.count(name) > 1:
             raise DataError(f"{spec.path}: the header names column {name!r} more than once")
@@ -304,21 +303,16 @@ def _classes(part: _Part, label_names: Sequence[str], *, spec: DataSpec) -> NDAr
         if label not in index:
             raise DataError(
                 f"{part.spec.path}: data row {row} is of class {quoted(label)}, of which {spec.path} has no row; "
-                f"{_advise(label, label_names)}"
+                f"{which_label(label, label_names)}"
             )
     return np.array([index[label] for label in part.labels], np.int64)
-
-
-def _advise(label: str, label_names: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(label, label_names, n=1, cutoff=0.5)
-    return f"did you mean {quoted(nearest[0])}?" if nearest else f"there are {_name_some(map(quoted, label_names))}"
 
 
 def _numbers(part: _Part) -> NDArray[np.float64]:
     numbers = np.array([_number(label) for label in part.labels])
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
-        found = _name_some(repr(part.labels[row]) for row in wrong)
+        found = listed(repr(part.labels[row]) for row in wrong)
         raise DataError(
             f"{part.spec.path}: column {part.spec.label!r} holds no finite number in data {_name_rows(wrong + 1)}: "
             f"{found}; data.task regression needs one in every row"
@@ -346,13 +340,7 @@ def _strata(numbers: NDArray[np.float64], *, num_rows: int) -> NDArray[np.int64]
 
 
 def _name_rows(rows: Sequence[int] | NDArray[np.int64]) -> str:
-    return f"{'rows' if len(rows) > 1 else 'row'} {_name_some(map(str, rows))}"
-
-
-def _name_some(names: Iterable[str], *, most: int = NUM_NAMED) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    return f"{'rows' if len(rows) > 1 else 'row'} {listed(map(str, rows))}"
 
 
 def _fingerprint(parts: Sequence[_Part]) -> str:

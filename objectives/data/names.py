@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from fold_search.objectives.data.same_text import INVISIBLE, canonical, without_invisible
+from fold_search.words import listed, nearest
 
 _LONGEST = 60
 _MOST_NAMED = 5
@@ -25,6 +26,12 @@ def quoted(name: str) -> str:
 def class_name(name: str) -> str:
     """Return the name as it is, or in quotes where it would not be seen as it is: blanks at its end, say."""
     return name if name == without_invisible(name) and name.isprintable() and name else quoted(name)
+
+
+def which_label(name: str, label_names: Iterable[str]) -> str:
+    """Advise on a name that is none of the labels: the nearest of them, or the first."""
+    close = nearest(name, label_names)
+    return f"did you mean {quoted(close)}?" if close else f"there are {listed(map(quoted, label_names))}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

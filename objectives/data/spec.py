@@ -1,4 +1,4 @@
-"""What the user says of the data file: where it is, and which of its columns are read as what."""
+"""The study file's `data:` section: where the data file is, and what its columns mean."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -39,11 +39,15 @@ class RelationSpec(BaseModel):
     sentence: str = Field("sentence", description="The column with the sentence.")
     subject: str = Field(
         "subject",
-        description="The column with the first entity's text; its span is in the columns of this name with _start and "
-        "_end after it, its type in the one with _type.",
+        description="The column with the text of the first entity, such as subject. Its span is in the columns "
+        "subject_start and subject_end, its type in subject_type.",
     )
-    object: str = Field("object", description="The same of the second entity.")
-    end_inclusive: bool = Field(True, description="Whether the end of a span is its last character, or the one after.")
+    object: str = Field(
+        "object", description="The column with the text of the second entity, with the same kinds of columns beside it."
+    )
+    end_inclusive: bool = Field(
+        True, description="true: the end of a span is its last character; false: it is the character after."
+    )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -53,47 +57,48 @@ class RelationSpec(BaseModel):
 
 
 class DataSpec(BaseModel):
-    """Where the rows are and which columns count: the study file's `data:` section."""
+    """The data file and its columns: the study file's `data:` section."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path = Field(
-        description="CSV, TSV, JSONL or Parquet, each also gzipped; or a folder or zip file with a folder of "
-        "images for each class, which is read as the columns `file` and `folder`."
+        description="The data: a CSV, TSV, JSONL or Parquet file, also gzipped; or a folder or zip file with one "
+        "folder of images per class, which has the columns `file` and `folder`."
     )
-    label: str = Field(description="The column with the class of a row, or with its number if the task is regression.")
+    label: str = Field(description="The column with the class of a row, or with a number if task is regression.")
     text: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        (), description="The column with the text, or several that are joined."
+        (), description="The column with the text, or a list of columns that are joined."
     )
     relation: RelationSpec | None = Field(
-        None, description="In place of text: the columns with a sentence and two entities marked in it."
+        None, description="Instead of text: the columns of a sentence and the two entities in it."
     )
-    image: str | None = Field(None, description="In place of text: the column with the path of an image.")
+    image: str | None = Field(None, description="Instead of text: the column with the path of an image.")
     images: Path | None = Field(
-        None, description="The folder or zip file that image paths start at; null: data.path, or the folder it is in."
+        None,
+        description="Folder or zip file that image paths are relative to; null: data.path, or the folder it is in.",
     )
-    separator: str = Field(" ", description="What stands between the joined columns; empty cells are left out.")
-    format: Format | None = Field(None, description="The file's format; null tells it from the name.")
+    separator: str = Field(" ", description="Text between joined columns. Empty cells are left out.")
+    format: Format | None = Field(None, description="The file's format; null: from its name.")
     encoding: Annotated[str | None, AfterValidator(_as_encoding)] = Field(
         None,
-        description="The encoding of CSV, TSV and JSONL, such as cp949, shift_jis or latin-1, of data.extra too; null: "
-        "UTF-8. A byte order mark at the start of a file decides before either.",
+        description="Encoding of a CSV, TSV or JSONL file and of data.extra, such as cp949, shift_jis or latin-1; "
+        "null: UTF-8. If a file starts with a byte order mark, that decides.",
     )
     quotes: Annotated[Quotes, BeforeValidator(_as_word)] = Field(
         "auto",
-        description="Whether cells of CSV and TSV may be in quotes, and may then hold delimiters and line ends. on: "
-        "they may; off: a quote is a character like any other, and each line is a row; auto: what the file itself "
-        "shows, see docs/files.md.",
+        description="Whether cells of CSV and TSV may be quoted. on: a quoted cell may contain delimiters and line "
+        "breaks. off: a quote is an ordinary character, and each line is a row. auto: found from the file, see "
+        "docs/files.md.",
     )
     extra: Path | None = Field(
         None,
-        description="More labelled rows, with the same columns, that are only ever trained on: they join the training "
-        "part of every fold but where they repeat a text of its validation part.",
+        description="A file of more labelled rows with the same columns, used only for training. They are added to the "
+        "training rows of every fold, except rows whose text is also in its validation rows.",
     )
     group: str | None = Field(
         None,
-        description="The column by which rows stay together: rows of one document or one patient, say, are all in one "
-        "fold, however their texts differ; null: rows with equal texts, or equal image files, are.",
+        description="A column such as document or patient: rows with the same value are put in the same fold. null: "
+        "only rows with the same text, or the same image file, are.",
     )
     task: Literal["classification", "regression"] = Field(
         "classification", description="Whether the label is a class or a number."

@@ -34,6 +34,7 @@ from fold_search.objectives.scoring.calibration import apply_temperature
 from fold_search.objectives.scoring.metrics import Goal, Task
 from fold_search.objectives.tasks.feeds import Batch, Feed, Inputs
 from fold_search.objectives.tasks.preparation import prepare
+from fold_search.objectives.training.networks import as_predictions
 
 FORMAT = 1
 DESCRIPTION = "model.json"
@@ -68,6 +69,11 @@ class Member(_Section):
     deviation: Finite = 1.0
     base: Name | None = None  # the folder of the member whose weights these are but for those in head.safetensors
     checksums: dict[Name, str]  # sha256 of each file
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """As FoldJob.label_scale."""
+        return self.mean, self.deviation
 
 
 class Description(_Section):
@@ -137,7 +143,7 @@ class ExportedModel:
                 self._voters = self._load_all(inputs, job)
             votes = self._votes(inputs.feed(job, device=str(self._device)), np.arange(len(content.texts)))
         mean: NDArray[np.float32] = votes.mean(axis=0)
-        if not self.description.label_names:
+        if self.description.task == "regression":
             return mean
         return apply_temperature(mean, self.description.temperature).astype(np.float32)
 
@@ -156,7 +162,8 @@ class ExportedModel:
     def _votes_at_once(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
         batch = {name: tensor.to(self._device) for name, tensor in feed.batch(rows).items()}
         voted = zip(self._outputs(batch), self.description.members, strict=True)
-        return np.stack([self._as_predictions(outputs, member).cpu().numpy() for outputs, member in voted])
+        task = self.description.task
+        return np.stack([as_predictions(outputs, task=task, scale=own.scale).cpu().numpy() for outputs, own in voted])
 
     def _outputs(self, batch: Batch) -> Iterator[Tensor]:
         """Yield each member's outputs, (rows, outputs), in float32."""
@@ -168,11 +175,6 @@ class ExportedModel:
                     pooled[body] = body.pooled(**batch)
                 outputs: Tensor = head(pooled[body])
             yield outputs.float()
-
-    def _as_predictions(self, outputs: Tensor, member: Member) -> Tensor:
-        if self.description.label_names:
-            return outputs.softmax(dim=1)
-        return outputs * member.deviation + member.mean
 
     def _load_all(self, inputs: Inputs, job: FoldJob) -> list[tuple[Classifier, torch.nn.Module]]:
         """Return what makes each member's pooled states, the first member's of those with the same, and its head."""
@@ -306,8 +308,7 @@ def _open_like_its_folder(path: Path) -> None:
 
 
 def _build(job: FoldJob, inputs: Inputs, *, device: str) -> Classifier:
-    training = job.params.training
-    scale = training.ldam_scale if training.loss == "ldam" else None
+    scale = job.params.training.cosine_scale
     with seeded(0, 0, torch.device("cpu")):
         return inputs.feed(job, device=device).build(num_outputs=job.num_outputs, scale=scale)
 

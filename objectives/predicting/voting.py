@@ -14,8 +14,7 @@ from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce
 from fold_search.objectives.params import TOKEN_CHANGES
 from fold_search.objectives.tasks.feeds import Inputs
-from fold_search.objectives.training.fold import label_scale
-from fold_search.objectives.training.networks import Network
+from fold_search.objectives.training.networks import Network, as_predictions
 from fold_search.objectives.training.sampling import as_sample
 
 
@@ -43,10 +42,10 @@ def predict_folds(
         if set(state) != set(network.state):
             raise TrialError("the weights do not fit the model: others are trained")
         network.module.load_state_dict(dict(state), strict=False)
-        mean, deviation = label_scale(job)
+        scale = job.label_scale
         for rows, outputs in at_once.in_parts(order, outputs_of):
-            outputs = outputs.softmax(dim=1) if job.label_names else outputs * deviation + mean
-            predictions[fold, rows] = outputs.cpu().numpy()
+            predicted = as_predictions(outputs, task=job.task, scale=scale)
+            predictions[fold, rows] = predicted.cpu().numpy()
     return predictions
 
 

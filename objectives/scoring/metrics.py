@@ -1,6 +1,5 @@
-"""What a fold is scored by: plain functions of the true labels and the predictions."""
+"""The metrics: plain functions of the true labels and the predictions."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from sklearn.metrics import average_precision_score, mean_absolute_error, mean_s
 
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.scoring.calibration import NUM_BINS, reliability
+from fold_search.words import nearest
 
 Task = Literal["classification", "regression"]
 Truth = NDArray[Any]  # (rows,): int64 classes, or float64 numbers
@@ -75,8 +75,8 @@ def check_metric(
     """Raise DataError, which names the setting `key`, if the metric is unknown or says nothing about such data."""
     known = [metric.name for metric in METRICS.values() if metric.task == task]
     if name not in METRICS:
-        close = difflib.get_close_matches(name.casefold(), known, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+        close = nearest(name, known)
+        advice = f"did you mean {close!r}?" if close else f"expected one of {', '.join(known)}"
         raise DataError(f"{key}: there is no metric {name!r}; {advice}")
     metric = METRICS[name]
     if metric.task != task:
@@ -250,16 +250,16 @@ def _r2(truth: Truth, predictions: Predictions, goal: Goal) -> float:
 
 
 _AVERAGES = (
-    ("macro", _macro, "mean over the classes that occur among the true or the predicted ones"),
-    ("weighted", _weighted, "mean over the classes, each weighing as many rows as it truly has"),
-    ("class", _of_positive, "of the class that study.positive_label names"),
+    ("macro", _macro, "unweighted mean over the classes that occur in the true or predicted labels"),
+    ("weighted", _weighted, "mean over the classes, weighted by their true number of rows"),
+    ("class", _of_positive, "only of the class study.positive_label"),
 )
 _SCORES = (
-    ("precision", _precision, "Share of the rows predicted as a class that are of it"),
-    ("recall", _recall, "Share of a class's rows that are predicted as it"),
+    ("precision", _precision, "Share of the rows predicted as a class that truly belong to it"),
+    ("recall", _recall, "Share of the rows of a class that are predicted as that class"),
     ("f1", _f1, "Harmonic mean of a class's precision and recall"),
 )
-_ABSENT = "0 where there are no such rows"
+_ABSENT = "0 without such rows"
 
 
 def _averages() -> Iterable[Metric]:
@@ -273,7 +273,7 @@ def _averages() -> Iterable[Metric]:
             )
         yield Metric(
             name=f"micro_{score}",
-            meaning=f"{meaning}, all classes counted together: with one label a row it is the accuracy.",
+            meaning=f"{meaning}, counted over all classes together. With one label per row it equals accuracy.",
             function=_accuracy,
         )
 
@@ -281,40 +281,39 @@ def _averages() -> Iterable[Metric]:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric(name="accuracy", meaning="Share of the rows whose class is right.", function=_accuracy),
+        Metric(name="accuracy", meaning="Share of the rows that are predicted correctly.", function=_accuracy),
         Metric(
             name="balanced_accuracy",
-            meaning="Mean recall of the classes that truly occur, each weighing the same.",
+            meaning="Unweighted mean recall of the classes that occur in the true labels.",
             source="Brodersen et al. 2010",
             function=_balanced_accuracy,
         ),
         *_averages(),
         Metric(
             name="micro_f1_without_negative",
-            meaning="F1 of all classes counted together but the one that study.negative_label names (no relation); 0 "
-            "where no row is, or is predicted as, one of them.",
+            meaning="F1 counted over all classes together, without the class study.negative_label (such as no "
+            "relation); 0 if none of them is true or predicted.",
             source="Zhang et al. 2017",
             needs="negative",
             function=_micro_f1_without_negative,
         ),
         Metric(
             name="roc_auc",
-            meaning="Area under the ROC curve of each class against the rest, averaged over the classes that some rows "
-            "are and others are not; 0.5, a coin's score, where all rows are of one class.",
+            meaning="Area under the ROC curve of each class against the rest: unweighted mean over the classes that "
+            "occur; 0.5 if all rows are of one class.",
             source="Fawcett 2006",
             function=_roc_auc,
         ),
         Metric(
             name="pr_auc",
-            meaning="Average precision of each class against the rest, averaged over the classes that truly occur.",
+            meaning="Average precision of each class against the rest: unweighted mean over the classes that occur.",
             source="Saito and Rehmsmeier 2015",
             function=_pr_auc,
         ),
         Metric(
             name="mcc",
             worst=-1.0,
-            meaning="Matthews correlation coefficient of true and predicted classes, -1 to 1; 0 where the true or the "
-            "predicted ones are all the same.",
+            meaning="Matthews correlation coefficient, -1 to 1; 0 if all true or all predicted classes are the same.",
             source="Gorodkin 2004",
             function=_mcc,
         ),
@@ -322,38 +321,42 @@ METRICS: dict[str, Metric] = {
             name="log_loss",
             direction="minimize",
             worst=float(-np.log(np.finfo(np.float32).eps)),
-            meaning="Mean negative logarithm of the true class's probability, which counts as 1.2e-7 where it is less.",
+            meaning="Mean negative log of the true class's probability. Probabilities below 1.2e-7 count as 1.2e-7.",
             function=_log_loss,
         ),
         Metric(
             name="expected_calibration_error",
             direction="minimize",
             worst=1.0,
-            meaning="Gap between the predicted class's probability and the share of right rows, in "
+            meaning="Mean gap between the probability of the predicted class and the share of correct rows, over "
             f"{NUM_BINS} bins of equal width.",
             source="Guo et al. 2017",
             function=_expected_calibration_error,
         ),
         Metric(
             name="top_k_accuracy",
-            meaning="Share of the rows whose class is among the study.top_k most probable ones; ties count against it.",
+            meaning="Share of the rows whose true class is among the study.top_k most probable classes. Ties count as "
+            "misses.",
             function=_over_ranks(lambda ranks, k: ranks <= k),
         ),
         Metric(
             name="mrr",
-            meaning="Mean of 1 / rank of the true class, the most probable one having rank 1; ties count against it.",
+            meaning="Mean of 1 / rank of the true class; the most probable class has rank 1. Ties count as the worse "
+            "rank.",
             source="Voorhees 1999",
             function=_over_ranks(lambda ranks, k: 1 / ranks),
         ),
         Metric(
             name="ndcg_at_k",
-            meaning="Mean of 1 / log2(1 + rank of the true class), 0 beyond study.top_k; ties count against it.",
+            meaning="Mean of 1 / log2(1 + rank of the true class), 0 for ranks above study.top_k. Ties count as the "
+            "worse rank.",
             source="Järvelin and Kekäläinen 2002",
             function=_over_ranks(lambda ranks, k: (ranks <= k) / np.log2(1 + ranks)),
         ),
         Metric(
             name="map_at_k",
-            meaning="Mean average precision: 1 / rank of the true class, 0 beyond study.top_k; ties count against it.",
+            meaning="Mean average precision: 1 / rank of the true class, 0 for ranks above study.top_k. Ties count as "
+            "the worse rank.",
             function=_over_ranks(lambda ranks, k: (ranks <= k) / ranks),
         ),
         Metric(
@@ -369,14 +372,15 @@ METRICS: dict[str, Metric] = {
             direction="minimize",
             task="regression",
             worst=None,
-            meaning="Mean squared error, in the label's unit squared.",
+            meaning="Mean squared error, in the square of the label's unit.",
             function=_mse,
         ),
         Metric(
             name="r2",
             task="regression",
             worst=None,
-            meaning="Share of the label's variance that is explained; without any, 1 if all rows are right, else 0.",
+            meaning="Share of the label's variance that is explained. If all labels are equal: 1 if all rows are "
+            "right, else 0.",
             function=_r2,
         ),
     )

@@ -30,7 +30,7 @@ def filled(folder: Path, fill: Callable[[Path], None]) -> Arrays:
 
     Of two processes at once, the first one's arrays stay. Raises OSError that names it.
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):  # `search clean` may remove the folder between any two of these lines
         with suppress(FileNotFoundError):
             return mapped(folder)
         publish(folder, fill)
@@ -50,7 +50,7 @@ def publish(folder: Path, fill: Callable[[Path], None]) -> None:
             fill(complete)
             try:
                 complete.rename(folder)
-            except OSError:
+            except OSError:  # another process was first: its folder is not empty
                 if not folder.is_dir():
                     raise
     except OSError as error:

@@ -57,7 +57,7 @@ class ImageInputs:
         mean, deviation = load_normalisation(self.encoder)
         augment = None
         if training.image_augmentation > 0:
-            counts = job.counts(job.training_rows) if job.label_names else None
+            counts = job.counts(job.training_rows) if job.task == "classification" else None
             augment = ImageAugmentation(training, counts=counts, size=model.image_size)
         return ImageFeed(
             pixels=self.pixels,

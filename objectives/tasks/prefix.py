@@ -106,16 +106,18 @@ def _fill(
     lengths: NDArray[np.int64],
 ) -> None:
     """Write the arrays of a Prefix, rows of like length one after the other; none if the encoder has no middle."""
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
     device = encoder.device
     size = rows_per_forward(device)
+    # The shortest row, a middle one and the longest: what padding does must show.
     probe = next(windows_in_parts(batch(order[[0, len(order) // 2, -1]]), size=size, device=str(device)))
     width = _width_between(encoder, probe, num_layers=num_layers)
     if width is None:
-        return
+        return  # the empty folder says so to whoever asks next
     at_once = RowsAtOnce(rows=size, device=device)
     num_windows = np.ones(len(order), np.int64)
     shape = (int(lengths.sum()), width)
+    # As they come: the states of all rows may be larger than memory.
     with (folder / "states.npy").open("wb") as file:
         np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for start in range(0, len(order), size):

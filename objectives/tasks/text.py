@@ -348,7 +348,7 @@ def augmentation(
         replace = partial(draw, load_masked_language_model(job.params.model.encoder).to(device))
     return Augmentation(
         training,
-        counts=job.counts(job.training_rows) if job.label_names else None,
+        counts=job.counts(job.training_rows) if job.task == "classification" else None,
         special=tokens.special_ids,
         pad_id=tokens.pad_id,
         mask_id=tokens.mask_id,

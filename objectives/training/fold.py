@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from fold_search.objectives.tasks.text import bucketed_batches
 from fold_search.objectives.training.checkpoints import pack, unpack
 from fold_search.objectives.training.leaks import prove
 from fold_search.objectives.training.losses import build_loss
-from fold_search.objectives.training.networks import Network
+from fold_search.objectives.training.networks import Network, as_predictions
 from fold_search.objectives.training.optimisers import Optimiser
 from fold_search.objectives.training.sampling import Sample, as_sample, draw, resample
 from fold_search.objectives.training.schedules import is_out_of_patience, learning_rate_factor, plateau_falls
@@ -69,7 +68,7 @@ class FoldTraining:
         self._metric = METRICS[job.goal.epoch_metric]
         self._device = torch.device(device)
         self._sample = as_sample(job.training_rows)
-        if job.label_names:
+        if job.task == "classification":
             self._sample = resample(
                 job.training_rows,
                 job.classes,
@@ -89,7 +88,7 @@ class FoldTraining:
             ),
             counts_after=job.counts(drawn.rows),
         )
-        self._targets, self._scale = _targets(job), label_scale(job)
+        self._targets, self._scale = job.targets, job.label_scale
         self._training_sample = _choose(job.training_rows, len(job.validation_rows), seed=job.seed)
         with seeded(job.seed, 0, self._device), memory_of(self._device):
             self._loss = build_loss(
@@ -256,7 +255,7 @@ class FoldTraining:
         return score.metrics[f"val_{self._metric.name}"]
 
     def _draw(self, *, epoch: int) -> Sample:
-        if not self._job.label_names:
+        if self._job.task == "regression":
             return self._sample
         training = self._job.params.training
         return draw(self._sample, self._job.classes, params=training, seed=self._job.seed, epoch=epoch)
@@ -335,15 +334,8 @@ class FoldTraining:
             chosen = order[start : start + size]
             outputs = self._network.outputs(self._network.inputs(as_sample(rows[chosen])))
             loss += self._losses(outputs, rows[chosen], epoch=epoch).sum().item()
-            predictions[chosen] = self._as_predictions(outputs).cpu().numpy()
+            predictions[chosen] = as_predictions(outputs, task=self._job.task, scale=self._scale).cpu().numpy()
         return predictions, loss / len(rows)
-
-    def _as_predictions(self, outputs: Tensor) -> Tensor:
-        """Return probabilities, or numbers in the label's unit."""
-        if self._job.label_names:
-            return outputs.softmax(dim=1)
-        mean, deviation = self._scale
-        return outputs * deviation + mean
 
 
 def read_weights(stored: bytes, *, job: FoldJob) -> dict[str, Tensor]:
@@ -352,22 +344,6 @@ def read_weights(stored: bytes, *, job: FoldJob) -> dict[str, Tensor]:
     if metadata.get("job") != job.fingerprint():
         raise TrialError("the weights are of another job: other settings, rows or seed")
     return tensors
-
-
-def label_scale(job: FoldJob) -> tuple[float, float]:
-    """Return the mean and the deviation of a numeric label's training rows, by which it is standardised; else 0, 1."""
-    if job.label_names:
-        return 0.0, 1.0
-    known = job.labels[job.training_rows]
-    return float(known.mean()), float(known.std()) or 1.0
-
-
-def _targets(job: FoldJob) -> NDArray[Any]:
-    """Return what is trained towards, (all rows,)."""
-    if job.label_names:
-        return job.labels
-    mean, deviation = label_scale(job)
-    return ((job.labels - mean) / deviation).astype(np.float32)
 
 
 def _choose(rows: Rows, size: int, *, seed: int) -> Rows:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fold_search.objectives.devices import uses_bf16
 from fold_search.objectives.jobs import FoldJob, Rows
+from fold_search.objectives.scoring.metrics import Task
 from fold_search.objectives.tasks.feeds import Batch, Inputs
 from fold_search.objectives.training.sampling import Sample
 
@@ -34,8 +35,7 @@ class Network:
         self._device = device
         self._autocast = uses_bf16(training.precision, device)
         self._feed = inputs.feed(job, device=str(device))
-        scale = training.ldam_scale if training.loss == "ldam" else None
-        self.module = self._feed.build(num_outputs=job.num_outputs, scale=scale)
+        self.module = self._feed.build(num_outputs=job.num_outputs, scale=training.cosine_scale)
         self.depths = self.module.depths()
         nn.Module.to(self.module, device)
 
@@ -78,3 +78,11 @@ class Network:
 
     def _batch(self, rows: Rows, random: np.random.Generator | None) -> Batch:
         return {name: tensor.to(self._device) for name, tensor in self._feed.batch(rows, random=random).items()}
+
+
+def as_predictions(outputs: Tensor, *, task: Task, scale: tuple[float, float]) -> Tensor:
+    """Return probabilities, (rows, classes), or numbers in the label's unit, (rows, 1), from FoldJob.label_scale."""
+    if task == "classification":
+        return outputs.softmax(dim=1)
+    mean, deviation = scale
+    return outputs * deviation + mean

@@ -1,4 +1,8 @@
-"""Resampling of a fold's training rows against class imbalance; validation rows never come here."""
+"""Resampling of a fold's training rows against class imbalance; validation rows never come here.
+
+Neighbours are looked for among the frozen encoder's embeddings. SMOTE makes points between two of them, but there is no
+text between two texts: it returns pairs of rows, whose pooled representations are mixed in training.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -148,6 +152,7 @@ def _select(labels: Labels, points: Callable[[], Points], *, params: TrainingPar
             links = TomekLinks(sampling_strategy=[label for label in (largest,) if label not in untouched])
             return _positions(links, labels, points())
         case "enn":
+            # The smallest class is what the others are cleaned for.
             smallest = min(counts, key=counts.__getitem__)
             edited = [label for label in counts if label not in (smallest, *untouched)]
             return _edit(labels, points(), edited=edited, num_neighbors=params.sampler_neighbors)
@@ -189,7 +194,7 @@ def _mix(everything: Sample, labels: Labels, points: Points, *, params: Training
     grown = _grown(counts, params.sampler_ratio)
     single = [label for label, count in counts.items() if count == 1]
     copies = [np.full(grown[label] - 1, np.flatnonzero(labels == label)[0]) for label in single]
-    start = np.concatenate([np.arange(len(labels)), *copies])
+    start = np.concatenate([np.arange(len(labels)), *copies])  # positions of the original rows and of the repeated
     smote = _RecordingSMOTE(
         sampling_strategy={label: target for label, target in grown.items() if label not in single},
         random_state=np.random.RandomState(seed),
@@ -225,6 +230,8 @@ class _RecordingSMOTE(SMOTE):  # type: ignore[misc]
         return super()._fit_resample(points, labels)
 
     def _generate_samples(self, *arguments: Any) -> Any:
+        # Positions within the class: `neighbors` (members, k), and of each new point its source, the column of its
+        # neighbour and the share of that, `steps` (n, 1).
         _, _, neighbors, sources, columns, steps, label, *_ = arguments
         members = np.flatnonzero(self._labels == label)
         partners = members[neighbors[sources, columns]]

@@ -1,18 +1,17 @@
 """One weight per class, and whether a trial's loss fits the labels; known before torch is loaded."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fold_search.objectives.data.names import quoted
+from fold_search.objectives.data.names import quoted, which_label
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.params import REGRESSION_LOSSES, TrainingParams
+from fold_search.words import listed
 
 WEIGHTED = ("cross_entropy", "focal", "ldam")
-_LABELS_NAMED = 5
 
 
 def class_weights(
@@ -87,21 +86,12 @@ def _check_weights(weights: str | float | dict[str, float], label_names: Sequenc
 def _check_mapping(given: Mapping[str, float], label_names: Sequence[str], *, key: str) -> None:
     for label in given:
         if label not in label_names:
-            raise DataError(f"{key}: found {quoted(label)}, which is no label; {_advice(label, label_names)}")
+            raise DataError(f"{key}: found {quoted(label)}, which is no label; {which_label(label, label_names)}")
     missing = [label for label in label_names if label not in given]
     if missing:
-        raise DataError(f"{key}: found no entry for {_listed(missing)}, expected one for each of the labels")
+        raise DataError(
+            f"{key}: found no entry for {listed(map(quoted, missing))}, expected one for each of the labels"
+        )
     for label, number in given.items():
         if not 0 <= number < math.inf:
             raise DataError(f"{key}.{label}: found {number:g}, expected a number of at least 0")
-
-
-def _advice(word: str, label_names: Sequence[str]) -> str:
-    folded = {label.casefold(): label for label in label_names}
-    nearest = difflib.get_close_matches(word.casefold(), folded, n=1)
-    return f"did you mean {quoted(folded[nearest[0]])}?" if nearest else f"there are {_listed(label_names)}"
-
-
-def _listed(labels: Sequence[str]) -> str:
-    named = ", ".join(map(quoted, labels[:_LABELS_NAMED]))
-    return named if len(labels) <= _LABELS_NAMED else f"{named} and {len(labels) - _LABELS_NAMED} more"

@@ -1,4 +1,4 @@
-"""What commands print: lines, JSON, tables; whatever it holds is shown there and never obeyed."""
+"""What commands print: lines, JSON, tables. Control characters in it are shown, never obeyed."""
 
 import codecs
 import io
@@ -55,7 +55,8 @@ def new_console(*, stderr: bool = False) -> "Console":
 
 def print_best(study: "OpenStudy", console: "Console") -> int:
     """Print the best trial; the exit code: 1 where there is none yet."""
-    from fold_search.search.reporting.tables import best_as_json, render_best
+    from fold_search.search.reporting.summary import best_as_json
+    from fold_search.search.reporting.tables import render_best
 
     console.print(render_best(study.ledger))
     return 0 if best_as_json(study.ledger) else 1

@@ -1,4 +1,4 @@
-"""Commands that write what is taken away, a model or curves, and that use the model."""
+"""Commands that export a model or curves, and that use an exported model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,21 +28,23 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @study_option
-@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete one]")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The model's folder.")
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete trial]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write the model to.")
 @click.option(
     "--form",
     type=click.Choice(["ensemble", "refit", "fold"]),
     default="ensemble",
     show_default=True,
-    help="All folds' models, one trained on all rows, or the best fold's.",
+    help="ensemble: all folds' models together; refit: one model trained on all rows; fold: the best fold's model.",
 )
 @storage_option
 @machine_option
 @memory_option
-@click.option("--force", is_flag=True, help="Replace an exported model.")
-@click.option("--mlflow", is_flag=True, help="Make the folder an MLflow model as well.")
-@click.option("--register", metavar="NAME", help="The same, registered under this name in the study's MLflow.")
+@click.option("--force", is_flag=True, help="Replace a model that is already in the folder.")
+@click.option("--mlflow", is_flag=True, help="Make the folder an MLflow model too.")
+@click.option(
+    "--register", metavar="NAME", help="Do as --mlflow, and register the model under NAME in the study's MLflow."
+)
 def export(
     name: str,
     trial: int | None,
@@ -55,7 +57,7 @@ def export(
     mlflow: bool,
     register: str | None,
 ) -> None:
-    """Write a trial's model as a folder that predicts without the study."""
+    """Export a trial's model to a folder that can be used without the study."""
     study = find_study(name, storage)
     from fold_search.search.exporting.export import export
     from fold_search.search.running.objective import memory_limited
@@ -75,9 +77,11 @@ def export(
 
 @click.command("export-curves")
 @study_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The curves' file, .npz.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, .npz.")
 @click.option(
-    "--test", type=click.Path(path_type=Path), help="Labelled rows that the study never saw: score all trials."
+    "--test",
+    type=click.Path(path_type=Path),
+    help="File of labelled rows that the study never saw; every trial is scored on it too.",
 )
 @encoding_option
 @quotes_option
@@ -92,7 +96,10 @@ def export_curves(
     storage: str | None,
     overrides: Sequence[str],
 ) -> None:
-    """Write the scores of all epochs of all folds as one file, to replay the race on it."""
+    """Write the scores of all epochs and folds to one file.
+
+    With it the race can be replayed with other settings.
+    """
     from fold_search.search.exporting.curves import HeldOutFile, export_curves
 
     held_out = None if test is None else HeldOutFile(path=test, encoding=encoding, quotes=quotes)
@@ -104,11 +111,17 @@ def export_curves(
 @click.command("predict")
 @model_option
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file of the predictions.")
-@click.option("--keep", multiple=True, metavar="COLUMN", help="Copy a column of the data; repeat for more.")
-@click.option("--top-k", type=click.IntRange(min=1), help="The likeliest classes, in place of all probabilities.")
-@click.option("--no-probabilities", is_flag=True, help="Leave out the probability of each class.")
-@click.option("--template", type=click.Path(path_type=Path), help="YAML that names the columns and codes of labels.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The CSV file to write.")
+@click.option(
+    "--keep", multiple=True, metavar="COLUMN", help="Copy this column of DATA to the output; repeat for more."
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Write only the K most probable classes of each row.")
+@click.option("--no-probabilities", is_flag=True, help="Write no probability columns.")
+@click.option(
+    "--template",
+    type=click.Path(path_type=Path),
+    help="YAML file that names the columns to write and the codes of labels.",
+)
 @columns_option
 @images_option
 @encoding_option
@@ -130,9 +143,12 @@ def predict(
     batch_size: int | None,
     memory_limit: int | None,
 ) -> None:
-    """Predict the rows of a file, or the images in a folder or zip file, with an exported model."""
+    """Predict with an exported model.
+
+    DATA is a file with rows, or for an image model also a folder or zip file of images.
+    """
     if template is not None and (keep or top_k or no_probabilities):
-        raise click.UsageError("--template says all columns; expected no --keep, --top-k or --no-probabilities with it")
+        raise click.UsageError("--template already names all columns; remove --keep, --top-k and --no-probabilities")
     from fold_search.search.exporting.layout import read_template, usual_layout
     from fold_search.search.exporting.predict import OtherFile, is_image_folder, load_model, parse_columns, predict
     from fold_search.search.running.objective import memory_limited
@@ -171,7 +187,7 @@ def evaluate(
     memory_limit: int | None,
     as_json: bool,
 ) -> None:
-    """Score an exported model on a file with labels, beside what the study estimated."""
+    """Score an exported model on a labelled file, beside its score in the study."""
     from fold_search.search.exporting.predict import (
         OtherFile,
         evaluate,

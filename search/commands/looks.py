@@ -21,8 +21,10 @@ from fold_search.search.commands.options import (
 @storage_option
 @json_option
 def status(name: str, storage: str | None, as_json: bool) -> None:
-    """Show a study's trials, fold runs and best score."""
-    from fold_search.search.reporting.tables import how_to_continue, render_status, summarise, trials_as_json
+    """Show the trials, fold runs and best score of a study."""
+    from fold_search.search.reporting.lines import how_to_continue
+    from fold_search.search.reporting.summary import summarise, trials_as_json
+    from fold_search.search.reporting.tables import render_status
 
     study = find_study(name, storage)
     summary = summarise(study.ledger)
@@ -39,7 +41,9 @@ def status(name: str, storage: str | None, as_json: bool) -> None:
 @json_option
 def list_studies(storage: str | None, as_json: bool) -> None:
     """List the studies of a database."""
-    from fold_search.search.reporting.tables import how_to_continue, render_studies, summarise_all
+    from fold_search.search.reporting.lines import how_to_continue
+    from fold_search.search.reporting.summary import summarise_all
+    from fold_search.search.reporting.tables import render_studies
 
     summaries = summarise_all(database_url(storage))
     if as_json:
@@ -55,8 +59,8 @@ def list_studies(storage: str | None, as_json: bool) -> None:
 @storage_option
 @json_option
 def best(name: str, storage: str | None, as_json: bool) -> int:
-    """Show the best trial's params and scores."""
-    from fold_search.search.reporting.tables import best_as_json
+    """Show the params and scores of the best trial."""
+    from fold_search.search.reporting.summary import best_as_json
 
     study = find_study(name, storage)
     if not as_json:
@@ -68,15 +72,20 @@ def best(name: str, storage: str | None, as_json: bool) -> int:
 
 @click.command("diagnose")
 @study_option
-@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete one]")
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number.  [default: the best complete trial]")
 @storage_option
-@click.option("--out", type=click.Path(path_type=Path), help="The report's folder.  [default: studies/reports/...]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The folder to write the report to.  [default: studies/reports/...]"
+)
 @machine_option
 @json_option
 def diagnose(
     name: str, trial: int | None, storage: str | None, out: Path | None, overrides: Sequence[str], as_json: bool
 ) -> None:
-    """Show what a trial has learnt and where it fails; trains nothing. With --json a report only where --out says."""
+    """Show what a trial has learnt and where it fails.
+
+    Does not train. With --json, writes a report only if --out is given.
+    """
     study = find_study(name, storage)
     from fold_search.search.reporting.diagnosis.evidence import read_evidence
     from fold_search.search.reporting.diagnosis.findings import diagnose
@@ -95,14 +104,20 @@ def diagnose(
 
 @click.group("neptune")
 def neptune() -> None:
-    """Offline Neptune runs."""
+    """Look at offline Neptune runs."""
 
 
 @neptune.command("show")
-@click.option("--directory", type=click.Path(path_type=Path), default=Path("studies/neptune"), show_default=True)
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("studies/neptune"),
+    show_default=True,
+    help="Folder of the offline runs.",
+)
 @json_option
 def neptune_show(directory: Path, as_json: bool) -> None:
-    """Read offline runs back: what was recorded."""
+    """Show what offline runs have recorded."""
     from fold_search.search.reporting.offline import offline_as_json, render_offline
 
     if as_json:

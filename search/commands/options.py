@@ -6,32 +6,37 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fold_search.search.study import defaults
+
 if TYPE_CHECKING:
     from fold_search.search.study.opened import OpenStudy
 
-DEFAULT_STORAGE = "sqlite:///studies/search.db"
 
 study_option = click.option("--study", "name", required=True, metavar="NAME", help="The study's name.")
-storage_option = click.option("--storage", metavar="URL", help=f"The study's database.  [default: {DEFAULT_STORAGE}]")
+storage_option = click.option("--storage", metavar="URL", help=f"The study's database.  [default: {defaults.DATABASE}]")
 model_option = click.option(
     "--model", "folder", type=click.Path(path_type=Path), required=True, help="The folder that `search export` wrote."
 )
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Rows of a forward pass.  [default: 128 on a GPU, else 32]"
+    "--batch-size", type=click.IntRange(min=1), help="Rows per forward pass.  [default: 128 on a GPU, 32 on a CPU]"
 )
 images_option = click.option(
     "--images",
     type=click.Path(path_type=Path),
-    help="The folder or zip file that paths of images start at.  [default: the folder that DATA is in]",
+    help="Folder or zip file that image paths are relative to.  [default: the folder of DATA]",
 )
 columns_option = click.option(
     "--columns",
     multiple=True,
     metavar="STUDY=FILE,...",
-    help="The file's own columns in place of the study's, as title=Title,abstract=Summary.",
+    help="Columns that have other names in this file, such as title=Title,abstract=Summary.",
 )
 machine_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="data.path or storage.* of this machine."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set data.path or storage.* for this machine; repeat for more.",
 )
 
 
@@ -47,12 +52,12 @@ encoding_option = click.option(
     "--encoding",
     metavar="NAME",
     callback=_encoding,
-    help="The file's encoding, such as cp949, shift_jis or latin-1.  [default: UTF-8, or what its first bytes say]",
+    help="Encoding of the file, such as cp949, shift_jis or latin-1.  [default: UTF-8, or the file's byte order mark]",
 )
 quotes_option = click.option(
     "--quotes",
     type=click.Choice(["auto", "on", "off"]),
-    help="Whether cells of CSV and TSV may be in quotes; off: quotes are text.  [default: auto, as the file tells]",
+    help="Whether cells of CSV and TSV may be quoted. off: a quote is plain text.  [default: auto, from the file]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -69,7 +74,7 @@ memory_option = click.option(
     "--memory-limit",
     type=size,
     metavar="SIZE",
-    help="Memory of this machine that each process may hold, such as 8GB.  [default: no limit]",
+    help="Memory limit of each process, such as 8GB.  [default: no limit]",
 )
 
 
@@ -77,7 +82,7 @@ def database_url(storage: str | None) -> str:
     """The URL that --storage says, or the usual one, with the password of the environment."""
     from fold_search.search.study.environment import Secrets, with_password
 
-    return with_password(storage or DEFAULT_STORAGE, Secrets.read())
+    return with_password(storage or defaults.DATABASE, Secrets.read())
 
 
 def find_study(name: str, storage: str | None) -> "OpenStudy":

@@ -29,17 +29,29 @@ if TYPE_CHECKING:
 
 @click.command("init")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--label", metavar="COLUMN", help="The column with the class of a row, or its number.")
-@click.option("--text", "text", multiple=True, metavar="COLUMN", help="A text column; repeat to join.")
-@click.option("--image", metavar="COLUMN", help="In place of text: the column with the path of an image.")
+@click.option(
+    "--label", metavar="COLUMN", help="The label column: the class of a row, or a number with --task regression."
+)
+@click.option("--text", "text", multiple=True, metavar="COLUMN", help="A text column; repeat to join several.")
+@click.option("--image", metavar="COLUMN", help="The column of image paths, instead of --text.")
 @images_option
 @click.option(
-    "--task", type=click.Choice(["classification", "regression"]), default="classification", show_default=True
+    "--task",
+    type=click.Choice(["classification", "regression"]),
+    default="classification",
+    show_default=True,
+    help="Whether the label is a class or a number.",
 )
 @encoding_option
 @quotes_option
-@click.option("--out", type=click.Path(path_type=Path), default=Path("study.yaml"), show_default=True)
-@click.option("--force", is_flag=True, help="Overwrite the study file.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("study.yaml"),
+    show_default=True,
+    help="The study file to write.",
+)
+@click.option("--force", is_flag=True, help="Overwrite the study file if it exists.")
 def init(
     data: Path,
     label: str | None,
@@ -52,9 +64,10 @@ def init(
     out: Path,
     force: bool,
 ) -> None:
-    """Look at a data file and write a study file for exactly that data.
+    """Look at a data file and write a study file for it.
 
-    DATA may be a folder or a zip file with a folder of images for each class; nothing else need then be said.
+    DATA is a CSV, TSV, JSONL or Parquet file; then --label and --text (or --image) are needed. Or DATA is a folder or
+    zip file with one folder of images per class; then no option is needed.
     """
     from fold_search.objectives.data.class_folders import FILE, FOLDER, is_class_folders
     from fold_search.objectives.data.spec import DataSpec
@@ -64,7 +77,9 @@ def init(
     if not text and is_class_folders(data):
         label, image = label or FOLDER, image or FILE
     if label is None or bool(text) == bool(image):
-        raise click.UsageError("expected --label and either --text or --image, or a folder of images for each class")
+        raise click.UsageError(
+            "expected --label and either --text or --image, or DATA with one folder of images per class"
+        )
     spec = DataSpec(
         path=data,
         label=label,
@@ -85,12 +100,22 @@ def init(
 @click.command("run")
 @study_option
 @click.option("--config", "file", required=True, type=click.Path(path_type=Path), help="The study file.")
-@click.option("--trials", type=click.IntRange(min=1), help="Trials of the whole study: budget.trials.")
-@click.option("--timeout", metavar="TIME", help="Time of this run, such as 2h or 90m: budget.time.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
+@click.option(
+    "--trials", type=click.IntRange(min=1), help="Number of trials of the whole study; overrides budget.trials."
+)
+@click.option("--timeout", metavar="TIME", help="Time limit of this run, such as 2h or 90m; overrides budget.time.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one per GPU, or 1 without a GPU]"
+)
 @memory_option
 @click.option("--storage", metavar="URL", help="The study's database.  [default: the study file's storage.url]")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the study file.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one key of the study file; repeat for more.",
+)
 def run(
     name: str,
     file: Path,
@@ -101,10 +126,19 @@ def run(
     storage: str | None,
     overrides: Sequence[str],
 ) -> int:
-    """Run a study, or continue it.
+    r"""Run a study, or continue it.
 
-    Exit code 0: a trial is complete, so there is a model to export. 2: an input is to be corrected. 3: no trial is
-    complete. 4: trials fail. 5: workers die. 6: the database went away. 130: interrupted. docs/failures.md says more.
+    The same command continues a study that was interrupted.
+
+    \b
+    Exit codes (more in docs/failures.md):
+      0    done: at least one trial is complete, so a model can be exported
+      2    the study file, the data or an option needs a correction
+      3    no trial is complete
+      4    too many trials failed in a row
+      5    workers keep dying
+      6    the database cannot be reached
+      130  interrupted with Ctrl-C
     """
     from fold_search.search.study.config import load_config
     from fold_search.search.study.environment import Secrets
@@ -115,13 +149,13 @@ def run(
     config = load_config(file, [*overrides, *options], notes=notes)
     secrets = Secrets.read()
     from fold_search.search.running.continuing import reopen_if_work_is_left
-    from fold_search.search.running.engines.local import make_owner, num_gpus
-    from fold_search.search.running.presence import announced
+    from fold_search.search.running.engines.local import num_gpus
+    from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.beginning import begin
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
-    config = study.config or config
+    config = study.rows.config if study.rows else config
     for note in (*notes, *study.notes):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     owner = make_owner()
@@ -134,18 +168,20 @@ def run(
 @click.command("worker")
 @study_option
 @storage_option
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, else 1]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one per GPU, or 1 without a GPU]"
+)
 @memory_option
 @machine_option
 def worker(
     name: str, storage: str | None, workers: int | None, memory_limit: int | None, overrides: Sequence[str]
 ) -> int:
-    """Join a study from this or another machine: train its fold runs, and coordinate it when nobody else does.
+    """Help a study that is running, from this or another machine.
 
-    It ends with the exit codes of `search run`.
+    Trains fold runs of the study, and takes over the search if the run that started it has ended. Exit codes are those
+    of `search run`.
     """
-    from fold_search.search.running.engines.local import make_owner
-    from fold_search.search.running.presence import announced
+    from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import on_this_machine
     from fold_search.storage.records import StudyState
@@ -169,34 +205,33 @@ def _run(
     secrets: "Secrets",
 ) -> int:
     from fold_search.search.errors import ExitCode, RunFailed
-    from fold_search.search.running.engines.local import num_gpus
+    from fold_search.search.running.engines.local import LocalEngine, num_gpus
     from fold_search.search.running.run import Ending, check_complete, run_study
     from fold_search.search.study.stored import misplaced
     from fold_search.storage.artifacts import Artifacts
     from fold_search.storage.errors import StorageUnavailable
 
-    console, num_workers = new_console(), workers or max(1, num_gpus())
+    console = new_console()
+    engine = LocalEngine(
+        url=study.url,
+        study=study.record.name,
+        config=config,
+        num_workers=workers or max(1, num_gpus()),
+        memory_limit=memory_limit,
+    )
     if reason := misplaced(study.ledger, Artifacts(config.storage.artifacts)):
         console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
-        ending = run_study(
-            study,
-            config,
-            owner=owner,
-            num_workers=num_workers,
-            memory_limit=memory_limit,
-            secrets=secrets,
-            console=console,
-        )
+        ending = run_study(study, config, owner=owner, engine=engine, secrets=secrets, console=console)
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):
             check_complete(study, config)
     except StorageUnavailable as error:
         raise RunFailed(str(error), ExitCode.DATABASE_AWAY) from error
     if ending is Ending.FINISHED:
-        console.print(f"look at it: search serve --study {shlex.quote(study.record.name)}", highlight=False)
+        console.print(f"next: search serve --study {shlex.quote(study.record.name)}", highlight=False)
         return ExitCode.DONE
-    console.print("nothing is lost; the same command continues", highlight=False)
+    console.print("nothing is lost; the same command continues the study", highlight=False)
     return ExitCode.DONE if ending is Ending.TIMEOUT else ExitCode.INTERRUPTED
 
 

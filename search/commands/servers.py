@@ -6,19 +6,20 @@ import click
 
 from fold_search.search.commands.answers import say
 from fold_search.search.commands.options import database_url, find_study, storage_option
+from fold_search.search.study import defaults
 
-DEFAULT_MLFLOW = "sqlite:///studies/mlflow.db"
-
-host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind to.")
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 
 
 @click.command("serve")
-@click.option("--study", "name", metavar="NAME", help="Check that this study is there, and take its MLflow.")
+@click.option(
+    "--study", "name", metavar="NAME", help="Use the MLflow of this study; an error if there is no such study."
+)
 @storage_option
-@click.option("--mlflow", metavar="URI", help=f"MLflow's database.  [default: the study's, else {DEFAULT_MLFLOW}]")
+@click.option("--mlflow", metavar="URI", help=f"MLflow tracking URI.  [default: the study's, or {defaults.MLFLOW}]")
 @host_option
 @click.option("--port", default=8080, show_default=True)
-@click.option("--certificate", type=click.Path(path_type=Path), help="PEM file: serve by HTTPS.")
+@click.option("--certificate", type=click.Path(path_type=Path), help="PEM file of the certificate; serves with HTTPS.")
 @click.option("--key", type=click.Path(path_type=Path), help="PEM file of the certificate's key.")
 def serve(
     name: str | None,
@@ -29,7 +30,10 @@ def serve(
     certificate: Path | None,
     key: Path | None,
 ) -> None:
-    """Serve the Optuna dashboard and MLflow's UI at one address; for others to reach, with a password."""
+    """Serve the Optuna dashboard and MLflow's UI at one address.
+
+    To let other machines connect, set --host and a password in SEARCH_SERVE_PASSWORD.
+    """
     from fold_search.search.reporting.serve import Address, mlflow_app, optuna_app, serve
     from fold_search.search.study.environment import Secrets, mlflow_uri
 
@@ -42,12 +46,12 @@ def serve(
 
 
 @click.command("dashboard")
-@click.option("--study", "name", metavar="NAME", help="Check that this study is there.")
+@click.option("--study", "name", metavar="NAME", help="Check first that this study exists.")
 @storage_option
 @host_option
 @click.option("--port", default=8080, show_default=True)
 def dashboard(name: str | None, storage: str | None, host: str, port: int) -> None:
-    """Serve the Optuna dashboard alone."""
+    """Serve only the Optuna dashboard."""
     from fold_search.search.reporting.serve import Address, optuna_app, serve
     from fold_search.search.study.environment import Secrets
 
@@ -58,12 +62,12 @@ def dashboard(name: str | None, storage: str | None, host: str, port: int) -> No
 
 
 @click.command("ui")
-@click.option("--study", "name", metavar="NAME", help="Take the tracking URI from this study.")
+@click.option("--study", "name", metavar="NAME", help="Use the MLflow of this study.")
 @storage_option
 @host_option
 @click.option("--port", default=5000, show_default=True)
 def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
-    """Serve MLflow's UI alone."""
+    """Serve only MLflow's UI."""
     from fold_search.search.reporting.serve import Address, mlflow_app, serve
     from fold_search.search.study.environment import Secrets, mlflow_uri
 
@@ -77,4 +81,4 @@ def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
 def _mlflow_uri(name: str | None, storage: str | None) -> str:
     from fold_search.search.study.config import config_from_record
 
-    return config_from_record(find_study(name, storage).record.config).trackers.mlflow.uri if name else DEFAULT_MLFLOW
+    return config_from_record(find_study(name, storage).record.config).trackers.mlflow.uri if name else defaults.MLFLOW

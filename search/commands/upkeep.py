@@ -1,4 +1,4 @@
-"""Commands that keep what is stored: published, saved, brought back, removed."""
+"""Commands for what is stored: publish, back up, restore, clean."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from fold_search.search.commands.options import database_url, find_study, machin
 @click.command("publish")
 @study_option
 @storage_option
-@click.option("--rebuild", is_flag=True, help="Publish everything again: recreates a lost tracker.")
+@click.option("--rebuild", is_flag=True, help="Publish everything again, for a tracker that lost its data.")
 def publish(name: str, storage: str | None, rebuild: bool) -> int:
-    """Publish what the trackers have not seen yet."""
+    """Send results to MLflow and Neptune that they do not have yet."""
     from fold_search.search.running.publish import publish_now
     from fold_search.search.study.environment import Secrets
 
@@ -23,11 +23,13 @@ def publish(name: str, storage: str | None, rebuild: bool) -> int:
 
 @click.command("backup")
 @study_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The backup's file; a new one.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="The backup file to write; it must not exist yet."
+)
 @storage_option
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="storage.artifacts of this machine.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set storage.artifacts for this machine.")
 def backup(name: str, out: Path, storage: str | None, overrides: Sequence[str]) -> None:
-    """Write a study and all that is stored of it to one file; workers may go on meanwhile."""
+    """Write a study and its files to one backup file. The study may be running."""
     study = find_study(name, storage)
     from fold_search.search.upkeep.backup import back_up
 
@@ -39,7 +41,7 @@ def backup(name: str, out: Path, storage: str | None, overrides: Sequence[str]) 
 @storage_option
 @machine_option
 def restore(file: Path, storage: str | None, overrides: Sequence[str]) -> None:
-    """Bring a study back from a file of `search backup`, into a database of any kind."""
+    """Restore a study from a file that `search backup` wrote. The database may be of another kind."""
     from fold_search.search.upkeep.backup import restore
 
     restored = restore(file, url=database_url(storage), overrides=overrides)
@@ -47,19 +49,19 @@ def restore(file: Path, storage: str | None, overrides: Sequence[str]) -> None:
 
 
 @click.command("clean")
-@click.option("--study", "name", metavar="NAME", help="One study alone.  [default: all of the database]")
+@click.option("--study", "name", metavar="NAME", help="Clean only this study.  [default: all studies of the database]")
 @storage_option
-@click.option("--yes", is_flag=True, help="Remove it without asking.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
 def clean(name: str | None, storage: str | None, yes: bool) -> None:
-    """List what is stored and needed by no study any more, and remove it; what is being run is left alone."""
+    """List and delete files that no study needs. Running studies are skipped."""
     from fold_search.search.upkeep.cleaning import find_waste
 
     found = list(find_waste(database_url(storage), name=name, say=say))
     for waste in found:
         say(str(waste))
     if not found:
-        say("nothing to remove")
-    elif yes or click.confirm("remove them?"):
+        say("nothing to delete")
+    elif yes or click.confirm("delete all of these?"):
         for waste in found:
             waste.remove()
-        say("removed")
+        say("deleted")

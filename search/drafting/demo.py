@@ -7,7 +7,6 @@ imported.
 import ast
 import csv
 import math
-import os
 import random
 import re
 import warnings
@@ -19,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from fold_search.search.errors import ConfigError
+from fold_search.storage.files import whole_file
 
 # From many docstrings to few, so that the Zipf quotas follow what there is.
 PACKAGES = (
@@ -168,9 +168,7 @@ def _clean(text: str) -> str:
 
 def _write(path: Path, documents: list[_Document]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows((row.name, row.summary, row.body, row.label) for row in documents)
-    os.replace(unfinished, path)

@@ -6,7 +6,6 @@ ROUGE-2 (Lin 2004), of lower-cased words, neither stemmed nor with stop words le
 """
 
 import csv
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from fold_search.objectives.data.tables import read_chunks
 from fold_search.objectives.errors import DataError
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.wording import shown, suggestion
+from fold_search.storage.files import whole_file
 
 COLUMNS = ("document", "position", "previous", "sentence", "next", "label")
 
@@ -60,16 +60,15 @@ def build_extractive(
     """
     if out.is_dir():
         raise ConfigError(f"{out}: found a folder, expected the CSV file to write")
-    unfinished = out.with_name(f"{out.name}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="", errors="replace") as file:
+        with (
+            whole_file(out) as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="", errors="replace") as file,
+        ):
             counts = _write(file, _documents(source, document, summary), most=max_sentences)
-        os.replace(unfinished, out)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return ExtractiveSummary(path=out, num_documents=counts[0], num_sentences=counts[1], num_chosen=counts[2])
 
 

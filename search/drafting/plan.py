@@ -1,4 +1,4 @@
-"""What to search on exactly the data that was surveyed: folds, lengths, and the ranges that its fields declare."""
+"""What `search init` proposes for the data that was surveyed: folds, lengths, ranges to search."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 from fold_search.models.params import ColumnsParams, ImageParams, RelationParams
 from fold_search.objectives.params import REGRESSION_LOSSES
 from fold_search.search.drafting.survey import Survey
-from fold_search.search.study.beginning import NOT_FOR_IMAGES
+from fold_search.search.study.checks import NOT_FOR_IMAGES
 from fold_search.search.study.parameters import PARAMETERS, Choices, Parameter, Range
 
 TRIALS = 30
@@ -24,6 +24,8 @@ _OF_KIND = {
     "relation": set(RelationParams.model_fields),
     "image": {*ImageParams.model_fields, "image_augmentation"},
 }
+_MINOR_WHY = "Not searched, because their effect is usually smaller:"
+_CONDITIONAL_WHY = "Not searched, because they need other settings than those above:"
 _MINOR = (
     "pooling",
     "optimiser",
@@ -48,7 +50,7 @@ class Plan:
 
     @property
     def num_folds(self) -> int:
-        """5 where the smallest class has a row for each and the rows are few; else 3; never more than it can be."""
+        """5 if the smallest class has a row for each fold and rows are not too many; else 3, at worst 2."""
         wanted = 5 if self.smallest >= 5 and self.found.num_rows <= _MANY_ROWS else 3
         return max(2, min(wanted, max(self.found.distinct.values(), default=self.found.num_texts)))
 
@@ -81,12 +83,12 @@ class Plan:
 
     @property
     def spare(self) -> list[int]:
-        """Rows of the classes that have training rows enough for some to be removed, the largest first."""
+        """Rows of each class that has enough training rows to lose some, the largest class first."""
         return [count for count in self.found.classes.values() if self._in_training(count) >= _FEWEST_TO_CUT]
 
     @property
     def sampler_min_rows(self) -> int:
-        """Training rows below which a class loses none, where a sampler that removes rows is proposed; else 0."""
+        """Classes with fewer training rows lose none; 0 if no sampler that removes rows is proposed."""
         removing = set(PARAMETERS["sampler_min_rows"].when["sampler"])
         proposals = propose(self)
         removes = "sampler" in proposals and not removing.isdisjoint(proposals["sampler"].domain.values() or [])
@@ -103,11 +105,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """The range or choices of one parameter, and why; what is not searched is written as a comment."""
+    """The range or choices of one parameter, and why.
+
+    What is not searched is written as a comment, under the heading `group` if it has one.
+    """
 
     domain: Range | Choices
     why: str = ""
     searched: bool = True
+    group: str = ""
 
 
 def propose(plan: Plan) -> dict[str, Proposal]:
@@ -118,10 +124,10 @@ def propose(plan: Plan) -> dict[str, Proposal]:
             continue
         proposal = _RULES.get(name, _as_declared)(plan, parameter.suggested)
         if name in _MINOR:
-            why = "Not searched: its effect is smaller as a rule."
-            proposal = replace(proposal, searched=False, why=why)
+            proposal = replace(proposal, searched=False, why="", group=_MINOR_WHY)
         if not all(_is_offered(other, proposals[other], values) for other, values in parameter.when.items()):
-            proposal = replace(proposal, searched=False, why="Not searched: what it needs is not.")
+            needs = " and ".join(f"{other}: {' or '.join(values)}" for other, values in parameter.when.items())
+            proposal = replace(proposal, searched=False, why=f"Only with {needs}.", group=_CONDITIONAL_WHY)
         proposals[name] = proposal
     return proposals
 
@@ -155,34 +161,36 @@ def _as_declared(plan: Plan, suggested: Any) -> Proposal:
 def _epochs(plan: Plan, suggested: Any) -> Proposal:
     steps = max(1, plan.training_rows // 16)
     high = min(20, max(3, round(1500 / steps)))
-    why = f"An epoch has about {steps:,} steps; the fewer, the more epochs are needed."
+    why = f"An epoch has about {steps:,} steps; with fewer steps more epochs are needed."
     return Proposal(domain=Range(low=max(2, high // 3), high=high), why=why)
 
 
 def _batch_size(plan: Plan, suggested: Any) -> Proposal:
     fitting = [size for size in suggested.choices if 10 <= plan.training_rows / size <= 5000]
     nearest = min(suggested.choices, key=lambda size: abs(plan.training_rows / size - 1000))
-    return Proposal(domain=Choices(choices=tuple(fitting or [nearest])), why="These give 10 to 5,000 steps an epoch.")
+    return Proposal(
+        domain=Choices(choices=tuple(fitting or [nearest])), why="With these an epoch has 10 to 5,000 steps."
+    )
 
 
 def _loss(plan: Plan, suggested: Any) -> Proposal:
     if plan.found.spread:
-        why = "mse follows outliers, mae the median, huber is between them."
+        why = "mse gives outliers much weight, mae little; huber is between them."
         return Proposal(domain=Choices(choices=REGRESSION_LOSSES), why=why)
     if plan.found.imbalance < _IMBALANCED:
-        return Proposal(domain=suggested, why=_balanced(plan), searched=False)
-    return Proposal(domain=suggested, why="The classes are imbalanced; plain cross entropy often wins all the same.")
+        return Proposal(domain=suggested, searched=False, group=_balanced(plan))
+    return Proposal(domain=suggested, why="The classes are imbalanced, but plain cross entropy often wins.")
 
 
 def _class_weights(plan: Plan, suggested: Any) -> Proposal:
     if plan.found.imbalance < _IMBALANCED:
-        return Proposal(domain=suggested, why=_balanced(plan), searched=False)
+        return Proposal(domain=suggested, searched=False, group=_balanced(plan))
     return Proposal(domain=suggested)
 
 
 def _sampler(plan: Plan, suggested: Any) -> Proposal:
     if plan.found.imbalance < _IMBALANCED:
-        return Proposal(domain=suggested, why=_balanced(plan), searched=False)
+        return Proposal(domain=suggested, searched=False, group=_balanced(plan))
     unfit = _unfit_samplers(plan)
     offered = tuple(name for name in suggested.choices if name not in unfit)
     why = " ".join(f"Without {name}: {reason}." for name, reason in unfit.items())
@@ -195,11 +203,16 @@ def _unfit_samplers(plan: Plan) -> dict[str, str]:
     least = PARAMETERS["sampler_ratio"].declared["suggest"]["low"]
     for name, ratio in (("random_over", 1.0), ("minority_over", least), ("smote", least)):
         if plan.growth(ratio) > _MOST_GROWTH:
-            unfit[name] = f"an epoch would be {plan.growth(ratio):.0f} times as long"
+            unfit[name] = f"an epoch would take {plan.growth(ratio):.0f} times as long"
     if not plan.spare or plan.spare[0] < _IMBALANCED * plan.spare[-1]:
-        unfit["random_under"] = f"the classes with {_FEWEST_TO_CUT} training rows or more are none, one or alike"
+        unfit["random_under"] = (
+            f"no class is much larger than the smallest class with {_FEWEST_TO_CUT} or more training rows"
+        )
     if not plan.spare:
-        unfit["enn"] = f"no class has {_FEWEST_TO_CUT} training rows, and it can empty a smaller one"
+        unfit["enn"] = (
+            f"it can remove all rows of a class with fewer than {_FEWEST_TO_CUT} training rows, and all classes are so "
+            "small"
+        )
     return unfit
 
 
@@ -208,12 +221,13 @@ def _sampler_ratio(plan: Plan, suggested: Any) -> Proposal:
     fitting = [percent / 100 for percent in percents if plan.growth(percent / 100) <= _MOST_GROWTH]
     if len(fitting) < 2:
         return Proposal(domain=suggested)
-    why = f"With {fitting[-1]:g} an epoch of minority_over is {plan.growth(fitting[-1]):.1f} times as long."
+    why = f"With {fitting[-1]:g}, minority_over makes an epoch {plan.growth(fitting[-1]):.1f} times as long."
     return Proposal(domain=Range(low=fitting[0], high=fitting[-1]), why=why)
 
 
 def _balanced(plan: Plan) -> str:
-    return f"Not searched: the largest class has only {plan.found.imbalance:.1f} times the rows of the smallest."
+    times = f"{plan.found.imbalance:.1f} times"
+    return f"Not searched, because the largest class has only {times} the rows of the smallest:"
 
 
 _RULES: dict[str, Callable[[Plan, Any], Proposal]] = {

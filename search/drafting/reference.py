@@ -14,7 +14,7 @@ from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.parameters import PARAMETERS, Parameter
 from fold_search.search.study.wording import section_of
 
-PATH = Path(__file__).parents[2] / "docs" / "study-file.md"
+PATH = Path(__file__).resolve().parents[2] / "docs" / "study-file.md"
 
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", NoneType: "null"}
 
@@ -23,44 +23,51 @@ _INTRODUCTION = """\
 
 Generated from the models by `python -m fold_search.search.drafting.reference`; do not edit.
 
-`search init DATA --label COLUMN --text COLUMN` writes a study file for a data file, and `search run --study NAME
---config FILE` runs it. Only `data` and `model` must be there. A key that is not listed here is refused, and so is a
-value of another type. `--set section.key=value` overrides one key for one command, the value written as in the file;
-`--set space.NAME=null` takes a parameter out of the space. An override that fixes a searched parameter takes it out
-too, and with it those that can then have no effect; a note names these. Numbers may be written as `1e-5`. Aliases
-(`*name`) and repeated keys are refused. YAML takes `yes`, `no`, `on`, `off` and `true` for truth values and `01` for a
-number: where such a word is the name of a class or a column, put it in quotes, as in `positive_label: "yes"` or
-`--set 'study.positive_label="yes"'`. As a key, as in `class_weights: {yes: 2, no: 1}`, it needs none.
+`search init DATA --label COLUMN --text COLUMN` writes a study file for a data file. `search run --study NAME --config
+FILE` runs it. Only the sections `data` and `model` are required. Unknown keys and values of the wrong type are errors.
 
-A study can be continued with another `budget`, `artifacts`, `storage` or `trackers`, and with the data file
-moved or saved in another encoding; a change of anything else is refused, with what differs.
+**Overrides.** `--set section.key=value` overrides one key for one command. The value is written as in the file. To stop
+searching a parameter, fix it (`--set training.dropout=0.1`) or use `--set space.NAME=null`. Parameters that then have
+no effect are not searched either; a note names them.
 
-Secrets come from the environment: `SEARCH_STORAGE_PASSWORD`, or `SEARCH_STORAGE_PASSWORD_FILE` with the name of a file,
-is the password of `storage.url`; `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_PASSWORD_FILE`, that of
-`trackers.mlflow.uri`; `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` let Neptune go online.
+**YAML.** Numbers may be written as `1e-5`. Aliases (`*name`) and repeated keys are errors. YAML reads `yes`, `no`,
+`on`, `off` and `true` as truth values, and `01` as a number. If such a word is the name of a class or a column, put it
+in quotes: `positive_label: "yes"`, or `--set 'study.positive_label="yes"'`. A key needs no quotes:
+`class_weights: {yes: 2, no: 1}`.
+
+**Continuing a study.** `budget`, `artifacts`, `storage` and `trackers` may change. The data file may be moved or saved
+in another encoding. Any other change is an error that names what differs.
+
+**Secrets** come from environment variables:
+
+| variable | secret |
+| --- | --- |
+| `SEARCH_STORAGE_PASSWORD`, or `SEARCH_STORAGE_PASSWORD_FILE` with the name of a file | password of `storage.url` |
+| `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_PASSWORD_FILE` | password of `trackers.mlflow.uri` |
+| `NEPTUNE_API_TOKEN` and `NEPTUNE_PROJECT` | Neptune is used online |
 """
 
 _METRICS = """\
-Every metric can be the study's and the one that chooses the best epoch. All are taken of the validation rows of a fold;
-the score of a trial is their mean over the folds, and beside it stands the pooled score: the same metric of all rows'
-out-of-fold predictions together, which is steadier where classes are rare.
+Each of these can be `metric` or `epoch_metric`. A fold's score is computed on its validation rows, and a trial's score
+is the mean over its folds. Tables also show the **pooled score**: the same metric, computed once on the out-of-fold
+predictions of all rows together. It varies less if classes are rare.
 """
 
 _SEARCHED = ("model", "training")
 
 _SPACE = """\
-Each key is a field of `model` or `training`; it is searched instead of having its value there.
+Each key is a field of `model` or `training`. It is searched, and its value there is the default.
 
 | form | meaning |
 |---|---|
 | `{low: 0.0, high: 0.5}` | any number between the two, both included |
-| `{low: 1e-5, high: 1e-3, log: true}` | the same on a log scale; `low` above 0 |
-| `{low: 2, high: 8, step: 2}` | every second number; `step` leads from `low` to `high` exactly |
+| `{low: 1e-5, high: 1e-3, log: true}` | the same on a log scale; `low` must be above 0 |
+| `{low: 2, high: 8, step: 2}` | 2, 4, 6 or 8; `high` must be a whole number of steps above `low` |
 | `[8, 16, 32]` or `{choices: [8, 16, 32]}` | one of these |
 
-All values must be such as the field accepts. A field with a condition ("only with") is sampled in those trials alone
-in which the condition holds; to search it where it can never hold is refused. With `study.sampler: grid` every range
-needs a `step`, unless it is of whole numbers.
+The field must accept every value. A field with a condition ("Only with") is sampled only in trials where the condition
+is true. If it can never be true, searching the field is an error. With `study.sampler: grid` every range needs a
+`step`, except ranges of whole numbers.
 """
 
 

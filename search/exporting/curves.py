@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from fold_search.objectives.data.arrays import read_arrays
 from fold_search.objectives.data.sources import Quotes
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.opened import OpenStudy, on_this_machine
+from fold_search.storage.files import whole_file
 from fold_search.storage.records import FoldRun, FoldRunState, TrialRecord
 
 FORMAT = 1
@@ -202,17 +201,14 @@ def _with_test(curves: Curves, scores: dict[int, tuple[NDArray[np.float32], floa
 
 
 def write_curves(curves: Curves, out: Path) -> None:
-    """Write them beside the final name, then rename; ConfigError if that cannot be done."""
-    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    """Write them whole or not at all; ConfigError if that cannot be done."""
     content = io.BytesIO()
     np.savez_compressed(content, **_to_arrays(curves))
     try:
-        unfinished.write_bytes(content.getbuffer())
-        os.replace(unfinished, out)
+        with whole_file(out) as unfinished:
+            unfinished.write_bytes(content.getbuffer())
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _to_arrays(curves: Curves) -> dict[str, Any]:

@@ -28,11 +28,11 @@ from fold_search.objectives.predicting.exported import (
 from fold_search.objectives.scoring.calibration import fit_temperature
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
 from fold_search.objectives.tasks import morphemes
-from fold_search.objectives.training.fold import label_scale, read_weights
+from fold_search.objectives.training.fold import read_weights
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.mlflow_model import write_mlflow_files
 from fold_search.search.exporting.model_card import model_card
-from fold_search.search.reporting.tables import find_best
+from fold_search.search.reporting.summary import find_best
 from fold_search.search.running.objective import Objective, choose_device, fold_seed
 from fold_search.search.study.config import StudyConfig, to_record
 from fold_search.search.study.opened import OpenStudy, on_this_machine
@@ -199,7 +199,7 @@ def _write(member: Member, classifier: Classifier, job: FoldJob, folder: Path) -
 def _member(
     job: FoldJob, *, fold: int | None, epochs: int, score: float | None, class_counts: tuple[int, ...]
 ) -> Member:
-    mean, deviation = label_scale(job)
+    mean, deviation = job.label_scale
     return Member(
         folder="refit" if fold is None else f"fold-{fold}",
         fold=fold,
@@ -229,7 +229,7 @@ def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[
         goal=rows.goal,
         fold_scores=tuple(run.score or 0.0 for run in source.runs),
         pooled=score_all(names, truth, held_out.predictions, rows.goal),
-        temperature=_temperature(held_out) if dataset.label_names else 1.0,
+        temperature=_temperature(held_out) if dataset.spec.task == "classification" else 1.0,
         entity_types=shown_types(dataset, form=params.model.entity_form) if dataset.spec.relation else (),
         members=members,
         packages={name: importlib.metadata.version(name) for name in packages},

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fold_search.objectives.data.names import quoted
+from fold_search.objectives.data.names import quoted, which_label
 from fold_search.objectives.data.tables import Chunk
 from fold_search.objectives.predicting.exported import Description
-from fold_search.search.errors import ConfigError, nearest
+from fold_search.search.errors import ConfigError
 from fold_search.search.study.study_file import read_yaml
 from fold_search.search.study.wording import describe
 
@@ -111,7 +111,7 @@ def read_template(path: Path, description: Description) -> Layout:
 
 def _predicted(description: Description, *, top_k: int | None, probabilities: bool) -> dict[str, Source]:
     names = description.label_names
-    if not names:
+    if description.task == "regression":
         return {"prediction": Source(kind="prediction")}
     if top_k is not None:
         if top_k > len(names):
@@ -137,9 +137,9 @@ def _source(name: str, text: str, label_names: Sequence[str], *, path: Path) -> 
 
 def _check_label(label: str, label_names: Sequence[str], *, where: str) -> None:
     if label not in label_names:
-        close = nearest(label, label_names)
-        hint = f"did you mean {quoted(close)}?" if close else f"there are {', '.join(map(quoted, label_names[:8]))}"
-        raise ConfigError(f"{where}: found {quoted(label)}, which is no label of the model; {hint}")
+        raise ConfigError(
+            f"{where}: found {quoted(label)}, which is no label of the model; {which_label(label, label_names)}"
+        )
 
 
 def _numbers(values: NDArray[np.float32]) -> list[str]:

@@ -20,7 +20,7 @@ from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.predict import ROWS_PER_CHUNK, load_model
 from fold_search.search.study.environment import Secrets, missing_sign_in, mlflow_uri
 from fold_search.search.study.opened import OpenStudy, on_this_machine
-from fold_search.storage.publishing import TrackerUnavailable
+from fold_search.storage.trackers.contract import TrackerUnavailable
 from fold_search.storage.trackers.mlflow import MlflowTracker, import_quietly
 
 TABLE = Path("table")  # what errors call rows that are in no file
@@ -44,7 +44,7 @@ class PyfuncModel:
         predictions = np.empty((0, len(names) or 1), np.float32)
         if len(table):
             predictions = np.concatenate(list(self._predictions(_as_text(table), spec)))
-        if not names:
+        if self._model.description.task == "regression":
             return pd.DataFrame({"prediction": predictions[:, 0]}, index=table.index)
         labels = np.array(names, dtype=object)[predictions.argmax(axis=1)]
         found = {"label": labels, "probability": predictions.max(axis=1, initial=0.0)}
@@ -108,11 +108,13 @@ def _signature(description: Description) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    names = description.label_names
-    found = [("string", "label"), *(("float", name) for name in ("probability", *_class_columns(names)))]
+    found = [("float", "prediction")]
+    if description.task == "classification":
+        numbers = ("probability", *_class_columns(description.label_names))
+        found = [("string", "label"), *(("float", name) for name in numbers)]
     return ModelSignature(
         inputs=Schema([ColSpec(_type(name, description.data), name) for name in description.data.columns]),
-        outputs=Schema([ColSpec(*column) for column in (found if names else [("float", "prediction")])]),
+        outputs=Schema([ColSpec(*column) for column in found]),
     )
 
 

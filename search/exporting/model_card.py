@@ -51,7 +51,7 @@ def model_card(description: Description) -> str:
 
 
 def _parts(description: Description) -> Iterator[str]:
-    what = f"{len(description.label_names)} classes" if description.label_names else "a number"
+    what = f"{len(description.label_names)} classes" if description.task == "classification" else "a number"
     members = description.members
     yield f"# {_text(description.study)}: {description.data.kind}s into {what}\n"
     form = _FORMS[description.form].format(members=len(members), epochs=members[0].epochs)
@@ -70,7 +70,7 @@ def _parts(description: Description) -> Iterator[str]:
     reader = "image processor" if description.data.kind == "image" else "tokenizer"
     yield (_SHARED if members[-1].base else _PLAIN).format(reader=reader, base=members[-1].base)
     yield _NOT
-    if description.label_names:
+    if description.task == "classification":
         yield "## Classes\n\n| class | rows trained on, by model |\n| --- | --- |"
         for name, *counts in zip(description.label_names, *(member.class_counts for member in members), strict=True):
             yield f"| {_text(class_name(name))} | {', '.join(map(str, counts))} |"

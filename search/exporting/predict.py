@@ -2,8 +2,6 @@
 
 import contextlib
 import csv
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,9 +23,11 @@ from fold_search.objectives.data.tables import Chunk
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.predicting.exported import Description, ExportedModel
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
-from fold_search.search.errors import ConfigError, nearest
+from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import Layout
 from fold_search.search.running.objective import choose_device
+from fold_search.storage.files import whole_file
+from fold_search.words import nearest
 
 ROWS_PER_CHUNK = 4096
 NUM_DRAWS = 1000
@@ -148,7 +148,7 @@ def _evaluate(description: Description, truth: Labels, predictions: NDArray[np.f
     goal = description.goal
     names = defined_metrics(goal, task=description.task, num_classes=len(description.label_names))
     random = np.random.default_rng(0)
-    if description.label_names:
+    if description.task == "classification":
         metric, drawn = "macro_f1", _draw_macro_f1(truth.astype(np.int64), predictions, random)
     else:
         metric, drawn = "mae", _draw_mae(truth, predictions, random)
@@ -236,13 +236,9 @@ def _spec(description: Description, path: Path, other: OtherFile, *, labelled: b
 
 @contextlib.contextmanager
 def _written(out: Path) -> Iterator[Any]:
-    """Write beside the final name, then rename."""
-    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    """Let rows be written to a file that is there when all of them are; ConfigError if it cannot be written."""
     try:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(out) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
             yield csv.writer(file)
-        os.replace(unfinished, out)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)

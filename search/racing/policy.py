@@ -3,7 +3,7 @@
 import numpy as np
 
 from fold_search.search.racing.beliefs import believe, expected_gain
-from fold_search.search.racing.forgiving import forgiving
+from fold_search.search.racing.early_stopping import early_stopping
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.paired import Paired
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
@@ -19,8 +19,8 @@ def verdict(matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig, tria
         return Verdict(decision=Decision.STOP, reason="diverged: the score is not finite")
     if settings.rule == "paired":
         return _paired(settings).verdict(matrix, trial=trial, fold=fold, trials_left=trials_left)
-    if settings.rule == "forgiving":
-        return forgiving(
+    if settings.rule == "early_stopping_cv":
+        return early_stopping(
             matrix, trial=trial, fold=fold, min_trials=settings.fewest_trials, min_epochs=settings.min_epochs
         )
     return Verdict(decision=Decision.CONTINUE)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from fold_search.search.errors import ConfigError
-from fold_search.search.reporting.tables import show
+from fold_search.search.reporting.lines import show
 from fold_search.storage.trackers.neptune_offline import OfflineRun, read_offline
 
 

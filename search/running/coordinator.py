@@ -6,9 +6,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import optuna
-from optuna.trial import TrialState as OptunaState
 
 from fold_search.models.params import Scalar
 from fold_search.objectives.scoring.metrics import METRICS
@@ -16,7 +16,7 @@ from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.verdicts import Action
-from fold_search.search.reporting.tables import summarise
+from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.presence import end_announcement
 from fold_search.search.running.proposals import make_sampler
 from fold_search.search.study.attended import COORDINATOR_ROLE, WORKER_ROLE
@@ -34,7 +34,7 @@ from fold_search.storage.records import (
     TrialRecord,
     TrialState,
 )
-from fold_search.storage.studies import close_study, open_study, optuna_errors
+from fold_search.storage.studies import ask_afresh, close_study, end, next_number, open_study, optuna_errors, report
 
 ROLE_SECONDS = 20.0
 RENEWAL_SECONDS = 1.0
@@ -42,11 +42,6 @@ MAX_ATTEMPTS = 5
 MOST_PASSED_OVER = 10  # trials that are asked for in one step and not begun: the role is to be renewed
 NOT_WORTH_IT = "the race expects nothing of training on"
 NO_EXPECTED_GAIN = "ten more are expected to gain less than the folds' noise"
-TOLD_AS = {
-    TrialState.COMPLETE: OptunaState.COMPLETE,
-    TrialState.STOPPED: OptunaState.PRUNED,
-    TrialState.FAILED: OptunaState.FAIL,
-}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +66,7 @@ class Coordinator:
     _expires_from: float = 0.0
     _seen: tuple[int, int] | None = None
     _study: optuna.Study | None = None
+    _grid: list[dict[str, Scalar]] = field(default_factory=list)  # if that is the sampler, once it is asked for
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -170,7 +166,9 @@ class Coordinator:
         halted = [run for run in runs if run.state in (FoldRunState.DONE, FoldRunState.PAUSED)]
         progress = (len(halted), sum(run.num_epochs for run in halted))
         if halted and self._reported.get(number) != progress:
-            self._report(number, len(halted), expected)
+            # Never one fold's score: the sampler would rank the trial by its last fold.
+            if expected is not None:
+                report(self._optuna(), number, step=len(halted), value=expected)
             self._reported[number] = progress
 
     def _end(
@@ -207,33 +205,18 @@ class Coordinator:
     def _tell(
         self, trial: TrialRecord, state: TrialState, *, scores: list[float], expected: float | None, begun: int
     ) -> None:
-        number = trial.number
-        study = self._optuna()
-        storage = study._storage
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-        if storage.get_trial(trial_id).state.is_finished():
-            return
-        storage.set_trial_user_attr(trial_id, "fold_scores", scores)
+        value, last_report = None, None
+        attributes: dict[str, Any] = {"fold_scores": scores}
         if trial.failure is not None:
-            storage.set_trial_user_attr(trial_id, "failure", trial.failure.value)
-            storage.set_trial_user_attr(trial_id, "reason", trial.reason)
+            attributes |= {"failure": trial.failure.value, "reason": trial.reason}
             # What was reported before the failure is not what the trial is worth.
             expected = math.nan if expected is None else expected
         if state is TrialState.COMPLETE:
-            storage.set_trial_user_attr(trial_id, "std", statistics.stdev(scores))
-        elif state is TrialState.STOPPED:
+            value, attributes["std"] = statistics.fmean(scores), statistics.stdev(scores)
+        elif state is TrialState.STOPPED and expected is not None:
             # Without any finite score nothing is reported: the sampler ranks such a trial behind all others.
-            self._report(number, max(begun, 1), expected)
-        value = statistics.fmean(scores) if state is TrialState.COMPLETE else None
-        study.tell(number, value, state=TOLD_AS[state], skip_if_finished=True)
-
-    def _report(self, number: int, step: int, expected: float | None) -> None:
-        """Report the estimate of the final mean, never one fold's score; the step is the number of folds begun."""
-        if expected is None:
-            return
-        study = self._optuna()
-        trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-        study._storage.set_trial_intermediate_value(trial_id, step, expected)
+            last_report = max(begun, 1), expected
+        end(self._optuna(), trial.number, state, value=value, attributes=attributes, last_report=last_report)
 
     def _provide(self, *, num_workers: int) -> bool:
         """Ask for the trials that the race wants; finish the study when it wants nothing more.
@@ -289,29 +272,14 @@ class Coordinator:
 
     def _ask(self) -> tuple[int, dict[str, Scalar]]:
         study = self._optuna()
-        number = self._next_number(study)
+        # What another coordinator asked for but never wrote down is asked for again.
+        number = next_number(study, known=set(self.race.scores.matrix().numbers.tolist()))
         # A sampler seeded by the trial's number proposes after a restart what it would have proposed without one.
         study.sampler = make_sampler(self.config, number, estimates=estimates(self.race.scores.matrix()))
         if self.config.study.sampler == "grid":
-            study.enqueue_trial(grid(self.config)[number], skip_if_exists=True)
-        trial = study.ask()
-        if trial.number != number:  # another coordinator has asked as well; this one waits until it is its turn
-            study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
-            raise LeaseLost(f"Optuna gave trial {trial.number}, and was about to give trial {number}")
-        # Left by a coordinator that died here: drawn anew, as the sampler draws on from one to the next.
-        trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
-        return trial.number, suggest(trial, self.config)
-
-    def _next_number(self, study: optuna.Study) -> int:
-        """The trial that Optuna gives next; what another coordinator asked for but never wrote down is queued again."""
-        known = set(self.race.scores.matrix().numbers.tolist())
-        trials = study.get_trials(deepcopy=False)
-        queue = [trial.number for trial in trials if trial.state is OptunaState.WAITING]
-        for trial in trials:
-            if trial.state is OptunaState.RUNNING and trial.number not in known:
-                study._storage.set_trial_state_values(trial._trial_id, OptunaState.WAITING)
-                queue.append(trial.number)
-        return min(queue, default=len(trials))
+            self._grid = self._grid or grid(self.config)
+            study.enqueue_trial(self._grid[number], skip_if_exists=True)
+        return number, suggest(ask_afresh(study, number=number), self.config)
 
     def _optuna(self) -> optuna.Study:
         if self._study is None:

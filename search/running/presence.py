@@ -1,7 +1,10 @@
 """Which processes live: each holds a role in the ledger; a worker's is renewed from a thread beside its training."""
 
 import logging
+import os
+import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -13,6 +16,11 @@ from fold_search.storage.records import Claim
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0  # by then a run's coordinator or a worker has a role of its own
+
+
+def make_owner() -> str:
+    """A name for a worker or coordinator that no other process has, on any machine, at any time."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 class Presence:

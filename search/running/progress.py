@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from fold_search.search.racing.audits import race_line
-from fold_search.search.reporting.tables import UNENDED, Summary, best_line, counts_line, sample_line, show, summarise
+from fold_search.search.reporting.lines import best_line, counts_line, sample_line, show
+from fold_search.search.reporting.summary import UNENDED, Summary, summarise
 from fold_search.storage.errors import StorageUnavailable
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Event, EventKind, FoldRunState
@@ -30,10 +31,12 @@ class Progress:
         self._seen = 0
         self._last_update = 0.0
         self._started = time.monotonic()
+        self._metric = ""
         self._epochs_at_start = 0
 
     def __enter__(self) -> Self:
-        self._epochs_at_start = summarise(self._ledger).epochs_trained
+        before = summarise(self._ledger)
+        self._metric, self._epochs_at_start = before.metric, before.epochs_trained
         # Earlier runs' events were shown by them.
         self._seen = self._ledger.last_sequence()
         if self._live:
@@ -68,7 +71,7 @@ class Progress:
             for event in events:
                 if self._live is None or _is_resampled(event):
                     at = datetime.fromtimestamp(event.at).strftime("%H:%M:%S")
-                    self.say(f"{at} {describe(event, metric=self._ledger.study().metric)}")
+                    self.say(f"{at} {describe(event, metric=self._metric)}")
 
     def _panel(self, summary: Summary) -> RenderableType:
         ended = sum(count for state, count in summary.trials.items() if state not in UNENDED)

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fold_search.search.study.config import StudyConfig
 from fold_search.storage.records import Failure
+from fold_search.storage.studies import SeenStudy
 
 Estimates = Mapping[int, float]  # by trial: what the race expects its mean over all folds to be
 
@@ -47,35 +48,22 @@ class LearningSampler(TPESampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As TPE says, of the study with its estimates."""
-        return super().infer_relative_search_space(_View(study, self._estimates), trial)
+        return super().infer_relative_search_space(SeenStudy(study, self._see), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As TPE says, of the study with its estimates."""
-        return super().sample_relative(_View(study, self._estimates), trial, search_space)
+        return super().sample_relative(SeenStudy(study, self._see), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As TPE says, of the study with its estimates."""
-        return super().sample_independent(_View(study, self._estimates), trial, param_name, param_distribution)
+        return super().sample_independent(SeenStudy(study, self._see), trial, param_name, param_distribution)
 
-
-class _View(optuna.Study):
-    """A study in which the trials that have an estimate look as if they were complete, with that as their value."""
-
-    def __init__(self, study: optuna.Study, estimates: Estimates) -> None:
-        self.__dict__.update(study.__dict__)
-        self._estimates = estimates
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = [self._seen(trial) for trial in super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)]
-        return [trial for trial in trials if states is None or trial.state in states]
-
-    def _seen(self, trial: FrozenTrial) -> FrozenTrial:
+    def _see(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial that has an estimate as if it were complete, with that as its value."""
         if trial.state not in (TrialState.RUNNING, TrialState.PRUNED):
             return trial
         place: dict[str, Any] = {}

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fold_search.search.running.engines.local import make_owner
+from fold_search.search.running.presence import make_owner
 from fold_search.search.study.config import StudyConfig, config_from_record
 from fold_search.search.study.environment import Secrets, missing_sign_in, mlflow_uri
 from fold_search.search.study.opened import OpenStudy
-from fold_search.storage.publishing import Publisher, Tracker
+from fold_search.storage.publishing import Publisher
+from fold_search.storage.trackers.contract import Tracker
 
 PATIENCE_SECONDS = 600.0
 

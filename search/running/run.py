@@ -12,13 +12,14 @@ from rich.console import Console
 
 from fold_search.search.errors import ConfigError, ExitCode, RunFailed
 from fold_search.search.racing.live import live_race
-from fold_search.search.reporting.tables import summarise
+from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.continuing import has_work_left, how_to_add_trials
 from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
-from fold_search.search.running.engines.local import PATIENCE_SECONDS, LocalEngine
+from fold_search.search.running.engines.engine import Engine
 from fold_search.search.running.progress import Progress
 from fold_search.search.running.pruning import Pruning
 from fold_search.search.running.publish import make_publisher
+from fold_search.search.running.worker_process import PATIENCE_SECONDS
 from fold_search.search.study.attended import WORKER_ROLE
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.environment import Secrets
@@ -72,12 +73,11 @@ def run_study(
     config: StudyConfig,
     *,
     owner: str,
-    num_workers: int,
+    engine: Engine,
     secrets: Secrets,
     console: Console,
-    memory_limit: int | None = None,
 ) -> Ending:
-    """Run the study as `owner`, who may have announced it; `memory_limit` is each worker's, in bytes.
+    """Run the study as `owner`, who may have announced it, with the workers of `engine`.
 
     Raises ConfigError if a worker cannot work at all, RunFailed if too many of them died or too many trials failed in a
     row; StorageError.
@@ -88,17 +88,10 @@ def run_study(
         race=live_race(study.ledger, config),
         url=study.url,
         owner=owner,
-        pooled_score=StudyRows(ledger=study.ledger, config=config).pooled_score,
+        pooled_score=(study.rows or StudyRows(ledger=study.ledger, config=config)).pooled_score,
         prune=Pruning(
             ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
         ).prune,
-    )
-    engine = LocalEngine(
-        url=study.url,
-        study=study.record.name,
-        config=config,
-        num_workers=num_workers,
-        memory_limit=memory_limit,
     )
     with interrupts() as counter, Progress(study.ledger, console) as progress:
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
@@ -134,7 +127,7 @@ class _Run:
 
     ledger: Ledger
     coordinator: Coordinator
-    engine: LocalEngine
+    engine: Engine
     progress: Progress
     counter: Interrupts
     ending: Ending = Ending.FINISHED

@@ -1,4 +1,4 @@
-"""The study file as frozen models: what may stand in it, how it is loaded, recorded and compared."""
+"""The study file as frozen models: its keys, and how it is loaded, recorded and compared."""
 
 import hashlib
 import json
@@ -24,7 +24,8 @@ from fold_search.models.params import ModelParams
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.params import Params, TrainingParams
 from fold_search.objectives.scoring.metrics import METRICS, TOP_K
-from fold_search.search.errors import ConfigError, nearest
+from fold_search.search.errors import ConfigError
+from fold_search.search.study import defaults
 from fold_search.search.study.columns import check_columns
 from fold_search.search.study.encoder_places import anchored, as_begun, starting_here
 from fold_search.search.study.overrides import lay_over
@@ -37,7 +38,8 @@ from fold_search.search.study.parameters import (
     check_domains,
 )
 from fold_search.search.study.study_file import parse_override, read_study_file, text_at
-from fold_search.search.study.wording import describe, is_unquoted, location, unmet, without_password
+from fold_search.search.study.wording import describe, is_unquoted, location, renamed, unmet, without_password
+from fold_search.words import nearest
 
 _DURATION = re.compile(r"(?:(?P<d>\d{1,9})d)?(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9})m)?(?:(?P<s>\d{1,9})s)?")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -86,11 +88,9 @@ Address = Annotated[str, Field(min_length=1, repr=False), PlainSerializer(withou
 class GoalConfig(_Section):
     """The score and the sampler of Optuna's study."""
 
-    metric: str = Field(
-        "macro_f1", description="The score of an epoch on the validation rows; the chosen epoch's counts."
-    )
+    metric: str = Field("macro_f1", description="The validation score. A fold's score is that of its best epoch.")
     epoch_metric: str | None = Field(
-        None, description="The metric that chooses the best epoch of a fold run; null: the study's metric."
+        None, description="The metric that chooses the best epoch of a fold; null: the same as metric."
     )
     top_k: int = Field(TOP_K, ge=1, description="The k of top_k_accuracy, ndcg_at_k and map_at_k.")
     negative_label: str | None = Field(
@@ -98,15 +98,15 @@ class GoalConfig(_Section):
     )
     positive_label: str | None = Field(None, description="The class of class_precision, class_recall and class_f1.")
     sampler: Literal["tpe", "random", "grid"] = Field(
-        "tpe", description="How Optuna proposes configurations; grid tries every combination once, in order."
+        "tpe", description="How Optuna proposes trials. grid: every combination once, in order."
     )
     diverged: Literal["worst", "failed"] = Field(
         "worst",
-        description="A trial whose loss, gradients or score are not finite. worst: it is stopped with the worst score "
-        "that the metric can have (none for mae, mse and r2, which have no bound) and the sampler ranks it behind all "
-        "other trials; failed: it counts as failed, and the sampler learns nothing of it.",
+        description="What happens to a trial whose loss, gradients or score become infinite or NaN. worst: it is "
+        "stopped and gets the worst score of the metric (no score for mae, mse and r2, which have no worst one), so "
+        "the sampler avoids such params. failed: it counts as failed, and the sampler learns nothing from it.",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the proposals, of initialisation and of the batch order.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of proposals, initial weights and batch order.")
 
     _is_known = field_validator("metric", "epoch_metric")(_check_metric)
 
@@ -116,69 +116,70 @@ class FoldsConfig(_Section):
 
     k: int = Field(5, ge=2, le=100, description="Number of folds.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the split.")
-    stratified: bool = Field(True, description="Whether every fold gets its share of every class.")
-    group_duplicates: bool = Field(True, description="Whether rows with equal texts stay in one fold.")
+    stratified: bool = Field(True, description="Whether each fold has the same share of each class.")
+    group_duplicates: bool = Field(True, description="Whether rows with the same text are put in the same fold.")
 
 
 class RaceConfig(_Section):
-    """The policy that chooses what is trained next, and stops trials."""
+    """The race: it chooses what is trained next, and stops trials early."""
 
-    rule: Literal["paired", "forgiving", "none"] = Field(
+    rule: Annotated[Literal["paired", "early_stopping_cv", "none"], BeforeValidator(renamed)] = Field(
         "paired",
-        description="paired: run what promises the most chance of a new best for its cost, by scores on the same folds "
-        "and by params, pause the rest, stop what is out of the question; forgiving: stop a trial whose mean over its "
-        "finished folds is not better than the best trial's worst of those folds; none: train everything.",
+        description="paired: train first what is most likely to become the best trial for its cost, judged by scores "
+        "on the same folds and by params; pause the others; stop what is very unlikely to win. early_stopping_cv "
+        "(once called forgiving): stop a trial if its mean over the finished folds is not better than the best trial's "
+        "worst of them. none: train every trial to the end.",
     )
     risk: float = Field(
         0.05,
         gt=0,
         lt=1,
-        description="The chance that the configuration which full cross-validation would have chosen is thrown away; "
-        "below 0.03 much more is trained, as some of that chance no early epoch can tell; paired only.",
+        description="Accepted risk that the trial which would have won without a race is stopped. Below 0.03 much more "
+        "is trained, because early epochs cannot tell that surely. Only with paired.",
     )
     order: Literal["adaptive", "breadth"] = Field(
         "adaptive",
-        description="breadth: every trial's first fold before any second one; adaptive: whatever promises most; "
-        "paired only.",
+        description="What is trained next. breadth: the first fold of every trial before any second fold. adaptive: "
+        "the most promising fold run. Only with paired.",
     )
     audit: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="Share of the trials that are trained to the end even if the rule would stop them, so that its "
-        "stated chances can be checked; paired only.",
+        description="Share of the trials that are trained to the end even if the race would stop them. They show "
+        "whether the race's estimated risks are true. Only with paired.",
     )
     min_trials: int | None = Field(
         None,
         ge=1,
-        description="What must be known before anything is stopped: so many first folds to their last epoch (paired, 4 "
-        "if null), or so many complete trials (forgiving, 8 if null).",
+        description="Nothing is stopped before this many trials have finished their first fold (paired; null: 4) or "
+        "all folds (early_stopping_cv; null: 8).",
     )
-    min_epochs: int = Field(1, ge=1, description="Epochs before a fold run is stopped or paused within a fold.")
+    min_epochs: int = Field(1, ge=1, description="Epochs that a fold run trains before it may be stopped or paused.")
 
     @property
     def fewest_trials(self) -> int:
-        """`min_trials`, or what the rule needs."""
-        return self.min_trials or (8 if self.rule == "forgiving" else 4)
+        """`min_trials`, or the rule's default."""
+        return self.min_trials or (8 if self.rule == "early_stopping_cv" else 4)
 
 
 class BudgetConfig(_Section):
     """The limits of the search."""
 
-    trials: int = Field(30, ge=1, description="Trials of the whole study, continued runs included.")
+    trials: int = Field(30, ge=1, description="Number of trials of the whole study, over all its runs.")
     time: Annotated[str | float | None, PlainValidator(_check_time)] = Field(
-        None, description="Time of one `search run`: 2h, 90m, 1h30m or seconds; null for no limit."
+        None, description="Time limit of one `search run`: 2h, 90m, 1h30m or seconds; null: no limit."
     )
     max_failures: int = Field(
         10,
         ge=1,
-        description="After so many failed trials in a row a run ends with the reason; the same command continues. What "
-        "diverged does not count: the sampler learns from that.",
+        description="A run ends after this many failed trials in a row, with the reason; the same command continues "
+        "it. Diverged trials do not count, because the sampler learns from them.",
     )
     until: Literal["used", "no-expected-gain"] = Field(
         "used",
-        description="no-expected-gain: no new trials, either, once ten more are expected to improve the best by less "
-        "than the fold noise in its score (20 trials at the least).",
+        description="When new trials end. used: when the budget is used up. no-expected-gain: earlier if ten more "
+        "trials are expected to improve the best score by less than its noise over the folds; never before 20 trials.",
     )
 
     @property
@@ -191,91 +192,88 @@ class StorageConfig(_Section):
     """The addresses of what is kept."""
 
     url: Address = Field(
-        "sqlite:///studies/search.db",
-        description="SQLAlchemy URL of the study's database; its password belongs in SEARCH_STORAGE_PASSWORD.",
+        defaults.DATABASE,
+        description="SQLAlchemy URL of the study's database. Its password goes into SEARCH_STORAGE_PASSWORD.",
     )
     artifacts: Address = Field("studies/artifacts", description="Folder or fsspec URL of checkpoints and predictions.")
     cache: str = Field("studies/cache", min_length=1, description="Folder of tokens and embeddings; may be deleted.")
     encoders: str | None = Field(
         None,
         min_length=1,
-        description="Not for this file, where relative encoder folders start at the file itself. In the `--set` of "
-        "commands that read no study file, such as `search worker`: the folder that they start at on this machine.",
+        description="Only with `--set` in commands without a study file, such as `search worker`: the folder where "
+        "relative encoder folders start on this machine. In a study file they start at the file's folder.",
     )
 
 
 class ArtifactsConfig(_Section):
-    """What stays on the disk: trained weights, checkpoints."""
+    """What stays on disk: trained weights, checkpoints."""
 
     keep: Literal["best", "top", "all", "none"] = Field(
         "best",
-        description="Whose folds' trained weights stay when trials end: the best complete trial's, the best few's, all "
-        "complete ones', or nobody's. `search export` trains again what was not kept.",
+        description="Which complete trials keep their trained weights: the best one, the `top` best, all, or none. "
+        "`search export` trains again what was not kept.",
     )
-    top: int = Field(5, ge=1, description="How many trials keep their weights with keep: top.")
+    top: int = Field(5, ge=1, description="How many trials keep their weights if keep is top.")
     paused_checkpoints: int = Field(
         100,
         ge=0,
-        description="How many paused fold runs keep their checkpoints, those that took longest; the others train the "
-        "epochs they had again when the race wants them back.",
+        description="How many paused fold runs keep a checkpoint; those that took longest keep theirs. The others "
+        "train their epochs again if the race resumes them.",
     )
 
 
 class MlflowConfig(_Section):
-    """Whether and where to MLflow."""
+    """Publishing to MLflow."""
 
     enabled: bool = Field(True, description="Whether results are published to MLflow.")
     uri: Address = Field(
-        "sqlite:///studies/mlflow.db",
-        description="MLflow tracking URI: a database or a server; its password belongs in MLFLOW_TRACKING_PASSWORD.",
+        defaults.MLFLOW,
+        description="MLflow tracking URI: a database or a server. Its password goes into MLFLOW_TRACKING_PASSWORD.",
     )
 
 
 class NeptuneConfig(_Section):
-    """Whether and where to Neptune."""
+    """Publishing to Neptune."""
 
-    enabled: bool = Field(False, description="Whether results are published to Neptune; needs the extra `neptune`.")
+    enabled: bool = Field(False, description="Whether results are published to Neptune. It needs the extra `neptune`.")
     directory: str = Field("studies/neptune", min_length=1, description="Folder of the offline runs.")
 
 
 class TrackersConfig(_Section):
     """The trackers that the publisher fills."""
 
-    mlflow: Annotated[MlflowConfig, BeforeValidator(_switch)] = Field(
-        MlflowConfig(), description="MLflow, filled from the ledger."
-    )
+    mlflow: Annotated[MlflowConfig, BeforeValidator(_switch)] = Field(MlflowConfig(), description="MLflow.")
     neptune: Annotated[NeptuneConfig, BeforeValidator(_switch)] = Field(
         NeptuneConfig(),
-        description="Neptune, filled from the ledger; online with NEPTUNE_API_TOKEN and NEPTUNE_PROJECT, else offline.",
+        description="Neptune: online if NEPTUNE_API_TOKEN and NEPTUNE_PROJECT are set, else offline.",
     )
 
 
 class StudyConfig(_Section):
     """The whole study file."""
 
-    study: GoalConfig = Field(GoalConfig(), description="What is sought, and how configurations are proposed.")
-    data: DataSpec = Field(description="Where the rows are, and which columns count.")
-    model: ModelParams = Field(description="The encoder and its head; a searched parameter overrides its value here.")
+    study: GoalConfig = Field(GoalConfig(), description="The metric to optimise, and how trials are proposed.")
+    data: DataSpec = Field(description="The data file and its columns.")
+    model: ModelParams = Field(description="The encoder and its head. Values sampled from space replace these.")
     training: TrainingParams = Field(
-        TrainingParams(), description="How a fold is trained; a searched parameter overrides its value here."
+        TrainingParams(), description="How folds are trained. Values sampled from space replace these."
     )
     space: dict[str, Domain] = Field(
-        default_factory=dict, description="What is searched: fields of model and training with a range or choices."
+        default_factory=dict, description="What to search: fields of model and training, each with a range or choices."
     )
     folds: FoldsConfig = Field(
-        FoldsConfig(), description="How the rows are split for cross-validation; frozen when the study begins."
+        FoldsConfig(), description="How rows are split for cross-validation. The split is fixed when the study begins."
     )
-    race: RaceConfig = Field(RaceConfig(), description="When a trial is stopped before all its folds are trained.")
-    budget: BudgetConfig = Field(BudgetConfig(), description="When the search ends, whichever comes first.")
+    race: RaceConfig = Field(RaceConfig(), description="When trials are paused or stopped early.")
+    budget: BudgetConfig = Field(BudgetConfig(), description="When the search ends: at the first of these limits.")
     artifacts: ArtifactsConfig = Field(
-        ArtifactsConfig(),
-        description="What is kept in storage.artifacts: trained weights, for `search export`, and checkpoints.",
+        ArtifactsConfig(), description="Which trained weights and checkpoints are kept in storage.artifacts."
     )
     storage: StorageConfig = Field(
-        StorageConfig(), description="Where the study is kept; paths are relative to the working directory."
+        StorageConfig(), description="Where the study is stored. Relative paths start at the working directory."
     )
     trackers: TrackersConfig = Field(
-        TrackersConfig(), description="Where people look at results; null or false switches one off."
+        TrackersConfig(), description="Where results are published. null or false switches a tracker off."
     )
 
     @field_validator("space", mode="before")

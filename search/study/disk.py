@@ -11,6 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from fold_search.objectives.data.dataset import Dataset
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig
@@ -32,8 +34,8 @@ class Need:
 
     what: str
     place: str
-    least: float
-    most: float
+    least: int
+    most: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,27 +65,18 @@ def check_disk(
     for on_disk in by_disk.values():
         folder = _existing(on_disk[0].place)
         free = shutil.disk_usage(folder).free
-        kinds = ", ".join(f"{need.what} {in_bytes(need.most)}" for need in on_disk)
+        kinds = ", ".join(f"{need.what} {decimal(need.most)}" for need in on_disk)
         least, most = sum(need.least for need in on_disk), sum(need.most for need in on_disk)
         if least > free:
             raise ConfigError(
-                f"{folder}: the study needs at least {in_bytes(least)} of disk, found {in_bytes(free)} free; "
+                f"{folder}: the study needs at least {decimal(least)} of disk, found {decimal(free)} free; "
                 "storage.artifacts and storage.cache may name another place"
             )
-        line = f"disk: at most about {in_bytes(most)} ({kinds}) of {in_bytes(free)} free"
+        line = f"disk: at most about {decimal(most)} ({kinds}) of {decimal(free)} free"
         if most > CLOSE * free:
             line += "; this is close: fewer artifacts.paused_checkpoints, or artifacts.keep none, need less"
         lines.append(line)
     return lines
-
-
-def in_bytes(number: float) -> str:
-    """Return a size for people: 12 kB, 3.4 GB; 1 kB is 1,000 bytes."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB"
 
 
 def _artifact_needs(
@@ -98,7 +91,7 @@ def _artifact_needs(
     ]
     paused = config.artifacts.paused_checkpoints if paired else 0
     # While a third one is written, there are two. Seldom more fold runs are paused than this: docs/storage.md.
-    most = (3 * num_workers + min(paused, 1.3 * trials)) * max(trained) * max(states)
+    most = (3 * num_workers + min(paused, int(1.3 * trials))) * max(trained) * max(states)
     yield Need(what="checkpoints", place=artifacts, least=2 * min(trained) * min(states), most=most)
     if config.artifacts.keep != "none":
         kept = {"best": 1, "top": config.artifacts.top, "all": trials}[config.artifacts.keep]
@@ -116,7 +109,7 @@ def _cache_need(config: StudyConfig, dataset: Dataset, encoders: Mapping[str, En
         sizes = [3 * int(str(size)) ** 2 * rows for size in field_values(config, "image_size")]
         return Need(what="images", place=place, least=min(sizes), most=sum(sizes))
     longest = max(int(str(length)) for length in field_values(config, "max_length"))
-    tokens = sum(min(longest, 2 + len(text) / CHARACTERS_A_TOKEN) for text in dataset.texts)
+    tokens = sum(min(longest, 2 + len(text) // CHARACTERS_A_TOKEN) for text in dataset.texts)
     most = tokens * 4
     for encoder, layers, _ in _variants(config):
         width = encoders[encoder].width

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Self
 
 from fold_search.search.errors import ConfigError
+from fold_search.search.study import defaults
 from fold_search.search.study.config import StudyConfig
 
-_EXAMPLE = "sqlite:///studies/search.db or postgresql+psycopg://user@host/database"
+_EXAMPLE = f"{defaults.DATABASE} or postgresql+psycopg://user@host/database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from fold_search.objectives.data.names import quoted
+from fold_search.objectives.data.names import quoted, which_label
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.scoring.metrics import METRICS, Goal, Metric, check_metric
-from fold_search.search.errors import ConfigError, nearest
+from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig
 
 
@@ -47,7 +47,7 @@ def _index(key: str, label: str | None, label_names: Sequence[str]) -> int | Non
     if label is None:
         return None
     if label not in label_names:
-        close = nearest(label, label_names)
-        hint = f"did you mean {quoted(close)}?" if close else f"there are {', '.join(map(quoted, label_names[:8]))}"
-        raise ConfigError(f"study.{key}: found {quoted(label)}, which is no label of the data; {hint}")
+        raise ConfigError(
+            f"study.{key}: found {quoted(label)}, which is no label of the data; {which_label(label, label_names)}"
+        )
     return list(label_names).index(label)

@@ -18,7 +18,7 @@ def notes_on(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.int1
 
 
 def _small_classes(dataset: Dataset, config: StudyConfig) -> list[str]:
-    if not dataset.label_names:
+    if dataset.spec.task == "regression":
         return []
     own = len(dataset.labels) - dataset.num_extra
     classes = small_classes(dataset.strata[:own], rows_together(dataset, config)[:own], config.folds.k)

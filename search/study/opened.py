@@ -7,13 +7,15 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from fold_search.search.errors import ConfigError, nearest
+from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig, config_from_record, differences
+from fold_search.search.study.rows import StudyRows
 from fold_search.search.study.study_file import apply_override, parse_override
 from fold_search.storage.catalog import find_study, list_studies
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import StudyRecord
+from fold_search.words import nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,8 @@ class OpenStudy:
     ledger: Ledger
     url: str
     notes: tuple[str, ...]
-    config: StudyConfig | None = None  # of `begin`: the study file with the study's own names for encoders
+    # Of `begin`, which has read them; their config is the study file with the study's own names for encoders.
+    rows: StudyRows | None = None
 
 
 def find(name: str, *, url: str) -> OpenStudy:

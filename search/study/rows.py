@@ -36,15 +36,19 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRows:
-    """The rows of one study; `config` has this machine's paths. They are read when first asked for, and once."""
+    """The rows of one study; `config` has this machine's paths. They are read when first asked for, and once.
+
+    `read` are the rows where they have been read already.
+    """
 
     ledger: LedgerView
     config: StudyConfig
+    read: Dataset | None = None
 
     @cached_property
     def dataset(self) -> Dataset:
         """The study's rows; DataError, or ConfigError if they are not those that the study was begun with."""
-        dataset = read_dataset(self.config.data)
+        dataset = read_dataset(self.config.data) if self.read is None else self.read
         expected = self.ledger.study().fingerprints["data"]
         if dataset.fingerprint != expected:
             raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from fold_search.search.errors import nearest
+from fold_search.words import nearest
 
 _LONGEST_FOUND = 60
 
@@ -25,6 +25,9 @@ _OTHER_NAMES = {
     "sgdr": "schedule",
     "scheduler": "schedule",
 }
+
+# Values that were renamed. Study files and recorded studies may keep the old name, so that a study goes on as begun.
+_RENAMED = {"forgiving": "early_stopping_cv"}
 
 _EXPECTED = {
     "bool_type": "true or false",
@@ -55,6 +58,11 @@ def unmet(expected: str, *, path: Sequence[int | str] = (), **found: object) -> 
     """Make the error of a validator: what was expected, and `path` and `found` where they are not what is validated."""
     place = {"path": tuple(path)} if path else {}
     return PydanticCustomError("unmet", "expected {expected}", {"expected": expected, **place, **found})
+
+
+def renamed(value: object) -> object:
+    """The new name of a value that was renamed; any other value as it is."""
+    return _RENAMED.get(value, value) if isinstance(value, str) else value
 
 
 def refused(message: str, *, path: Sequence[int | str]) -> PydanticCustomError:

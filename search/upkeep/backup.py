@@ -8,23 +8,21 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
-import os
 import shutil
 import sqlite3
 import tarfile
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.filesize import decimal
 from sqlalchemy.exc import SQLAlchemyError
 
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig, config_from_record, to_record
-from fold_search.search.study.disk import in_bytes
 from fold_search.search.study.opened import OpenStudy, on_this_machine
 from fold_search.search.study.stored import misplaced, weights_name
 from fold_search.storage.artifacts import Artifacts
@@ -32,6 +30,7 @@ from fold_search.storage.catalog import list_studies
 from fold_search.storage.copies import copy_study, refuse_known
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.errors import StorageError, reason_of
+from fold_search.storage.files import whole_file
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import StudyRecord
 
@@ -62,7 +61,7 @@ class Backup:
     num_bytes: int
 
     def __str__(self) -> str:
-        return f"{self.study}, {self.num_trials} trials, {self.num_artifacts} artifacts, {in_bytes(self.num_bytes)}"
+        return f"{self.study}, {self.num_trials} trials, {self.num_artifacts} artifacts, {decimal(self.num_bytes)}"
 
 
 def back_up(study: OpenStudy, out: Path, *, overrides: Sequence[str] = ()) -> Backup:
@@ -75,21 +74,14 @@ def back_up(study: OpenStudy, out: Path, *, overrides: Sequence[str] = ()) -> Ba
     artifacts = Artifacts(on_this_machine(study.record, overrides).storage.artifacts)
     if reason := misplaced(study.ledger, artifacts):
         raise ConfigError(reason)
-    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as scratch:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as scratch, whole_file(out) as unfinished:
             database = Path(scratch, DATABASE)
             copy = _copy_to_file(study, database)
             with unfinished.open("xb") as file:
-                written = _write(file, database, copy, artifacts)
-                file.flush()
-                os.fsync(file.fileno())
-        unfinished.rename(out)
+                return _write(file, database, copy, artifacts)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written: {reason_of(error)}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return written
 
 
 def restore(file: Path, *, url: str, overrides: Sequence[str] = ()) -> Backup:

@@ -1,14 +1,15 @@
-"""`search clean`: what is stored of studies and no study needs any more; a study that is being run is left alone."""
+"""`search clean`: finds and deletes stored files that no study needs. Running studies are skipped."""
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from fold_search.search.running.caches import entries, remove, size, unused
 from fold_search.search.running.pruning import trials_kept
 from fold_search.search.study.config import StudyConfig, config_from_record
-from fold_search.search.study.disk import in_bytes
 from fold_search.search.study.opened import find
 from fold_search.search.study.stored import CHECKPOINT, PREDICTIONS, WEIGHTS, misplaced, weights_name
 from fold_search.storage.artifacts import Artifacts
@@ -23,7 +24,7 @@ _IN_FOLD = re.compile(r"[^/]+/trial-(?P<trial>\d+)/fold-(?P<fold>\d+)/(?P<file>[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waste:
-    """One kind of what may go in one place."""
+    """Files of one kind in one place that may be deleted."""
 
     what: str
     place: str
@@ -32,7 +33,7 @@ class Waste:
     remove: Callable[[], None]
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.num_files} in {self.place}, {in_bytes(self.num_bytes)}"
+        return f"{self.what}: {self.num_files} files in {self.place}, {decimal(self.num_bytes)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class _Study:
 def find_waste(url: str, *, name: str | None, say: Callable[[str], None]) -> Iterator[Waste]:
     """Yield what one study, or every study of the database, does not need; raises ConfigError, StorageError.
 
-    `say` is told what is left alone, and why.
+    `say` is told what is skipped, and why.
     """
     studies = _studies(url)
     chosen = [study for study in studies if name in (None, study.name)]
@@ -57,14 +58,14 @@ def find_waste(url: str, *, name: str | None, say: Callable[[str], None]) -> Ite
         find(name, url=url)  # says which names there are
     for study in chosen:
         if study.live:
-            say(f"study {study.name!r} is being run: left alone")
+            say(f"study {study.name!r} is running: skipped")
         else:
             yield from _artifacts(study, say)
     for cache in sorted({study.config.storage.cache for study in chosen}):
         users = [study for study in studies if Path(study.config.storage.cache).resolve() == Path(cache).resolve()]
         needing = [repr(study.name) for study in users if study.live or not study.finished]
         if needing:
-            say(f"{cache}: left alone, as it is needed by {', '.join(needing)}")
+            say(f"{cache}: skipped, because it is needed by {', '.join(needing)}")
         else:
             yield from _cache(Path(cache), say)
 
@@ -107,7 +108,7 @@ def _artifacts(study: _Study, say: Callable[[str], None]) -> Iterator[Waste]:
 
         def delete(names: list[str] = names) -> None:
             if study.ledger.live_roles(""):
-                raise StorageError(f"study {study.name!r} is being run by now: left alone")
+                raise StorageError(f"study {study.name!r} is running now: skipped")
             for name in names:
                 artifacts.delete(name)
 
@@ -133,13 +134,13 @@ def _cache(folder: Path, say: Callable[[str], None]) -> Iterator[Waste]:
         return
     with unused(folder) as free:
         if not free:
-            say(f"{folder}: left alone, as a process works with it")
+            say(f"{folder}: skipped, because a process is using it")
             return
 
     def delete() -> None:
         with unused(folder) as still_free:
             if not still_free:
-                raise StorageError(f"{folder}: a process works with it by now: left alone")
+                raise StorageError(f"{folder}: a process is using it now: skipped")
             for path in found:
                 try:
                     remove(path)

@@ -19,8 +19,8 @@ import yaml
 from sqlalchemy import make_url
 
 from fold_search.storage.catalog import study_key
-from fold_search.storage.publishing import TrackerUnavailable, by_trial, one_line, without_secrets
 from fold_search.storage.records import Event, EventKind, StudyRecord
+from fold_search.storage.trackers.contract import TrackerUnavailable, by_trial, one_line, without_secrets
 from fold_search.storage.trackers.mlflow_runs import RunWrites, milliseconds, study_writes, trial_writes
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class MlflowTracker:
         self._session: _Session | None = None
 
     def publish(self, study: StudyRecord, events: Sequence[Event]) -> None:
-        """As storage.publishing.Tracker says."""
+        """As storage.trackers.contract.Tracker says."""
         try:
             if self._session is None or study_key(self._session.study) != study_key(study):
                 self._session = self._open(study)
@@ -71,7 +71,7 @@ class MlflowTracker:
             raise TrackerUnavailable(f"{without_secrets(self._uri)}: {one_line(error)}") from None
 
     def close(self) -> None:
-        """As storage.publishing.Tracker says."""
+        """As storage.trackers.contract.Tracker says."""
         self._session = None
 
     def _open(self, study: StudyRecord) -> _Session:

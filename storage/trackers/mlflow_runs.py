@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fold_search.storage.publishing import released, without_secrets
 from fold_search.storage.records import Event, EventKind, TrialState
+from fold_search.storage.trackers.contract import released, without_secrets
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6000, 8000
 

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from fold_search.storage.catalog import study_key
 from fold_search.storage.errors import StorageError
-from fold_search.storage.publishing import TrackerUnavailable, by_trial, one_line
 from fold_search.storage.records import Event, StudyRecord
+from fold_search.storage.trackers.contract import TrackerUnavailable, by_trial, one_line
 from fold_search.storage.trackers.neptune_runs import (
     RunWrites,
     study_identity,
@@ -72,7 +72,7 @@ class NeptuneTracker:
         self._session: _Session | None = None
 
     def publish(self, study: StudyRecord, events: Sequence[Event]) -> None:
-        """As storage.publishing.Tracker says."""
+        """As storage.trackers.contract.Tracker says."""
         try:
             if self._address:
                 _probe(self._address)
@@ -86,7 +86,7 @@ class NeptuneTracker:
             raise TrackerUnavailable(f"{self._address or self._directory}: {reason}") from None
 
     def close(self) -> None:
-        """As storage.publishing.Tracker says."""
+        """As storage.trackers.contract.Tracker says."""
         session, self._session = self._session, None
         if session:
             session.close()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from fold_search.storage.catalog import study_key
-from fold_search.storage.publishing import released, without_secrets
 from fold_search.storage.records import Event, EventKind, StudyRecord, TrialState
+from fold_search.storage.trackers.contract import released, without_secrets
 
 Scalar = bool | int | float | str | datetime
 

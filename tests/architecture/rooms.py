@@ -9,7 +9,8 @@ ROOMS = ("search", "objectives", "models", "storage")
 
 
 def modules() -> Iterator[Path]:
-    """Every module of every room, relative to the repository."""
+    """Every module of the ground floor and of every room, relative to the repository."""
+    yield from sorted(file.relative_to(REPOSITORY) for file in (REPOSITORY / "fold_search").glob("*.py"))
     for room in ROOMS:
         yield from sorted(file.relative_to(REPOSITORY) for file in (REPOSITORY / room).rglob("*.py"))
 

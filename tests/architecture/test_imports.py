@@ -28,6 +28,12 @@ def test_the_rooms_keep_to_their_arrows():
     [
         ("storage/errors.py", "torch", "storage knows no torch"),
         ("objectives/errors.py", "optuna", "training is pure"),
+        ("search/running/run.py", "fold_search.search.reporting.tables", "what runs a study draws no tables"),
+        (
+            "storage/trackers/contract.py",
+            "fold_search.storage.publishing",
+            "inside storage each floor uses the floors below it",
+        ),
         ("models/errors.py", "fold_search.objectives.errors", "search composes the other rooms; nobody imports search"),
     ],
 )

@@ -111,7 +111,7 @@ def test_optunas_pruners_prune_what_a_users_loop_would(name: str, reports: str):
 
 
 @pytest.mark.parametrize("workers", [1, 8])
-@pytest.mark.parametrize("name", [*BASELINES, "forgiving", "none"])
+@pytest.mark.parametrize("name", [*BASELINES, "early_stopping_cv", "none"])
 def test_every_rule_ends_every_study(name: str, workers: int):
     """With one worker and with eight a study ends with a chosen trial and no more work than there is."""
     of = recorded(synthetic(num_trials=15, num_folds=3, num_epochs=4), name="synthetic")
@@ -124,9 +124,9 @@ def test_every_rule_ends_every_study(name: str, workers: int):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("medain", "no such rule, expected one of .*forgiving"),
-        ("forgiving:min_trials=0", "min_trials"),
-        ("forgiving:min_trials", "expected KEY=VALUE"),
+        ("medain", "no such rule, expected one of .*early_stopping_cv"),
+        ("early_stopping_cv:min_trials=0", "min_trials"),
+        ("early_stopping_cv:min_trials", "expected KEY=VALUE"),
         ("epoch-cut:epoch=1", "unexpected keyword"),
         ("median:trials=1", "unexpected keyword"),
     ],

@@ -31,6 +31,7 @@ import fold_search.search.study.beginning
 import fold_search.storage.database
 from fold_search.objectives.jobs import EpochScore
 from fold_search.search.cli import main
+from fold_search.search.running import worker_process
 from fold_search.search.running.engines import local
 from fold_search.search.study.rows import StudyRows
 from fold_search.storage.records import Claim
@@ -38,7 +39,10 @@ from tests.chaos.study import BUSY_SECONDS, EPOCH_SECONDS, LEASE_SECONDS, LOG
 from tests.search.scripted import ScriptedTraining
 
 REAL = os.environ.get("CHAOS_TRAINING") == "real"
-WARM = [f"search.{name}" for name in ("beginning", "coordinator", "cli", "rows", "scores", "worker")]
+WARM = [
+    f"fold_search.search.{name}"
+    for name in ("study.beginning", "running.coordinator", "cli", "study.rows", "racing.live", "running.worker")
+]
 WARM_REAL = [
     *WARM,
     "fold_search.search.running.objective",
@@ -124,7 +128,7 @@ def _number(*key: object) -> float:
     return int.from_bytes(digest[:4], "big") / 2**32
 
 
-def _forked(job: local.WorkerJob, *arguments: object) -> None:
+def _forked(job: worker_process.WorkerJob, *arguments: object) -> None:
     # Else the server that forks outlives a killed `search run`, and its workers would not see that it is gone.
     os.close(forkserver._forkserver._forkserver_alive_fd)
     if REAL:
@@ -144,7 +148,7 @@ def shorten() -> None:
 
 def fork() -> None:
     """Let workers be forked."""
-    local.run_worker = _forked
+    worker_process.run_worker = _forked
     local.multiprocessing = ModuleType("multiprocessing")
     local.multiprocessing.get_context = lambda kind: multiprocessing.get_context("forkserver")
     multiprocessing.set_forkserver_preload(WARM_REAL if REAL else WARM)
@@ -156,12 +160,12 @@ def script() -> None:
     replaced.Objective, replaced.choose_device = ScriptedObjective, lambda index: "cpu"
     replaced.share_cores = replaced.limit_memory = lambda number: None
     sys.modules["fold_search.search.running.objective"] = replaced
-    fold_search.search.study.beginning._check_encoders = lambda config: {}
+    fold_search.search.study.beginning.check_encoders = lambda config: {}
     fold_search.search.study.beginning.check_disk = lambda *_, **__: []
 
 
 faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
-_run_worker = local.run_worker
+_run_worker = worker_process.run_worker
 shorten()
 fork()
 if not REAL:

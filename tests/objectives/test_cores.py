@@ -113,8 +113,8 @@ from search import cli
 @cli.app.command("compute")
 def compute():
     import torch
-    from fold_search.search.study.beginning import _other_process
-    with _other_process() as child:
+    from fold_search.search.study.checks import other_process
+    with other_process() as child:
         print(torch.get_num_threads(), child.submit(torch.get_num_threads).result(), os.environ["OMP_WAIT_POLICY"])
 
 cli.main()

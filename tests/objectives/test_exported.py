@@ -27,7 +27,7 @@ from fold_search.objectives.predicting.exported import (
 )
 from fold_search.objectives.scoring.calibration import apply_temperature
 from fold_search.objectives.tasks.text import TextInputs
-from fold_search.objectives.training.fold import FoldTraining, label_scale, read_weights
+from fold_search.objectives.training.fold import FoldTraining, read_weights
 from tests.objectives.limited_memory import room_for
 
 Train = Callable[..., FoldTraining]
@@ -57,7 +57,7 @@ def write(
         job = training._job
         classifier = trained_classifier(job, read_weights(training.best_weights, job=job), inputs=inputs, device="cpu")
         checksums = write_classifier(classifier, folder / f"fold-{number}", encoder=inputs.encoder)
-        mean, deviation = label_scale(job)
+        mean, deviation = job.label_scale
         members.append(
             Member(
                 folder=f"fold-{number}",

@@ -42,7 +42,7 @@ class ScriptedStudy:
                 "space": {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}},
                 "folds": {"k": 3},
                 "training": {"epochs": 3},
-                "race": {"rule": "forgiving", "min_trials": 1, "min_epochs": 2},
+                "race": {"rule": "early_stopping_cv", "min_trials": 1, "min_epochs": 2},
                 "budget": {"trials": 4},
                 **sections,
             }

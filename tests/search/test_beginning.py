@@ -1,8 +1,10 @@
 """Beginning and continuing a study: what is recorded, and what is refused when it has changed."""
 
+import importlib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from fold_search.models.errors import EncoderError
 from fold_search.search.errors import ConfigError
 from fold_search.search.running.continuing import reopen_if_work_is_left
 from fold_search.search.running.objective import Objective
-from fold_search.search.study.beginning import _check_encoder, _other_process, _uses, begin
+from fold_search.search.study.beginning import begin
+from fold_search.search.study.checks import other_process, try_encoder, uses_of
 from fold_search.search.study.config import StudyConfig, load_config
 from fold_search.search.study.environment import Secrets
 from fold_search.search.study.opened import OpenStudy, find, on_this_machine
@@ -67,6 +70,25 @@ def test_a_study_records_where_it_comes_from(folder: Path):
     assert "rare" in study.notes[0]
     assert len(study.ledger.assignments()) == 31
     assert study.record.config["folds"]["k"] == 3
+
+
+@pytest.mark.parametrize("name", ["tiny", "new"])
+def test_what_was_read_to_begin_is_not_read_again(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    """Neither the data, over whose rows the coordinator pools scores, nor is the database opened a second time."""
+    calls: list[str] = []
+    for place, function in (("beginning", "read_dataset"), ("rows", "read_dataset"), ("beginning", "connect")):
+        module = importlib.import_module(f"fold_search.search.study.{place}")
+        real = getattr(module, function)
+
+        def counted(given: object, real: Callable[[object], object] = real) -> object:
+            calls.append(real.__name__)
+            return real(given)
+
+        monkeypatch.setattr(module, function, counted)
+    study = begin(load(folder), name, secrets=Secrets())
+    assert study.rows is not None
+    assert len(study.rows.dataset.labels) == len(study.rows.together) == 31
+    assert sorted(calls) == ["connect", "read_dataset"]
 
 
 def test_a_study_is_not_continued_on_changed_data(folder: Path):
@@ -160,6 +182,18 @@ def test_a_study_is_not_continued_with_another_study_file(folder: Path):
     assert again(folder, "budget.trials=7").record.config["budget"]["trials"] == 7
 
 
+@pytest.mark.parametrize("rule", ["forgiving", "early_stopping_cv"])
+def test_a_study_whose_race_had_another_name_goes_on(folder: Path, rule: str):
+    """Recorded as `forgiving`, it is continued by its old study file or by one with the new name."""
+    study = begin(load(folder, "race.rule=early_stopping_cv"), "old", secrets=Secrets())
+    study.ledger.update_config({**study.record.config, "race": {**study.record.config["race"], "rule": "forgiving"}})
+    assert on_this_machine(study.ledger.study(), []).race.rule == "early_stopping_cv"
+    continued = begin(load(folder, f"race.rule={rule}"), "old", secrets=Secrets())
+    assert continued.record.config["race"]["rule"] == "early_stopping_cv"
+    with pytest.raises(ConfigError, match=r'race\.rule: "early_stopping_cv" -> "paired"'):
+        begin(load(folder), "old", secrets=Secrets())
+
+
 def test_a_finished_study_is_opened_again_only_for_more_trials(folder: Path):
     """The same budget leaves it finished."""
     study = again(folder, "budget.trials=1")
@@ -190,7 +224,7 @@ def test_an_unknown_study_names_the_nearest(folder: Path):
 def test_a_process_that_is_killed_while_it_looks_at_encoders_is_one_line():
     """As Linux does where memory runs out."""
     said = r"model\.encoder: the process that looks at it was killed"
-    with pytest.raises(ConfigError, match=said), _other_process() as child:
+    with pytest.raises(ConfigError, match=said), other_process() as child:
         child.submit(os._exit, 137).result()
 
 
@@ -233,7 +267,7 @@ def test_what_a_family_cannot_do_is_refused_before_the_study_begins(folder, over
     AlbertModel(config).save_pretrained(folder / "encoder")
     study = load(folder, *overrides)
     with pytest.raises(EncoderError, match=re.escape(message)) as caught:
-        _check_encoder(str(folder / "encoder"), _uses(study), frozenset())
+        try_encoder(str(folder / "encoder"), uses_of(study), frozenset())
     assert "\n" not in str(caught.value)
 
 
@@ -243,4 +277,4 @@ def test_what_a_family_can_do_is_not_refused(folder):
     AlbertModel(config).save_pretrained(folder / "encoder")
     space = "space={pooling: [mean, cls], lora_targets: [attention, all]}"
     asked = ["model.lora_rank=2", "model.encoder_dropout=0.2", space]
-    _check_encoder(str(folder / "encoder"), _uses(load(folder, *asked)), frozenset())
+    try_encoder(str(folder / "encoder"), uses_of(load(folder, *asked)), frozenset())

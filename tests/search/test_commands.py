@@ -6,7 +6,8 @@ import click
 import pytest
 
 from fold_search.search.cli import app
-from fold_search.search.commands.options import DEFAULT_STORAGE, database_url
+from fold_search.search.commands.options import database_url
+from fold_search.search.study import defaults
 
 
 def commands(group: click.Group = app, *above: str) -> Iterator[tuple[str, click.Command]]:
@@ -30,5 +31,5 @@ def test_the_help_of_storage_says_where_the_command_looks_without_it(name: str, 
     said = str(getattr(options["storage"], "help", ""))
     reads_study_file = "file" in options and "--config" in options["file"].opts
     assert ("study file" in said) == reads_study_file
-    assert (f"[default: {DEFAULT_STORAGE}]" in said) != reads_study_file
-    assert database_url(None) == DEFAULT_STORAGE
+    assert (f"[default: {defaults.DATABASE}]" in said) != reads_study_file
+    assert database_url(None) == defaults.DATABASE

@@ -44,7 +44,7 @@ def test_a_study_runs_to_its_budget_and_both_books_agree(scripted_study: Studies
 
 def test_a_stopped_trial_is_told_as_pruned_with_the_race_s_estimate(scripted_study: Studies):
     """Optuna sees an estimate of the final mean at a rising step, never the raw score of one fold."""
-    study = scripted_study(budget={"trials": 2}, race={"rule": "forgiving", "min_trials": 1, "min_epochs": 3})
+    study = scripted_study(budget={"trials": 2}, race={"rule": "early_stopping_cv", "min_trials": 1, "min_epochs": 3})
     study.run(Script(lambda trial, fold: rising((0.6, 0.5, 0.7)[fold] - 0.2 * trial)))
     stopped = optuna_study(study).get_trials()[1]
     assert stopped.state is OptunaState.PRUNED

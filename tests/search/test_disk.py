@@ -11,8 +11,9 @@ from fold_search.objectives.data.dataset import Dataset, read_dataset
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.search.cli import app
 from fold_search.search.errors import ConfigError
+from fold_search.search.running.engines.local import LocalEngine
 from fold_search.search.study.config import StudyConfig
-from fold_search.search.study.disk import EncoderSize, check_disk, in_bytes, weigh
+from fold_search.search.study.disk import EncoderSize, check_disk, weigh
 from tests.tiny_encoder import build_tiny_encoder
 
 ENCODER = EncoderSize(weights=25_000_000, layer=2_000_000, rank=100_000, width=384)
@@ -50,11 +51,12 @@ def test_what_a_study_needs_is_said_kind_by_kind(tmp_path: Path, dataset: Datase
     """Checkpoints of two workers and of paused fold runs, with AdamW's states; weights; predictions; tokens."""
     free(monkeypatch, 1e12)
     assert check(tmp_path, dataset) == (
-        "disk: at most about 22.5 GB (checkpoints 18 GB, weights 4.5 GB, predictions 240 kB, cache 408 kB) of 1 TB free"
+        "disk: at most about 22.5 GB (checkpoints 18.0 GB, weights 4.5 GB, predictions 240.0 kB, cache 408.0 kB) "
+        "of 1.0 TB free"
     )
     assert "checkpoints 2.4 GB" in check(tmp_path, dataset, race={"rule": "none"})
     assert "weights" not in check(tmp_path, dataset, artifacts={"keep": "none"})
-    assert "checkpoints 360 MB" in check(tmp_path, dataset, model={"encoder": "large", "lora_rank": 5})
+    assert "checkpoints 360.0 MB" in check(tmp_path, dataset, model={"encoder": "large", "lora_rank": 5})
 
 
 def test_a_study_that_is_close_to_filling_the_disk_is_begun_with_a_warning(
@@ -68,7 +70,7 @@ def test_a_study_that_is_close_to_filling_the_disk_is_begun_with_a_warning(
 def test_a_study_that_cannot_fit_is_refused(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
     """Not even two checkpoints and one trial's weights would."""
     free(monkeypatch, 1e9)
-    expected = rf"^{tmp_path}: the study needs at least 1\.3 GB of disk, found 1 GB free; storage\.artifacts and"
+    expected = rf"^{tmp_path}: the study needs at least 1\.3 GB of disk, found 1\.0 GB free; storage\.artifacts and"
     with pytest.raises(ConfigError, match=expected):
         check(tmp_path, dataset)
 
@@ -86,23 +88,17 @@ def test_an_encoder_is_weighed_by_the_shapes_in_its_files(tmp_path: Path):
     assert weigh(str(tmp_path / "nowhere")) == EncoderSize(weights=0, layer=0, rank=0, width=0)
 
 
-@pytest.mark.parametrize(("number", "said"), [(0, "0 bytes"), (999.6, "1 kB"), (1234, "1.23 kB"), (4e12, "4 TB")])
-def test_sizes_read_well(number: float, said: str):
-    """Three digits and a unit."""
-    assert in_bytes(number) == said
-
-
 def test_as_many_workers_are_counted_as_will_be_started(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
     """Without --workers one a GPU, as `search run` starts them; the note is the same as for that number."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    monkeypatch.setattr("fold_search.search.study.beginning._check_encoders", lambda config: {"large": ENCODER})
+    monkeypatch.setattr("fold_search.search.study.beginning.check_encoders", lambda config: {"large": ENCODER})
     free(monkeypatch, 1e12)
     started: list[int] = []
 
-    def run_study(*_: object, num_workers: int, **__: object) -> None:
-        started.append(num_workers)
+    def run_study(*_: object, engine: LocalEngine, **__: object) -> None:
+        started.append(engine.num_workers)
         raise ConfigError("enough")
 
     monkeypatch.setattr("fold_search.search.running.run.run_study", run_study)

@@ -149,10 +149,10 @@ def test_a_study_begun_in_one_folder_goes_on_in_another(top: Path, monkeypatch: 
     begun = begin(load(top), "s", secrets=Secrets()).record.config
     monkeypatch.chdir(top / "elsewhere")
     study = begin(load(top), "s", secrets=Secrets())
-    assert study.config is not None
-    assert study.record.config["space"] == begun["space"] == to_record(study.config)["space"]
+    assert study.rows is not None
+    assert study.record.config["space"] == begun["space"] == to_record(study.rows.config)["space"]
     fingerprints = []
-    for folder, config in (("elsewhere", study.config), ("project", on_this_machine(study.record, ()))):
+    for folder, config in (("elsewhere", study.rows.config), ("project", on_this_machine(study.record, ()))):
         monkeypatch.chdir(top / folder)
         rows = StudyRows(ledger=Ledger(study.ledger.engine, study.record.id), config=config)
         job = Objective(rows, device="cpu").job({"encoder": "enc"}, 0)

@@ -25,9 +25,9 @@ import fold_search.search.study.beginning
 from fold_search.objectives.errors import Diverged
 from fold_search.search.cli import app
 from fold_search.search.errors import ExitCode
-from fold_search.search.reporting.tables import summarise
+from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.coordinator import Coordinator
-from fold_search.search.running.engines.local import LocalEngine, _Process
+from fold_search.search.running.engines.local import LocalEngine, LocalWorker
 from fold_search.search.study.opened import OpenStudy, find
 from fold_search.storage.catalog import list_studies
 from fold_search.storage.errors import StorageUnavailable
@@ -81,14 +81,14 @@ class Commands:
         self.study, self.file, self.monkeypatch = study, folder / "study.yaml", monkeypatch
         self.script = Script(good)
         self.spawn: Callable[[], Any] = self.thread
-        monkeypatch.setattr(LocalEngine, "_spawn", lambda engine, index: self.spawn())
+        monkeypatch.setattr(LocalEngine, "spawn", lambda engine, index: self.spawn())
         monkeypatch.setattr(fold_search.search.study.beginning, "begin", self.begin)
 
     def begin(self, config: Any, *_: object, **__: object) -> OpenStudy:
         self.study.ledger.update_config(config.model_dump(mode="json"))
         return find("scripted", url=self.study.url)
 
-    def thread(self) -> _Process:
+    def thread(self) -> LocalWorker:
         self.study.stop = threading.Event()
         stop = self.study.stop
         worker = self.study.worker(self.script, owner=f"worker-{time.monotonic()}")
@@ -98,7 +98,7 @@ class Commands:
 
         process = ThreadProcess(worker.work)
         process.kill = leave
-        return _Process(process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None)
+        return LocalWorker(process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None)
 
     def __call__(self, command: str, *options: str) -> Result:
         given = self.study.config.model_dump(mode="json", exclude_unset=True)
@@ -240,7 +240,7 @@ def test_a_run_that_begins_is_not_interrupted(commands: Callable[..., Commands],
     run = commands()
     seen = []
 
-    def spawn() -> _Process:
+    def spawn() -> LocalWorker:
         seen.append((summarise(run.study.ledger).state, run.study.ledger.live_roles("coordinator")))
         return run.thread()
 
@@ -290,12 +290,12 @@ def test_workers_die(commands: Callable[..., Commands], command: str):
     check(run(command), ExitCode.WORKERS_DIE, "11 workers died within 10 minutes, the last with exit code -9")
 
 
-def dead(exitcode: int, message: str = "") -> _Process:
+def dead(exitcode: int, message: str = "") -> LocalWorker:
     """A worker process that has ended so."""
     errors, sender = Pipe(duplex=False)
     sender.send(message)
     process = SimpleNamespace(exitcode=exitcode, is_alive=lambda: False, kill=lambda: None, join=lambda: None)
-    return _Process(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors)
+    return LocalWorker(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors)
 
 
 @both

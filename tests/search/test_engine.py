@@ -14,17 +14,19 @@ from rich.console import Console
 
 from fold_search.objectives import cores
 from fold_search.search.errors import ConfigError
+from fold_search.search.running import worker_process
 from fold_search.search.running.engines import local
-from fold_search.search.running.engines.local import LEFT, MAX_DEATHS, LocalEngine, _Process
+from fold_search.search.running.engines.local import MAX_DEATHS, LocalEngine, LocalWorker
 from fold_search.search.running.objective import share_cores
 from fold_search.search.running.run import run_study
+from fold_search.search.running.worker_process import LEFT, watch
 from fold_search.search.study.environment import Secrets
 from fold_search.search.study.opened import find
 from tests.search.conftest import ScriptedStudy
 
 
 def worker(exitcode: int | None) -> Any:
-    return _Process(
+    return LocalWorker(
         process=SimpleNamespace(exitcode=exitcode), owner="one", stop=SimpleNamespace(send=list), errors=None
     )
 
@@ -32,7 +34,7 @@ def worker(exitcode: int | None) -> Any:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
     """An engine whose new workers live for ever."""
-    monkeypatch.setattr(LocalEngine, "_spawn", lambda self, index: worker(None))
+    monkeypatch.setattr(LocalEngine, "spawn", lambda self, index: worker(None))
     return LocalEngine(url="", study="", config=None, num_workers=1)
 
 
@@ -66,7 +68,7 @@ def test_only_deaths_that_follow_one_another_end_the_run(engine: LocalEngine, mo
 
 def test_a_worker_that_was_killed_while_it_listened_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
     """The engine can still ask all to leave; the living one does, and a second time nobody is there."""
-    monkeypatch.setattr(local, "_main", listen)
+    monkeypatch.setattr(worker_process, "main", listen)
     engine = LocalEngine(url="", study="", config=None, num_workers=2)
     engine.start()
     processes = [worker.process for worker in engine._workers.values()]
@@ -88,7 +90,7 @@ def test_workers_share_the_cores_that_this_process_may_use(monkeypatch: pytest.M
         monkeypatch.delenv(name)
     monkeypatch.setattr(cores, "usable_cores", lambda: 6)
     started: list[str] = []
-    monkeypatch.setattr(LocalEngine, "_spawn", lambda self, index: started.append(os.environ["OMP_NUM_THREADS"]))
+    monkeypatch.setattr(LocalEngine, "spawn", lambda self, index: started.append(os.environ["OMP_NUM_THREADS"]))
     LocalEngine(url="", study="", config=None, num_workers=3).start()
     assert started == ["2", "2", "2"]
     before = torch.get_num_threads()
@@ -104,7 +106,7 @@ def test_a_worker_that_cannot_be_started_ends_the_run_and_those_that_were(
 ):
     """One line that says so; the first worker, which would train for ever, is gone, and so is the publisher."""
     study, started = scripted_study(trackers={"mlflow": False}), []
-    monkeypatch.setattr(local, "_main", wait_for_ever)
+    monkeypatch.setattr(worker_process, "main", wait_for_ever)
     start = type(local.multiprocessing.get_context("spawn")).Process.start
 
     def start_one(process: Any) -> None:
@@ -115,9 +117,10 @@ def test_a_worker_that_cannot_be_started_ends_the_run_and_those_that_were(
 
     monkeypatch.setattr(type(local.multiprocessing.get_context("spawn")).Process, "start", start_one)
     opened = find("scripted", url=study.url)
+    engine = LocalEngine(url=study.url, study="scripted", config=study.config, num_workers=3)
     expected = r"^--workers: worker 2 of 3 cannot be started: Resource temporarily unavailable; expected fewer"
     with pytest.raises(ConfigError, match=expected):
-        run_study(opened, study.config, owner="run", num_workers=3, secrets=Secrets(), console=Console(quiet=True))
+        run_study(opened, study.config, owner="run", engine=engine, secrets=Secrets(), console=Console(quiet=True))
     [process] = started
     assert process.exitcode == -signal.SIGKILL
     assert not study.ledger.live_roles("")
@@ -132,5 +135,5 @@ def listen(job: Any, stop: Any, errors: Any) -> None:
     """A worker that only listens."""
     errors.send("listening")
     leave = threading.Event()
-    local._watch(stop, leave, [], os.getppid())
+    watch(stop, leave, [], os.getppid())
     assert leave.is_set()

@@ -12,7 +12,9 @@ from rich.console import Console
 from fold_search.models.errors import EncoderError
 from fold_search.objectives.errors import DataError, Diverged, OutOfMemory, TrialError
 from fold_search.search.errors import failure_of
-from fold_search.search.reporting.tables import counts_line, render_status, summarise
+from fold_search.search.reporting.lines import counts_line
+from fold_search.search.reporting.summary import summarise
+from fold_search.search.reporting.tables import render_status
 from fold_search.search.running.proposals import make_sampler
 from fold_search.storage.errors import StorageError
 from fold_search.storage.records import Failure, FoldRunState, StudyState, TrialState

@@ -60,7 +60,7 @@ def test_a_minimised_metric_keeps_the_smallest(scripted_study: Studies):
 
 def test_a_stopped_trial_keeps_nothing(scripted_study: Studies):
     """Not even of the fold that it finished."""
-    study = scripted_study(budget={"trials": 2}, race={"rule": "forgiving", "min_trials": 1, "min_epochs": 3})
+    study = scripted_study(budget={"trials": 2}, race={"rule": "early_stopping_cv", "min_trials": 1, "min_epochs": 3})
     study.run(Script(lambda trial, fold: [0.2, (0.6, 0.5, 0.7)[fold] - 0.2 * trial]))
     assert any(run.trial == 1 and run.predictions for run in study.ledger.fold_runs())
     assert stored(study) == {0}

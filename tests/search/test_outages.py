@@ -13,8 +13,8 @@ import pytest
 
 import fold_search.search.running.coordinator
 import fold_search.search.running.run
+from fold_search.search.running import worker_process
 from fold_search.search.running.coordinator import ROLE_SECONDS, Coordinator
-from fold_search.search.running.engines import local
 from fold_search.search.running.run import _Run
 from fold_search.search.study.attended import COORDINATOR_ROLE
 from fold_search.storage import database
@@ -104,7 +104,7 @@ def test_a_worker_that_finds_no_database_for_a_while_claims_later(scripted_study
 
 def test_a_worker_waits_at_least_five_minutes_for_its_database():
     """The bound of every read and write of a worker, and of the run's own loop."""
-    assert local.PATIENCE_SECONDS >= 300
+    assert worker_process.PATIENCE_SECONDS >= 300
 
 
 def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):

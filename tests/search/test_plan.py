@@ -19,7 +19,7 @@ from fold_search.search.drafting.plan import Plan, propose
 from fold_search.search.drafting.survey import Survey, render_table, survey
 from fold_search.search.drafting.template import as_yaml, write_study_file
 from fold_search.search.errors import ConfigError
-from fold_search.search.study.beginning import check_settings
+from fold_search.search.study.checks import check_settings
 from fold_search.search.study.config import StudyConfig, load_config
 from fold_search.search.study.parameters import PARAMETERS
 from tests.search.trained import search
@@ -240,7 +240,7 @@ def test_the_proposal_for_a_small_long_tail(write):
     offered = ["none", "random_over", "minority_over", "enn", "smote", "class_balanced_batches"]
     assert proposals["sampler"].domain.values() == offered
     assert (
-        "Without random_under: the classes with 50 training rows or more are none, one or alike"
+        "Without random_under: no class is much larger than the smallest class with 50 or more training rows"
         in proposals["sampler"].why
     )
     assert proposals["sampler_neighbors"].searched  # smote's

@@ -11,7 +11,7 @@ from fold_search.search.racing.policy import verdict
 from fold_search.search.racing.verdicts import Decision
 from fold_search.search.study.config import RaceConfig
 
-FORGIVING = RaceConfig(rule="forgiving", min_trials=2, min_epochs=2)
+EARLY_STOPPING = RaceConfig(rule="early_stopping_cv", min_trials=2, min_epochs=2)
 
 
 def study(*trials: list[list[float]], epochs: int = 3, num_folds: int = 3) -> Matrix:
@@ -37,7 +37,7 @@ INCUMBENT = complete(0.6, 0.5, 0.7)
 WEAKER = complete(0.5, 0.4, 0.6)
 
 
-def decide(matrix: Matrix, fold: int, settings: RaceConfig = FORGIVING) -> Decision:
+def decide(matrix: Matrix, fold: int, settings: RaceConfig = EARLY_STOPPING) -> Decision:
     return verdict(matrix, trial=int(matrix.numbers[-1]), fold=fold, settings=settings).decision
 
 
@@ -86,7 +86,7 @@ def test_a_minimised_metric_is_judged_the_other_way_round():
     scores = [(t, f, 1, value) for t, value in enumerate((0.4, 0.5, 0.9)) for f in range(1 if t == 2 else 2)]
     done = [(trial, fold, RunState.DONE) for trial, fold, *_ in scores]
     matrix = build_matrix([(t, 1) for t in range(3)], done, scores, num_folds=2, maximize=False)
-    judged = verdict(matrix, trial=2, fold=0, settings=FORGIVING)
+    judged = verdict(matrix, trial=2, fold=0, settings=EARLY_STOPPING)
     assert judged.decision is Decision.STOP
     assert "0.9000" in judged.reason
     assert estimates(matrix)[0] == pytest.approx(0.4)
@@ -137,6 +137,6 @@ def test_the_matrix_marks_holes_and_divergence_differently():
 
 
 def test_how_much_must_be_known_follows_the_rule_unless_it_is_given():
-    """Four first folds are enough for the paired race; the forgiving rule with four complete trials loses more."""
-    assert [RaceConfig(rule=rule).fewest_trials for rule in ("paired", "forgiving")] == [4, 8]
-    assert RaceConfig(rule="forgiving", min_trials=2).fewest_trials == 2
+    """Four first folds are enough for the paired race; early_stopping_cv with four complete trials loses more."""
+    assert [RaceConfig(rule=rule).fewest_trials for rule in ("paired", "early_stopping_cv")] == [4, 8]
+    assert RaceConfig(rule="early_stopping_cv", min_trials=2).fewest_trials == 2

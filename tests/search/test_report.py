@@ -14,7 +14,9 @@ from fold_search.objectives.jobs import EpochScore
 from fold_search.objectives.training.leaks import prove
 from fold_search.objectives.training.sampling import as_sample
 from fold_search.search.cli import app
-from fold_search.search.reporting.tables import render_status, summarise, trials_as_json
+from fold_search.search.reporting import summary
+from fold_search.search.reporting.summary import summarise, trials_as_json
+from fold_search.search.reporting.tables import render_status
 from fold_search.search.running.progress import describe
 from fold_search.search.study.config import StudyConfig, to_record
 from fold_search.storage.catalog import create_study
@@ -216,6 +218,23 @@ def test_a_grid_has_no_more_trials_than_combinations(sqlite_url: str):
         space={"dropout": [0.1, 0.2]},
     )
     assert "trials 0/2" in study.search("status").stdout
+
+
+def test_the_study_file_is_read_once_however_often_one_looks(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
+    """And once more when another `search run` has changed the budget."""
+    study = LookedAtStudy(sqlite_url, budget={"trials": 37})  # as no other test has it
+    read: list[int] = []
+
+    def counted(config: StudyConfig) -> int:
+        read.append(config.budget.trials)
+        return config.budget.trials
+
+    monkeypatch.setattr(summary, "most_trials", counted)
+    assert [summarise(study.ledger).budget for _ in range(3)] == [37, 37, 37]
+    more = {**study.ledger.study().config, "budget": {"trials": 41}}
+    study.ledger.update_config(more)
+    assert [summarise(study.ledger).budget for _ in range(3)] == [41, 41, 41]
+    assert read == [37, 41]
 
 
 @pytest.mark.parametrize("command", ["best", "status"])

@@ -183,7 +183,7 @@ def test_the_race_stops_what_a_minimised_metric_calls_worse(run: Run, docstrings
         study={"metric": "log_loss", "sampler": "grid"},
         training={"epochs": 3},
         space={"learning_rate": [3e-3, 2e-3, 1e-8, 1e-9]},
-        race={"rule": "forgiving", "min_trials": 2, "min_epochs": 1},
+        race={"rule": "early_stopping_cv", "min_trials": 2, "min_epochs": 1},
     )
     assert [trial.state.value for trial in study.trials] == ["complete", "complete", "stopped", "stopped"]
     assert study.ledger.study().direction == "minimize"

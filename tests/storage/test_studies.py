@@ -10,8 +10,18 @@ from sqlalchemy import Engine, inspect, text
 
 from fold_search.storage.catalog import list_studies
 from fold_search.storage.database import SCHEMA, VERSION_TABLE, migrate, reading
-from fold_search.storage.errors import StorageError, StorageUnavailable
-from fold_search.storage.studies import open_study, optuna_errors, optuna_storage
+from fold_search.storage.errors import LeaseLost, StorageError, StorageUnavailable
+from fold_search.storage.records import TrialState
+from fold_search.storage.studies import (
+    ask_afresh,
+    close_study,
+    end,
+    next_number,
+    open_study,
+    optuna_errors,
+    optuna_storage,
+    report,
+)
 from fold_search.storage.tables import Table
 from tests.conftest import PostgresServer
 
@@ -30,21 +40,58 @@ def open_storage() -> Iterator[Callable[[str], RDBStorage]]:
         storage.engine.dispose()
 
 
-def close(study: optuna.Study) -> None:
-    study._storage._backend.engine.dispose()
-
-
 def test_a_study_is_continued_where_it_is_opened_again(database_url: str) -> None:
     """Asked in one place, told in another, by number alone."""
     study = open_study(database_url, name="study", direction="minimize")
     trial = study.ask()
     learning_rate = trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
-    close(study)
+    close_study(study)
     again = open_study(database_url, name="study", direction="minimize")
     again.tell(trial.number, 0.5)
     assert (again.best_value, again.best_params) == (0.5, {"learning_rate": learning_rate})
     assert again.direction is optuna.study.StudyDirection.MINIMIZE
-    close(again)
+    close_study(again)
+
+
+def test_what_was_asked_for_and_not_written_down_is_asked_for_again(database_url: str) -> None:
+    """With new params, whatever it had been given; a trial that is known is left alone."""
+    study = open_study(database_url, name="study", direction="maximize")
+    for number in range(2):
+        assert next_number(study, known=range(number)) == number
+        ask_afresh(study, number=number).suggest_categorical("rule", ["a", "b"])
+    assert next_number(study, known=[0]) == 1
+    again = ask_afresh(study, number=1)
+    assert again.params == {}
+    assert again.suggest_categorical("rule", ["a", "b"]) in ("a", "b")
+    assert set(again.params) == {"rule"}
+    assert next_number(study, known=[0, 1]) == 2
+    close_study(study)
+
+
+def test_two_that_ask_at_once_do_not_get_the_same_trial(database_url: str) -> None:
+    """The slower one loses, and what it was given waits to be asked for again."""
+    study = open_study(database_url, name="study", direction="maximize")
+    number = next_number(study, known=())
+    study.ask()
+    with pytest.raises(LeaseLost, match="Optuna gave trial 1, and was about to give trial 0"):
+        ask_afresh(study, number=number)
+    assert next_number(study, known=[0]) == 1
+    close_study(study)
+
+
+def test_a_trial_is_reported_and_ended_by_its_number_once(database_url: str) -> None:
+    """From a process that did not ask for it; what has ended stays as it was."""
+    asked = open_study(database_url, name="study", direction="maximize")
+    asked.ask()
+    study = open_study(database_url, name="study", direction="maximize")
+    report(study, 0, step=1, value=0.5)
+    end(study, 0, TrialState.STOPPED, value=None, attributes={"fold_scores": [0.5]}, last_report=(2, 0.25))
+    end(study, 0, TrialState.COMPLETE, value=0.75, attributes={"fold_scores": [0.75]})
+    [trial] = asked.get_trials()
+    assert (trial.state, trial.intermediate_values) == (optuna.trial.TrialState.PRUNED, {1: 0.5, 2: 0.25})
+    assert trial.user_attrs == {"fold_scores": [0.5]}
+    for opened in (asked, study):
+        close_study(opened)
 
 
 def test_the_ledger_and_optuna_share_a_database(
@@ -72,7 +119,7 @@ def test_several_may_open_a_new_study_at_once(database_url: str) -> None:
         studies = [each.result() for each in opened]
     assert {study._study_id for study in studies} == {1}
     for study in studies:
-        close(study)
+        close_study(study)
 
 
 def test_optunas_connections_have_the_ledgers_settings(
@@ -96,7 +143,7 @@ def test_braces_in_a_path_are_not_a_template(sqlite_url: str, open_storage: Call
 def test_optuna_is_quiet(sqlite_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Creating and opening a study prints nothing."""
     for _ in range(2):
-        close(open_study(sqlite_url, name="study", direction="maximize"))
+        close_study(open_study(sqlite_url, name="study", direction="maximize"))
     assert capfd.readouterr() == ("", "")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from fold_search.storage.publishing import Tracker
+from fold_search.storage.trackers.contract import Tracker
 from fold_search.storage.trackers.mlflow import MlflowTracker
 from fold_search.storage.trackers.neptune import NeptuneTracker
 from fold_search.storage.trackers.neptune_offline import read_offline

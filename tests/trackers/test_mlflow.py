@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.publishing import TrackerUnavailable, publish_pending
+from fold_search.storage.publishing import publish_pending
 from fold_search.storage.records import EpochRecord, FoldRunState, TrialState
+from fold_search.storage.trackers.contract import TrackerUnavailable
 from fold_search.storage.trackers.mlflow import MlflowTracker
 from fold_search.storage.trackers.mlflow_runs import study_writes, trial_writes
 from tests.claims import claim_first

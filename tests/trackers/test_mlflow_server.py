@@ -12,7 +12,8 @@ from mlflow.artifacts import download_artifacts
 from sqlalchemy import Engine
 
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.publishing import Publisher, TrackerUnavailable, publish_pending
+from fold_search.storage.publishing import Publisher, publish_pending
+from fold_search.storage.trackers.contract import TrackerUnavailable
 from fold_search.storage.trackers.mlflow import MlflowTracker
 from tests.trackers.looks import MlflowLook
 from tests.trackers.mlflow_server import MlflowServer

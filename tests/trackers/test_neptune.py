@@ -10,7 +10,8 @@ import pytest
 
 from fold_search.storage.errors import StorageError
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.publishing import TrackerUnavailable, publish_pending
+from fold_search.storage.publishing import publish_pending
+from fold_search.storage.trackers.contract import TrackerUnavailable
 from fold_search.storage.trackers.neptune import NeptuneTracker
 from fold_search.storage.trackers.neptune_offline import OfflineRun, read_offline
 from tests.trackers.looks import OfflineLook, ServerLook

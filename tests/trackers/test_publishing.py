@@ -10,15 +10,9 @@ import pytest
 
 from fold_search.storage.database import connect
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.publishing import (
-    Publisher,
-    Tracker,
-    TrackerUnavailable,
-    one_line,
-    publish_pending,
-    without_secrets,
-)
+from fold_search.storage.publishing import Publisher, publish_pending
 from fold_search.storage.records import Event, StudyRecord
+from fold_search.storage.trackers.contract import Tracker, TrackerUnavailable, one_line, without_secrets
 from tests.trackers.scripted import SECRET, run_trial
 
 

@@ -10,7 +10,7 @@ from fold_search.objectives.data.dataset import Dataset
 from fold_search.objectives.params import Params
 from fold_search.objectives.scoring.metrics import Goal
 from fold_search.search.errors import ConfigError
-from fold_search.search.reporting.tables import find_best
+from fold_search.search.reporting.summary import find_best
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.opened import OpenStudy, on_this_machine
 from fold_search.search.study.rows import HeldOut, StudyRows

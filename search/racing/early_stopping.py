@@ -1,4 +1,4 @@
-"""The forgiving rule: stop a trial that is no better than the incumbent's worst fold."""
+"""Early stopping of cross-validation: stop a trial that is no better than the incumbent's worst fold."""
 
 import numpy as np
 
@@ -6,12 +6,13 @@ from fold_search.search.racing.matrix import FloatArray, Matrix, last_scores
 from fold_search.search.racing.verdicts import Decision, Verdict
 
 
-def forgiving(matrix: Matrix, *, trial: int, fold: int, min_trials: int, min_epochs: int) -> Verdict:
+def early_stopping(matrix: Matrix, *, trial: int, fold: int, min_trials: int, min_epochs: int) -> Verdict:
     """Judge a trial after an epoch of `fold`, or after that fold's end.
 
-    After Bergman, Purucker and Hutter 2024, arXiv 2405.03389, but paired: a trial stops when its mean over the folds it
-    has finished is not better than the incumbent's worst of those same folds; and within a fold when even the largest
-    late gain seen on that fold would leave it there.
+    The rule `forgiving` of Bergman, Purucker and Hutter 2024, "Don't Waste Your Time: Early Stopping Cross-Validation",
+    arXiv 2405.03389, but on the same folds: a trial stops when its mean over its finished folds is not better than the
+    incumbent's worst score on those folds. Within a fold it stops when even the largest late gain seen on that fold
+    would not make it better. In replays this rule loses the best trial more often than its name in the paper suggests.
     """
     row = matrix.row(trial)
     incumbent = best_complete(matrix)
@@ -29,10 +30,10 @@ def forgiving(matrix: Matrix, *, trial: int, fold: int, min_trials: int, min_epo
     mean, floor = float(own[judged].mean()), float(reference[judged].min())
     if mean > floor:
         return Verdict(decision=Decision.CONTINUE)
-    kind = "behind:" if matrix.done[row, fold] else "hopeless: at best"
+    kind = "mean" if matrix.done[row, fold] else "mean at best"
     reason = (
-        f"{kind} {matrix.sign * mean:.4f} over {int(judged.sum())} of {judged.size} folds, not better than "
-        f"{matrix.sign * floor:.4f}, the worst of them of trial {int(matrix.numbers[incumbent])}"
+        f"{kind} {matrix.sign * mean:.4f} over {int(judged.sum())} of {judged.size} folds is not better than "
+        f"{matrix.sign * floor:.4f}, the worst of these folds of the best trial {int(matrix.numbers[incumbent])}"
     )
     return Verdict(decision=Decision.STOP, reason=reason)
 

@@ -1,0 +1,89 @@
+"""A study's numbers in words, one line each."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fold_search.search.racing.ties import Tie
+from fold_search.search.reporting.summary import INTERRUPTED, UNENDED, Summary, num_leaked
+from fold_search.storage.database import redact
+from fold_search.storage.records import Failure
+
+MOST_TIES = 8
+FOLD_RUN_WORDS = {
+    "done": "done",
+    "leased": "running",
+    "waiting": "waiting",
+    "paused": "paused",
+    "stopped": "stopped",
+    "failed": "failed",
+}
+
+
+def counts_line(summary: Summary) -> str:
+    """Trials and fold runs by state in one line."""
+    trials = _counted(summary.trials, {state: state for state in ("complete", *UNENDED, "stopped", "failed")})
+    runs = _counted(summary.fold_runs, FOLD_RUN_WORDS)
+    failures = _counted(summary.failures, {kind.value: kind.words for kind in Failure})
+    line = f"trials {sum(summary.trials.values())}/{summary.budget} ({trials}); fold runs: {runs}"
+    return f"{line}; failures: {failures}" if summary.failures else line
+
+
+def _counted(counts: dict[str, int], words: dict[str, str]) -> str:
+    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)) or "none"
+
+
+def best_line(summary: Summary) -> str:
+    """The best score with its spread, in one line."""
+    metric = summary.metric if summary.direction == "maximize" else f"{summary.metric} (smaller is better)"
+    if summary.best is None:
+        return f"best {metric}: none yet (no trial is complete)"
+    best = summary.best
+    spread = f"{best.score:.4f} ± {best.std:.4f} over {len(best.fold_scores)} folds"
+    pooled = "" if best.pooled is None else f", pooled {best.pooled:.4f}"
+    return f"best {metric}: {spread}{pooled} (trial {best.trial})"
+
+
+def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> list[str]:
+    """A line for each study that was interrupted, with the command; `storage` is what the user named, if anything."""
+    where = [] if storage is None else ["--storage", redact(storage)]
+    interrupted = [summary.study for summary in summaries if summary.state == INTERRUPTED]
+    commands = [shlex.join(["search", "worker", "--study", study, *where]) for study in interrupted]
+    return [f"interrupted, no process works on it; the same `search run` continues it, or {line}" for line in commands]
+
+
+def ties_line(ties: Sequence[Tie]) -> str:
+    """Which trials are tied with the best one, in one line."""
+    named = ", ".join(f"{tie.trial} ({tie.score:.4f})" for tie in ties[:MOST_TIES])
+    more = f" and {len(ties) - MOST_TIES} more" if len(ties) > MOST_TIES else ""
+    return f"tied with it within the folds' noise: {f'trials {named}{more}' if ties else 'no other trial'}"
+
+
+def sample_line(sample: Mapping[str, Any]) -> str:
+    """What resampling made of a fold's training rows, in one line."""
+    before, after = sum(sample["counts_before"]), sum(sample["counts_after"])
+    if sample["counts_before"] == sample["counts_after"]:
+        return f"its {sample['num_rows_in']} rows"
+    synthetic = f", {sample['num_synthetic']} of them synthetic" if sample["num_synthetic"] else ""
+    sizes = f"classes of {_ends(sample['counts_before'])} rows become {_ends(sample['counts_after'])}"
+    return f"{after} rows for {before}{synthetic}: {sizes}"
+
+
+def _ends(counts: Sequence[int]) -> str:
+    present = [count for count in counts if count] or [0]
+    return f"{min(present)} to {max(present)}"
+
+
+def leak_line(samples: Sequence[Mapping[str, Any] | None]) -> str:
+    """How many of their validation rows the folds were trained on, in one line."""
+    leaked = num_leaked(samples)
+    if leaked:
+        return f"LEAK: {leaked} validation rows were trained on; the scores are worth nothing"
+    if leaked is None:
+        return "validation rows that were trained on: not recorded for every fold"
+    return "validation rows that were trained on: 0"
+
+
+def show(value: Any) -> str:
+    """A parameter's value for people: four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

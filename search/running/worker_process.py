@@ -1,0 +1,93 @@
+"""What a worker process runs: it is told of its study, trains until it is to leave, and says with its exit code why."""
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from fold_search.search.errors import USER_ERRORS
+from fold_search.search.racing.live import live_race
+from fold_search.search.study.config import StudyConfig
+from fold_search.search.study.rows import StudyRows
+from fold_search.storage.artifacts import Artifacts
+from fold_search.storage.catalog import find_study
+from fold_search.storage.database import connect
+from fold_search.storage.errors import StorageError
+from fold_search.storage.ledger import Ledger
+
+PATIENCE_SECONDS = 600.0  # with a database that went away
+
+# Exit codes: what the process that started it needs to know.
+FINISHED = 0
+USER_ERROR = 2
+LEFT = 3  # it was sent a SIGTERM of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJob:
+    """What a worker process is told; it travels through a pipe, so that no password stands in a process title."""
+
+    url: str
+    study: str
+    config: StudyConfig
+    index: int
+    num_workers: int
+    memory_limit: int | None
+    owner: str
+
+
+def main(job: WorkerJob, stop: "Connection[str, str]", errors: "Connection[str, str]") -> None:
+    """Work until anything comes through `stop`; a user's error goes through `errors`.
+
+    Ctrl-C reaches the whole group; the parent alone decides what it means.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave = threading.Event()
+    told: list[int] = []  # the handler does no more: it may interrupt whoever holds the event's lock
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    threading.Thread(target=watch, args=(stop, leave, told, os.getppid()), name="watch", daemon=True).start()
+    try:
+        run_worker(job, leave)
+    except USER_ERRORS as error:
+        with suppress(BrokenPipeError):  # nobody is left to be told
+            errors.send(str(error))
+        raise SystemExit(USER_ERROR) from None
+    if told:
+        raise SystemExit(LEFT)
+
+
+def watch(stop: "Connection[str, str]", leave: threading.Event, told: list[int], parent: int) -> None:
+    """Set `leave` when the parent asks or is gone, or once a signal's number is in `told`."""
+    while not (told or stop.poll(1.0) or os.getppid() != parent):
+        pass
+    leave.set()
+
+
+def run_worker(job: WorkerJob, stop: threading.Event) -> None:
+    """Train fold runs in this process until the study is finished or `stop` is set."""
+    # They load torch, which the process that starts workers does without.
+    from fold_search.search.running.objective import Objective, choose_device, limit_memory, share_cores
+    from fold_search.search.running.worker import Worker
+
+    share_cores(job.num_workers)
+    if job.memory_limit is not None:
+        limit_memory(job.memory_limit)
+    engine = connect(job.url, patience_seconds=PATIENCE_SECONDS)
+    record = find_study(engine, job.study)
+    if record is None:
+        raise StorageError(f"study {job.study!r} is not in this database any more")
+    ledger = Ledger(engine, record.id)
+    rows, device = StudyRows(ledger=ledger, config=job.config), choose_device(job.index)
+    Worker(
+        ledger=ledger,
+        artifacts=Artifacts(job.config.storage.artifacts),
+        objective=Objective(rows, device=device, ledger=ledger, memory_limit=job.memory_limit),
+        race=live_race(ledger, job.config),
+        owner=job.owner,
+        stop=stop,
+        keeps_weights=job.config.artifacts.keep != "none",
+        diverged=job.config.study.diverged,
+        paused_checkpoints=job.config.artifacts.paused_checkpoints,
+    ).work()
