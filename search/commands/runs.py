@@ -128,20 +128,20 @@ def run(
     storage: str | None,
     overrides: Sequence[str],
 ) -> int:
-    r"""Run a study, or continue it.
+    """Run a study, or continue it.
 
-    The same command continues a study that was interrupted.
+    The same command continues a study that was interrupted. It ends with one of these exit codes; docs/exit-codes.md
+    says more.
 
     \b
-    Exit codes (more in docs/failures.md):
-      0    done: at least one trial is complete, so a model can be exported
-      2    the study file, the data or an option needs a correction
-      3    no trial is complete
-      4    too many trials failed in a row
-      5    workers keep dying
-      6    the database cannot be reached
-      130  interrupted with Ctrl-C
-    """
+    - 0: done; at least one trial is complete, so a model can be exported
+    - 2: the study file, the data or an option needs a correction
+    - 3: no trial is complete
+    - 4: too many trials failed in a row
+    - 5: workers keep dying
+    - 6: the database cannot be reached
+    - 130: interrupted with Ctrl-C
+    """  # noqa: D301 - click reads the backspace as: keep the line ends of this paragraph
     from fold_search.search.study.config import load_config
     from fold_search.search.study.environment import Secrets
 

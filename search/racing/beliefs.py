@@ -46,7 +46,7 @@ def believe(matrix: Matrix) -> Beliefs:
     if len(rows) < len(matrix.numbers):
         return _spread(believe(matrix.take(rows)), rows, len(matrix.numbers))
     num_epochs = matrix.num_epochs
-    standing = last_scores(matrix.scores, num_epochs)
+    standing = last_scores(matrix.scores, num_epochs)  # (trials, folds), as are values, precision, known and residual
     noise = fit_noise(standing, matrix.done)
     num_folds = standing.shape[1]
     known_curves = finished_curves(matrix, standing, noise.effects)
@@ -54,14 +54,17 @@ def believe(matrix: Matrix) -> Beliefs:
     precision = np.where(np.isfinite(uncertainty), 1 / (noise.variance + uncertainty), 0.0)
     known = noise.variance * precision  # 1 for a finished fold, 0 for one of which nothing is known
     residual = np.where(known > 0, values - noise.effects, 0.0)
-    residual = np.where(np.isfinite(residual), residual, -1e9)
+    residual = np.where(np.isfinite(residual), residual, -1e9)  # diverged: below all others, and sums stay numbers
+    # A normal prior for each trial's level, (trials,), and every fold as a measurement of it.
     prior, spread = _prior(matrix.params, residual, precision)
     level_precision = 1 / spread + precision.sum(axis=1)
     level = (prior / spread + (precision * residual).sum(axis=1)) / level_precision
     unknown = (1 - known).sum(axis=1)
     mean = noise.effects.mean() + ((known * residual).sum(axis=1) + unknown * level) / num_folds
+    # A doubt about the level is in all unknown folds alike; the noise of each is its own.
     variance = (unknown**2 / level_precision + noise.variance * unknown) / num_folds**2
-    # The folds' effects are themselves known from few trials: those of the folds to come, and of those it has.
+    # The folds' effects are themselves known from few trials: those of the folds to come, and of those it has. `reach`
+    # is how far an error in the effect of a known fold moves the sum of what is expected of the unknown ones.
     doubt = noise.variance / np.maximum(noise.counts, 1.0)
     reach = unknown * (1 - 1 / (spread * level_precision)) / np.maximum(known.sum(axis=1), 1e-9)
     variance += ((1 - known) @ doubt + reach**2 * (known @ doubt)) / num_folds**2
@@ -76,7 +79,8 @@ def believe(matrix: Matrix) -> Beliefs:
     chance = np.ones(len(mean))
     if best is not None:
         ahead = mean[best] - mean
-        # Welch and Satterthwaite: the noise is known from few residuals, the rest from the finished curves.
+        # Welch and Satterthwaite: the noise is known from few residuals, the rest from the finished curves, of which
+        # about a fifth speak for one prediction.
         fold_noise = noise.variance * unknown / num_folds**2
         other = np.maximum(variance - fold_noise, 0.0)
         degrees = variance**2 / np.maximum(

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from fold_search.search.racing.matrix import FloatArray, Matrix
 
-MOST_CURVES = 400
+MOST_CURVES = 400  # the latest: older ones only cost time
 FEWEST_CURVES = 4
-TAIL = 3.0
-INFLATION = 1.0
-TOP = 1.0
+TAIL = 3.0  # deviations
+INFLATION = 1.0  # of a prediction's deviation; 1 leaves it as the curves say
+TOP = 1.0  # how far the top is above the best score, as a share of `reach`
 SMALLEST_SCALE = 1e-3  # of the logarithms of a distance
 OWN_WEIGHT = 4.0  # of a curve of the same trial on another fold, against one of another trial
 
@@ -32,7 +32,11 @@ class _At:
 
 @dataclass(slots=True)
 class FinishedCurves:
-    """The latest finished fold runs: `curves` (n, epochs) of `rows` and `folds` that ended with `finals`."""
+    """The latest finished fold runs: `curves` (n, epochs) of `rows` and `folds` that ended with `finals`.
+
+    `top`, without a fold's effect, is taken for a score that none reaches; `reach` is the deviation of the good ones.
+    Gains are looked at as logarithms of the distance to the top: near it the same progress is a smaller gain.
+    """
 
     rows: NDArray[np.int64]
     folds: NDArray[np.int64]
@@ -68,6 +72,7 @@ class FinishedCurves:
         weights = np.exp(-0.5 * distance / (np.partition(distance, nearest)[nearest] + 1e-12))
         weights[at.rows == row] *= OWN_WEIGHT
         weights /= weights.sum()
+        # How much of the way to the top is left at the end, as a logarithm: near 0 nothing more is gained.
         shrinkage, variance = _local_line(difference, at.shrinkage, weights)
         gap = float(self._distance_to_top(np.array([now - self.effects[fold]]))[0])
         left = gap * np.exp(shrinkage)
@@ -135,6 +140,7 @@ def finished_curves(matrix: Matrix, standing: FloatArray, effects: FloatArray) -
     return _remembered(rows.tobytes(), folds.tobytes(), curves.tobytes(), effects.tobytes(), curves.shape)
 
 
+# Arrays as bytes can be a key. Many questions are asked between two ends of a fold run, with the same curves.
 @lru_cache(maxsize=4)
 def _remembered(rows: bytes, folds: bytes, curves: bytes, effects: bytes, shape: tuple[int, ...]) -> FinishedCurves:
     known, fold_of, effect = (

@@ -37,6 +37,7 @@ def fit_noise(values: FloatArray, done: BoolArray) -> Noise:
     return _fit(np.where(seen, values, np.nan).tobytes(), values.shape)
 
 
+# Arrays as bytes can be a key: until the next fold run ends, the answer is the same.
 @lru_cache(maxsize=4)
 def _fit(scores_or_nan: bytes, shape: tuple[int, ...]) -> Noise:
     values = np.frombuffer(scores_or_nan).reshape(shape)
@@ -56,16 +57,20 @@ def _fit(scores_or_nan: bytes, shape: tuple[int, ...]) -> Noise:
     variance = FIRST_GUESS**2 * spread
     guess = variance
     effects = np.zeros(values.shape[1])
+    # Of a two-way layout: each trial's level and each fold's effect, but for one, uses up a score.
     residuals_left = max(float(seen.sum() - len(rows) - (per_fold > 0).sum() + 1), 0.0)
     for _ in range(ITERATIONS):
+        # Each trial's level by its scores, drawn to the mean of all: the more, the fewer folds it has.
         precision = 1 / spread + counts / variance
         levels = (level / spread + ((scores - effects) * seen).sum(axis=1) / variance) / precision
         effects = np.where(per_fold > 0, ((scores - levels[:, None]) * seen).sum(axis=0) / np.maximum(per_fold, 1), 0.0)
+        # The effects have mean 0 over the folds that were seen; the levels take what they had.
         shift = effects[per_fold > 0].mean()
         effects = np.where(per_fold > 0, effects - shift, 0.0)
         levels = levels + shift
         level = float(levels.mean())
         spread = max(float(((levels - level) ** 2 + 1 / precision).mean()), 1e-12)
+        # The residuals are taken from a trial's own mean: from the drawn level they would be too large.
         own = ((scores - effects) * seen).sum(axis=1) / counts
         squares = float((((scores - effects - own[:, None]) * seen) ** 2).sum())
         variance = max((squares + PRIOR_DEGREES * guess) / (residuals_left + PRIOR_DEGREES), 1e-12)

@@ -9,6 +9,7 @@ from fold_search.search.racing.beliefs import Beliefs, believe
 from fold_search.search.racing.matrix import BoolArray, FloatArray, Matrix, RunState, count
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
 
+# The epochs after which a fold run is judged: the later, the less one more epoch tells.
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
 CROWD = 0.25  # how much less another fold run of a trial is worth for each that is being trained
 PATIENCE = 2.0  # how much more than this fold run another one must promise before this one is paused
@@ -33,6 +34,7 @@ class Paired:
         epoch = int((~np.isnan(matrix.scores[row, fold])).sum())
         if not finished and (epoch < self.min_epochs or epoch not in RUNGS):
             return Verdict(decision=Decision.CONTINUE)
+        # Nothing to compare with yet: no best trial, or too few others to know how folds and curves go.
         if matrix.complete[row] or matrix.done[:, 0].sum() < self.min_trials or not matrix.complete.any():
             return Verdict(decision=Decision.CONTINUE)
         num_trials = len(matrix.numbers) + trials_left
@@ -40,12 +42,14 @@ class Paired:
         chance = float(beliefs.chance[row])
         if beliefs.trained[row] >= NEARLY_DONE and not matrix.failed[row]:
             return Verdict(decision=Decision.CONTINUE, chance=chance)
+        # Every trial may use an equal share of the risk: all stops together then lose the best with at most that risk.
         if chance <= self.risk / num_trials:
             if is_audited(matrix, trial, share=self.audit):
                 # It is trained on when nothing else is left to do.
                 decision = Decision.PAUSE if trials_left else Decision.CONTINUE
                 return Verdict(decision=decision, reason="would be stopped; kept", chance=chance, audited=True)
             return Verdict(decision=Decision.STOP, reason=self._reason(matrix, beliefs, row), chance=chance)
+        # At the study's end the audits alone are trained: what other trials promise does not count any more.
         only_audits_run = not trials_left and not self._is_worth_it(beliefs, matrix)
         if finished or (only_audits_run and is_audited(matrix, trial, share=self.audit)):
             return Verdict(decision=Decision.CONTINUE, chance=chance)
@@ -127,6 +131,7 @@ def _promise(matrix: Matrix, beliefs: Beliefs, *, trials_left: int) -> FloatArra
     A trial that was not begun promises what any new one does, as far as its params speak for it. One whose params speak
     against it promises nothing while others can be drawn instead.
     """
+    # Half an epoch's share: what is nearly trained would otherwise promise without bound.
     smallest = 0.5 / matrix.states.shape[1] / max(int(matrix.lengths.max(initial=1)), 1)
     begun = beliefs.chance / np.maximum(1 - beliefs.trained, smallest)
     outlook = np.where((beliefs.outlook >= 1) | (trials_left == 0), beliefs.outlook, 0.0)

@@ -54,6 +54,7 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+# Arrays as bytes can be a key: one fit serves all questions until the next score.
 @lru_cache(maxsize=4)
 def _predict(
     params: bytes, shape: tuple[int, int], rows_seen: bytes, levels: bytes, variances: bytes
@@ -71,6 +72,7 @@ def _predict(
     pull = inverse @ (y - level)
     mean = level + kernel @ pull
     variance = signal + nugget - ((kernel @ inverse) * kernel).sum(axis=1)
+    # What was seen, predicted from all others: the inverse gives it without another fit (section 5.4.2).
     own = np.diag(inverse)
     mean[rows], variance[rows] = y - pull / own, 1 / own - noise
     # Where the others' levels were predicted worse than they should have been, these are, too.

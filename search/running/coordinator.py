@@ -70,6 +70,7 @@ class Coordinator:
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # A lease that lapses while this process sleeps does not stop it: its next write has to fail.
         self.ledger = self.ledger.fenced(COORDINATOR_ROLE, self.owner)
 
     def step(self) -> bool:
@@ -101,10 +102,11 @@ class Coordinator:
 
         After an outage of the database, or this machine's sleep, workers are given the time to renew theirs.
         """
-        now = time.time()  # it goes on while a machine sleeps
+        # It goes on while a machine sleeps, and may be set back: then it is time as well.
+        now = time.time()
         if not 0 <= now - self._last_renewal < RENEWAL_SECONDS:
             self.leading = self.ledger.acquire_role(COORDINATOR_ROLE, self.owner, lease_seconds=ROLE_SECONDS)
-            if not self._last_renewal:
+            if not self._last_renewal:  # the first time
                 end_announcement(self.ledger, self.owner)
             if now - self._last_renewal > ROLE_SECONDS and self._last_renewal:
                 self._expires_from = now + ROLE_SECONDS

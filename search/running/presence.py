@@ -46,6 +46,7 @@ class Presence:
             self._ledger.release_role(WORKER_ROLE + self._owner, self._owner)
 
     def _run(self) -> None:
+        # A third, so that two renewals may fail before the lease lapses.
         while not self._leave.wait(self._lease_seconds / 3):
             try:
                 self._renew()

@@ -115,7 +115,7 @@ class Worker:
                     continue
                 seen, outages = sequence, 0
                 if claim is not None:
-                    presence.claim = claim
+                    presence.claim = claim  # from now on its lease is renewed as well
                     self.train(claim)
                     presence.claim = None
 

@@ -40,11 +40,19 @@ def test_every_page_is_in_the_menu_once():
     assert sorted(menu) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 
 
+def test_the_links_of_the_readme_lead_to_files():
+    """Those of the pages are checked where the site is built."""
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_the_commands_page_has_every_command():
     """It is made of the program when the site is built."""
     html = markdown.markdown((DOCS / "commands.md").read_text(), extensions=["attr_list", "tables", "mkdocs-click"])
     headings = re.findall(r"<h[2-4][^>]*>(search[^<]*)</h", html)
     assert sorted(headings) == sorted(["search", *commands(app, "search")])
+    assert "\\b" not in html
 
 
 @pytest.mark.slow

@@ -10,18 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import config_from_record
 from fold_search.search.study.opened import OpenStudy, find
-from fold_search.search.upkeep import backup as backup_module
 from fold_search.search.upkeep.backup import DATABASE, FORMAT, MANIFEST, Manifest, back_up, restore
 from fold_search.storage import copies
 from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.database import connect, migrate, writing
 from fold_search.storage.errors import StorageError
-from fold_search.storage.ledger import Ledger, list_studies
+from fold_search.storage.ledger import list_studies
 from fold_search.storage.records import FoldRunState
 from fold_search.storage.studies import close_study, open_study
 from tests.conftest import PostgresServer
@@ -130,23 +130,25 @@ def test_what_is_recorded_while_a_backup_is_written_is_not_in_it(tmp_path: Path,
         worker = study.worker(script)
         worker.train(worker.claim())
     coordinator.leave()
-    num_epochs, copy_trials = len(study.ledger.epochs()), copies._copy_trials
+    num_epochs, late = len(study.ledger.epochs()), []
 
-    def late(*arguments: Any) -> None:
-        script.on_epoch = lambda *_: None
-        run(study, script)
-        copy_trials(*arguments)
+    def open_late(url: str, **options: Any) -> optuna.Study:
+        if not late:
+            late.append(url)
+            script.on_epoch = lambda *_: None
+            run(study, script)
+        return open_study(url, **options)
 
     with monkeypatch.context() as then:
-        then.setattr(copies, "_copy_trials", late)
+        then.setattr(copies, "open_study", open_late)
         back_up(opened(study), tmp_path / "backup.tar")
     assert len(study.ledger.epochs()) > num_epochs
     url = f"sqlite:///{tmp_path}/target.db"
     restore(tmp_path / "backup.tar", url=url, overrides=[f"storage.artifacts={tmp_path}/elsewhere"])
     assert len(OpenedStudy(url).ledger.epochs()) == num_epochs
-    optuna = open_study(url, name="scripted", direction="maximize")
-    assert [trial.state.name for trial in optuna.get_trials()] == ["COMPLETE", "RUNNING"]
-    close_study(optuna)
+    told = open_study(url, name="scripted", direction="maximize")
+    assert [trial.state.name for trial in told.get_trials()] == ["COMPLETE", "RUNNING"]
+    close_study(told)
 
 
 @pytest.fixture(scope="module")
@@ -241,23 +243,27 @@ def test_a_newer_version_s_backup_is_refused(backup: Path, tmp_path: Path):
     check_refused(backup, tmp_path, "written by fold-search 99.0, which is newer; upgrade fold-search")
 
 
-def test_a_database_of_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The line names the file that the user gave."""
-    study = new_study(f"sqlite:///{tmp_path}/origin.db", tmp_path / "origin")
-    study.run(Script(curves))
+def tampered(backup: Path, statement: str) -> None:
+    """Change the database in a backup, whose checksum is right all the same."""
 
-    copy_to_file = backup_module._copy_to_file
-
-    def of_a_newer_version(study: OpenStudy, database: Path) -> Ledger:
-        ledger = copy_to_file(study, database)
+    def change(members: dict[str, bytes]) -> None:
+        database = backup.parent / "tampered.db"
+        database.write_bytes(members[DATABASE])
         with sqlite3.connect(database) as connection:
-            connection.execute("UPDATE ledger_alembic_version SET version_num = '9999'")
+            connection.execute(statement)
         connection.close()
-        return ledger
+        members[DATABASE] = database.read_bytes()
+        manifest = Manifest.model_validate_json(members[MANIFEST])
+        sha256 = manifest.sha256 | {DATABASE: hashlib.sha256(members[DATABASE]).hexdigest()}
+        members[MANIFEST] = manifest.model_copy(update={"sha256": sha256}).model_dump_json().encode()
 
-    monkeypatch.setattr(backup_module, "_copy_to_file", of_a_newer_version)
-    back_up(opened(study), tmp_path / "backup.tar")
-    check_refused(tmp_path / "backup.tar", tmp_path, r"backup\.tar: study\.db: written by a newer version .*9999")
+    rewritten(backup, change)
+
+
+def test_a_database_of_a_newer_schema_is_refused(backup: Path, tmp_path: Path):
+    """The line names the file that the user gave."""
+    tampered(backup, "UPDATE ledger_alembic_version SET version_num = '9999'")
+    check_refused(backup, tmp_path, r"backup\.tar: study\.db: written by a newer version .*9999")
 
 
 @pytest.mark.parametrize(
@@ -275,19 +281,7 @@ def test_a_database_of_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: py
 )
 def test_a_database_that_was_tampered_with_is_refused(backup: Path, tmp_path: Path, change: str):
     """Though its checksum is right."""
-
-    def tampered(members: dict[str, bytes]) -> None:
-        database = tmp_path / "tampered.db"
-        database.write_bytes(members[DATABASE])
-        with sqlite3.connect(database) as connection:
-            connection.execute(change)
-        connection.close()
-        members[DATABASE] = database.read_bytes()
-        manifest = Manifest.model_validate_json(members[MANIFEST])
-        sha256 = manifest.sha256 | {DATABASE: hashlib.sha256(members[DATABASE]).hexdigest()}
-        members[MANIFEST] = manifest.model_copy(update={"sha256": sha256}).model_dump_json().encode()
-
-    rewritten(backup, tampered)
+    tampered(backup, change)
     check_refused(backup, tmp_path, r"backup\.tar: (study\.db(:| holds what no study has)|the database has no study)")
 
 
@@ -310,7 +304,7 @@ def test_a_failure_in_the_middle_leaves_nothing(backup: Path, tmp_path: Path, mo
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as then:
-        then.setattr("fold_search.storage.copies._copy_ledger", full)
+        then.setattr(copies, "writing", full)
         check_refused(backup, tmp_path, "the disk is full")
     restore(backup, url=f"sqlite:///{tmp_path}/target.db", overrides=[f"storage.artifacts={tmp_path}/elsewhere"])
     assert len(OpenedStudy(f"sqlite:///{tmp_path}/target.db").ledger.trials()) == 4

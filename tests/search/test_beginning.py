@@ -4,25 +4,32 @@ import importlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertModel, ViTConfig
 
 from fold_search.models.errors import EncoderError
 from fold_search.search.errors import ConfigError
+from fold_search.search.racing.live import live_race
 from fold_search.search.running.continuing import reopen_if_work_is_left
 from fold_search.search.running.objective import Objective
+from fold_search.search.running.run import Ending, run_study
+from fold_search.search.running.worker import Worker
 from fold_search.search.study.beginning import begin
 from fold_search.search.study.checks import other_process, try_encoder, uses_of
 from fold_search.search.study.config import StudyConfig, load_config
 from fold_search.search.study.environment import Secrets
 from fold_search.search.study.opened import OpenStudy, find, on_this_machine
 from fold_search.search.study.rows import StudyRows
+from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.records import StudyState, TrialState
+from tests.search.scripted import Script
 from tests.tiny_encoder import build_tiny_encoder
 from tests.tiny_images import VIT, build_tiny_image_encoder, write_photos
 
@@ -72,9 +79,42 @@ def test_a_study_records_where_it_comes_from(folder: Path):
     assert study.record.config["folds"]["k"] == 3
 
 
+class Here:
+    """An engine whose one worker trains in this thread, whenever it is tended."""
+
+    error, too_many_deaths = None, False
+
+    def __init__(self, study: OpenStudy, config: StudyConfig, folder: Path) -> None:
+        self.worker = Worker(
+            ledger=study.ledger,
+            artifacts=Artifacts(str(folder / "artifacts")),
+            objective=Script(lambda trial, fold: [0.5]),
+            race=live_race(study.ledger, config),
+            owner="here",
+            stop=threading.Event(),
+        )
+
+    def start(self) -> None:
+        """It needs no start."""
+
+    def tend(self) -> list[str]:
+        while (claim := self.worker.claim()) is not None:
+            self.worker.train(claim)
+        return []
+
+    def stop(self) -> None:
+        """It works only when it is tended."""
+
+    def alive(self) -> bool:
+        return False
+
+    def kill(self) -> list[str]:
+        return []
+
+
 @pytest.mark.parametrize("name", ["tiny", "new"])
-def test_what_was_read_to_begin_is_not_read_again(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch):
-    """Neither the data, over whose rows the coordinator pools scores, nor is the database opened a second time."""
+def test_a_run_reads_its_data_once(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    """Though it begins the study with them, and pools each trial's scores over them; and it opens the database once."""
     calls: list[str] = []
     for place, function in (("beginning", "read_dataset"), ("rows", "read_dataset"), ("beginning", "connect")):
         module = importlib.import_module(f"fold_search.search.study.{place}")
@@ -85,9 +125,19 @@ def test_what_was_read_to_begin_is_not_read_again(folder: Path, name: str, monke
             return real(given)
 
         monkeypatch.setattr(module, function, counted)
-    study = begin(load(folder), name, secrets=Secrets())
-    assert study.rows is not None
-    assert len(study.rows.dataset.labels) == len(study.rows.together) == 31
+    config = load(folder, "budget.trials=1", "trackers.mlflow.enabled=false", f"storage.artifacts={folder}/artifacts")
+    study = begin(config, name, secrets=Secrets())
+    pooled: list[int] = []
+    real_score = StudyRows.pooled_score
+
+    def score(rows: StudyRows, trial: int) -> float | None:
+        pooled.append(len(rows.dataset.labels))
+        return real_score(rows, trial)
+
+    monkeypatch.setattr(StudyRows, "pooled_score", score)
+    engine, console = Here(study, config, folder), Console(quiet=True)
+    assert run_study(study, config, owner="run", engine=engine, secrets=Secrets(), console=console) is Ending.FINISHED
+    assert pooled == [31]
     assert sorted(calls) == ["connect", "read_dataset"]
 
 

@@ -1,5 +1,6 @@
 """The coordinator against a real Optuna study and a real ledger, with scripted trainings."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ from optuna.trial import TrialState as OptunaState
 
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.running.coordinator import RENEWAL_SECONDS
 from fold_search.search.running.proposals import make_sampler
 from fold_search.search.study.attended import COORDINATOR_ROLE
 from fold_search.storage.records import FoldRunState, StudyState, TrialState
@@ -105,7 +107,7 @@ def test_a_trial_that_was_asked_for_but_never_written_down_is_asked_for_again(sc
     assert [trial.params for trial in study.ledger.trials()] == [trial.params for trial in calm.ledger.trials()]
 
 
-def test_only_the_holder_of_the_role_coordinates(scripted_study: Studies):
+def test_only_the_holder_of_the_role_coordinates(scripted_study: Studies, monkeypatch: pytest.MonkeyPatch):
     """The second coordinator stands by, and takes over when the first leaves."""
     study = scripted_study()
     first, second = study.coordinator("first"), study.coordinator("second")
@@ -113,7 +115,8 @@ def test_only_the_holder_of_the_role_coordinates(scripted_study: Studies):
     assert second.step()
     assert (first.leading, second.leading) == (True, False)
     first.leave()
-    second._last_renewal = float("-inf")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * RENEWAL_SECONDS)
     second.step()
     assert second.leading
 

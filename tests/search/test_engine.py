@@ -4,7 +4,8 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,41 +27,47 @@ from tests.search.conftest import ScriptedStudy
 
 
 def worker(exitcode: int | None) -> Any:
-    return LocalWorker(
-        process=SimpleNamespace(exitcode=exitcode), owner="one", stop=SimpleNamespace(send=list), errors=None
-    )
+    process = SimpleNamespace(exitcode=exitcode, is_alive=lambda: exitcode is None)
+    return LocalWorker(process=process, owner="one", stop=SimpleNamespace(send=list), errors=None)
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
-    """An engine whose new workers live for ever."""
-    monkeypatch.setattr(LocalEngine, "spawn", lambda self, index: worker(None))
-    return LocalEngine(url="", study="", config=None, num_workers=1)
+class PlannedEngine(LocalEngine):
+    """An engine of one worker; `ends` are the exit codes of those that it starts, None for one that lives for ever."""
+
+    def __init__(self, ends: Iterable[int | None]) -> None:
+        super().__init__(url="", study="", config=None, num_workers=1)
+        self.ends = iter(ends)
+
+    def spawn(self, index: int) -> LocalWorker:
+        return worker(next(self.ends))
 
 
 @pytest.mark.parametrize("exitcode", [LEFT, -9])
-def test_a_worker_that_is_gone_is_replaced_unless_all_are_to_leave(engine: LocalEngine, exitcode: int):
+def test_a_worker_that_is_gone_is_replaced_unless_all_are_to_leave(exitcode: int):
     """Whether it was told to leave or was killed; without one the run would wait for ever."""
-    engine._workers[0] = worker(exitcode)
+    engine = PlannedEngine([exitcode, None])
+    engine.start()
+    assert not engine.alive()
     assert engine.tend() == ["one"]
-    assert engine._workers[0].process.exitcode is None
+    assert engine.alive()
+    engine = PlannedEngine([exitcode])
+    engine.start()
     engine.stop()
-    engine._workers[0] = worker(exitcode)
     assert engine.tend() == ["one"]
-    assert not engine._workers
+    assert engine.tend() == []
+    assert not engine.alive()
 
 
-def test_only_deaths_that_follow_one_another_end_the_run(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch):
+def test_only_deaths_that_follow_one_another_end_the_run(monkeypatch: pytest.MonkeyPatch):
     """Days of rare deaths do not; too many within minutes do."""
-    now = 0.0
+    engine, now = PlannedEngine(repeat(-9)), 0.0
+    engine.start()
     monkeypatch.setattr("time.monotonic", lambda: now)
     for _ in range(2 * MAX_DEATHS):
         now += 300
-        engine._workers[0] = worker(-9)
         engine.tend()
     assert engine.error is None
     for _ in range(MAX_DEATHS):
-        engine._workers[0] = worker(-9)
         engine.tend()
     assert engine.error
     assert "workers died within 10 minutes, the last with exit code -9" in engine.error
@@ -69,11 +76,14 @@ def test_only_deaths_that_follow_one_another_end_the_run(engine: LocalEngine, mo
 def test_a_worker_that_was_killed_while_it_listened_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
     """The engine can still ask all to leave; the living one does, and a second time nobody is there."""
     monkeypatch.setattr(worker_process, "main", listen)
+    workers: list[LocalWorker] = []
+    spawn = LocalEngine.spawn
+    monkeypatch.setattr(LocalEngine, "spawn", lambda self, index: workers.append(spawn(self, index)) or workers[-1])
     engine = LocalEngine(url="", study="", config=None, num_workers=2)
     engine.start()
-    processes = [worker.process for worker in engine._workers.values()]
-    for process, worker in zip(processes, engine._workers.values(), strict=True):
-        assert worker.errors.poll(60), process
+    processes = [worker.process for worker in workers]
+    for worker in workers:
+        assert worker.errors.poll(60), worker
     processes[0].kill()
     processes[0].join()
     engine.stop()

@@ -14,7 +14,7 @@ import pytest
 import fold_search.search.running.coordinator
 import fold_search.search.running.run
 from fold_search.search.running import worker_process
-from fold_search.search.running.coordinator import ROLE_SECONDS, Coordinator
+from fold_search.search.running.coordinator import ROLE_SECONDS
 from fold_search.search.running.run import _Run
 from fold_search.search.study.attended import COORDINATOR_ROLE
 from fold_search.storage import database
@@ -142,17 +142,16 @@ def test_a_fold_run_that_gets_further_never_uses_its_attempts_up(scripted_study:
     assert study.ledger.fold_runs()[0].state is FoldRunState.FAILED
 
 
-def test_an_expired_lease_is_noticed_within_seconds_though_no_trial_starts(scripted_study: Studies):
-    """The budget is asked for; the coordinator looks all the same."""
+def test_an_expired_lease_is_noticed_within_seconds_though_no_trial_starts(scripted_study: Studies, monkeypatch):
+    """The budget is asked for; the coordinator looks all the same, at its next renewal."""
     study = scripted_study(race={"rule": "none"}, budget={"trials": 1})
     coordinator = study.coordinator()
     coordinator.step()
-    study.ledger.claim_run("dead", trial=0, fold=0, lease_seconds=0.2)
-    deadline = time.monotonic() + 5
-    while study.ledger.fold_runs()[0].state is FoldRunState.LEASED:
-        assert time.monotonic() < deadline
-        coordinator.step()
-        time.sleep(0.1)
+    study.ledger.claim_run("dead", trial=0, fold=0, lease_seconds=-1)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 5)
+    coordinator.step()
+    assert study.ledger.fold_runs()[0].state is FoldRunState.WAITING
 
 
 def test_after_an_outage_workers_may_renew_before_their_leases_are_taken(scripted_study: Studies, monkeypatch):
@@ -174,14 +173,15 @@ def test_a_coordinator_that_wakes_up_late_leaves_what_another_has_told(scripted_
     late, worker = study.coordinator("late"), study.worker(Script(rising))
     late.step()
     worker.train(worker.claim())
-    found = late._open_trials()
+    trials, runs, now = late.ledger.trials(told=False), late.ledger.fold_runs(), time.time()
     late.leave()
     study.run(Script(rising), study.coordinator("next"))
     study.ledger.reopen_study()
     study.ledger.release_role(COORDINATOR_ROLE, "next")
     with monkeypatch.context() as patch:
-        patch.setattr(Coordinator, "_open_trials", lambda self: found)
-        late._last_renewal = 0.0
+        patch.setattr(late.ledger, "trials", lambda *, told: trials)
+        patch.setattr(late.ledger, "fold_runs", lambda *, trials: [run for run in runs if run.trial in trials])
+        patch.setattr(time, "time", lambda: now + 5)  # the role is to be renewed
         assert late.step()
         assert late.leading
     assert [trial.state for trial in study.ledger.trials()] == [TrialState.COMPLETE] * 2
@@ -201,7 +201,7 @@ def test_a_command_that_does_not_lead_gives_back_what_its_dead_workers_held(scri
     assert study.ledger.fold_runs()[0].state is FoldRunState.WAITING
 
 
-@pytest.mark.parametrize("slept_in", ["Coordinator._ask", "make_sampler", "suggest"])
+@pytest.mark.parametrize("slept_in", ["next_number", "make_sampler", "ask_afresh", "suggest"])
 def test_a_coordinator_that_sleeps_while_it_asks_adds_no_trial_of_its_own(
     slept_in: str, scripted_study: Studies, tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -213,17 +213,15 @@ def test_a_coordinator_that_sleeps_while_it_asks_adds_no_trial_of_its_own(
     worker = study.worker(Script(rising))
     while claim := worker.claim():
         worker.train(claim)
-    name = f"fold_search.search.running.coordinator.{slept_in}"
-    module, attribute = (Coordinator, "_ask") if "." in slept_in else (fold_search.search.running.coordinator, slept_in)
-    real = getattr(module, attribute)
+    real = getattr(fold_search.search.running.coordinator, slept_in)
 
     def slow(*arguments, **options):
-        monkeypatch.setattr(name, real)
+        monkeypatch.setattr(fold_search.search.running.coordinator, slept_in, real)
         study.ledger.release_role(COORDINATOR_ROLE, "late")
         following.step()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(name, slow)
+    monkeypatch.setattr(fold_search.search.running.coordinator, slept_in, slow)
     assert late.step()
     assert not late.step() or not late.leading
     study.run(Script(rising), following)
