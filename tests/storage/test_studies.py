@@ -11,7 +11,7 @@ from sqlalchemy import Engine, inspect, text
 from fold_search.storage.catalog import list_studies
 from fold_search.storage.database import SCHEMA, VERSION_TABLE, migrate, reading
 from fold_search.storage.errors import StorageError, StorageUnavailable
-from fold_search.storage.studies import open_study, optuna_errors, optuna_storage
+from fold_search.storage.studies import close_study, open_study, optuna_errors, optuna_storage
 from fold_search.storage.tables import Table
 from tests.conftest import PostgresServer
 
@@ -30,21 +30,17 @@ def open_storage() -> Iterator[Callable[[str], RDBStorage]]:
         storage.engine.dispose()
 
 
-def close(study: optuna.Study) -> None:
-    study._storage._backend.engine.dispose()
-
-
 def test_a_study_is_continued_where_it_is_opened_again(database_url: str) -> None:
     """Asked in one place, told in another, by number alone."""
     study = open_study(database_url, name="study", direction="minimize")
     trial = study.ask()
     learning_rate = trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
-    close(study)
+    close_study(study)
     again = open_study(database_url, name="study", direction="minimize")
     again.tell(trial.number, 0.5)
     assert (again.best_value, again.best_params) == (0.5, {"learning_rate": learning_rate})
     assert again.direction is optuna.study.StudyDirection.MINIMIZE
-    close(again)
+    close_study(again)
 
 
 def test_the_ledger_and_optuna_share_a_database(
@@ -72,7 +68,7 @@ def test_several_may_open_a_new_study_at_once(database_url: str) -> None:
         studies = [each.result() for each in opened]
     assert {study._study_id for study in studies} == {1}
     for study in studies:
-        close(study)
+        close_study(study)
 
 
 def test_optunas_connections_have_the_ledgers_settings(
@@ -96,7 +92,7 @@ def test_braces_in_a_path_are_not_a_template(sqlite_url: str, open_storage: Call
 def test_optuna_is_quiet(sqlite_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Creating and opening a study prints nothing."""
     for _ in range(2):
-        close(open_study(sqlite_url, name="study", direction="maximize"))
+        close_study(open_study(sqlite_url, name="study", direction="maximize"))
     assert capfd.readouterr() == ("", "")
 
 
