@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What `settle_threads` has set itself: workers share that number, while one that the user asked for is each process's.
-_SETTLED = "SEARCH_SETTLED_THREADS"
+SETTLED = "SEARCH_SETTLED_THREADS"
 
 
 def settle_threads(num_processes: int = 1) -> None:
@@ -18,7 +18,7 @@ def settle_threads(num_processes: int = 1) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     share = str(num_threads(num_processes))
     if _asked() is None:
-        os.environ |= {"OMP_NUM_THREADS": share, _SETTLED: share}
+        os.environ |= {"OMP_NUM_THREADS": share, SETTLED: share}
 
 
 def num_threads(num_processes: int = 1) -> int:
@@ -29,7 +29,7 @@ def num_threads(num_processes: int = 1) -> int:
 def usable_cores() -> int:
     """How many of the machine's cores this process may use: by its affinity and by the limit of its container."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, _limit(Path("/"))))
+    return max(1, min(allowed, container_limit(Path("/"))))
 
 
 def _asked() -> int | None:
@@ -37,10 +37,10 @@ def _asked() -> int | None:
     given = os.environ.get("OMP_NUM_THREADS", "")
     first = given.partition(",")[0].strip()
     is_number = first.isascii() and first.isdigit() and int(first) > 0
-    return int(first) if is_number and given != os.environ.get(_SETTLED) else None
+    return int(first) if is_number and given != os.environ.get(SETTLED) else None
 
 
-def _limit(root: Path) -> int:
+def container_limit(root: Path) -> int:
     """The cores that the control groups of this process allow, a part of one as a whole one; as many as can be if none.
 
     `root` is the folder that /proc and /sys are in.

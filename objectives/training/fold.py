@@ -35,7 +35,7 @@ AUGMENTATION = 1  # sets its random numbers apart from those of the batch order
 
 
 class FoldTraining:
-    """The training of one fold run.
+    """The training of one fold run: of `network`, as `job` says.
 
     The losses of both parts are the trial's own loss, in evaluation mode at the epoch's end: `val_loss` over the
     validation rows, `train_loss` over a fixed random sample of as many original training rows. `train_loss_running` is
@@ -67,7 +67,7 @@ class FoldTraining:
         self._best_weights: dict[str, Tensor] = {}
         self._within: WithinEpoch | None = None  # between two epochs: None
         self._stop: Callable[[], bool] = never
-        self._job = job
+        self.job = job
         self._metric = METRICS[job.goal.epoch_metric]
         self._device = torch.device(device)
         self._sample = as_sample(job.training_rows)
@@ -101,15 +101,15 @@ class FoldTraining:
                 device=self._device,
                 before=job.counts(job.training_rows),
             )
-            self._network = Network(job, inputs=inputs, device=self._device)
+            self.network = Network(job, inputs=inputs, device=self._device)
         most = {"training": training.batch_size, "evaluation": rows_per_forward(self._device)}
         self._rows_at_once = {}
         for use, rows in most.items():
             shape = f"{use}: {memory_shape(job)}"
             fitting = min(rows, rows_that_fit.get(shape, rows))
             self._rows_at_once[use] = RowsAtOnce(rows=fitting, device=self._device, halved=partial(remember, shape))
-        self._trained, self._state = self._network.trained, self._network.state
-        self._optimiser = Optimiser(self._trained, params=training, depths=self._network.depths)
+        self._trained, self._state = self.network.trained, self.network.state
+        self._optimiser = Optimiser(self._trained, params=training, depths=self.network.depths)
 
     @property
     def best(self) -> EpochScore:
@@ -127,7 +127,7 @@ class FoldTraining:
     @property
     def best_weights(self) -> bytes:
         """What was trained, as it was scored at the best epoch so far; `read_weights` reads it."""
-        return pack(self._best_weights, {"job": self._job.fingerprint()})
+        return pack(self._best_weights, {"job": self.job.fingerprint()})
 
     @property
     def epoch(self) -> int:
@@ -144,7 +144,7 @@ class FoldTraining:
         """Whether no epoch remains: all are trained, or the patience is out."""
         return len(self.scores) >= self.num_epochs or is_out_of_patience(
             [self._choosing(score) for score in self.scores],
-            patience=self._job.params.training.patience,
+            patience=self.job.params.training.patience,
             maximize=self._metric.direction == "maximize",
         )
 
@@ -175,7 +175,7 @@ class FoldTraining:
         `best_weights` are then the last epoch's. The schedule plateau, which falls by scores, never does.
         """
         for epoch in range(1, self.num_epochs + 1):
-            with memory_of(self._device), seeded(self._job.seed, epoch, self._device), self._threads():
+            with memory_of(self._device), seeded(self.job.seed, epoch, self._device), self._threads():
                 self._train_epoch(epoch)
             self._within = None
             yield epoch
@@ -189,7 +189,7 @@ class FoldTraining:
         tensors = {"best_predictions": torch.from_numpy(self._best_predictions)}
         tensors |= {f"model/{name}": weight for name, weight in self._state.items()}
         tensors |= {f"best/{name}": weight for name, weight in self._best_weights.items()}
-        metadata = {"job": self._job.fingerprint(), "scores": [asdict(score) for score in self.scores]}
+        metadata = {"job": self.job.fingerprint(), "scores": [asdict(score) for score in self.scores]}
         if self._within is not None:
             tensors |= self._within.tensors()
             metadata |= self._within.metadata()
@@ -201,7 +201,7 @@ class FoldTraining:
         Raises TrialError, and changes nothing, if the checkpoint is damaged or another job's.
         """
         tensors, metadata = unpack(checkpoint)
-        if metadata["job"] != self._job.fingerprint():
+        if metadata["job"] != self.job.fingerprint():
             raise TrialError("the checkpoint is of another job: other settings, rows or seed")
         kinds = ("model", "best") if metadata["scores"] else ("model",)
         for name, weight in self._state.items():
@@ -229,10 +229,10 @@ class FoldTraining:
 
     def _threads(self) -> AbstractContextManager[None]:
         """One where a head alone is trained, for several would mostly wait for each other; else all of torch's."""
-        return nullcontext() if any(self._network.depths.values()) else one_thread()
+        return nullcontext() if any(self.network.depths.values()) else one_thread()
 
     def _run_epoch(self, epoch: int) -> tuple[EpochScore, Predictions]:
-        job = self._job
+        job = self.job
         start = time.perf_counter() - (self._within.seconds if self._within else 0.0)
         with seeded(job.seed, epoch, self._device):
             metrics = self._train_epoch(epoch)
@@ -250,8 +250,8 @@ class FoldTraining:
         return EpochScore(epoch=epoch, score=score, standing=score, metrics=metrics, seconds=seconds), predictions
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        training = self._job.params.training
-        self._network.module.train()
+        training = self.job.params.training
+        self.network.module.train()
         steps = self._steps(epoch)
         falls = self._falls()
         factors = [
@@ -286,24 +286,24 @@ class FoldTraining:
         """How often the schedule plateau has fallen so far."""
         scores = [self._choosing(score) for score in self.scores]
         maximize = self._metric.direction == "maximize"
-        return plateau_falls(scores, params=self._job.params.training, maximize=maximize)
+        return plateau_falls(scores, params=self.job.params.training, maximize=maximize)
 
     def _choosing(self, score: EpochScore) -> float:
         """What an epoch is chosen by."""
         return score.metrics[f"val_{self._metric.name}"]
 
     def _draw(self, *, epoch: int) -> Sample:
-        if self._job.task == "regression":
+        if self.job.task == "regression":
             return self._sample
-        training = self._job.params.training
-        return draw(self._sample, self._job.classes, params=training, seed=self._job.seed, epoch=epoch)
+        training = self.job.params.training
+        return draw(self._sample, self.job.classes, params=training, seed=self.job.seed, epoch=epoch)
 
     def _steps(self, epoch: int) -> list[list[Sample]]:
         """Return each batch of each optimiser step; the last step may have fewer."""
-        training = self._job.params.training
+        training = self.job.params.training
         drawn = self._draw(epoch=epoch)
-        random = np.random.default_rng((self._job.seed, epoch))
-        lengths = np.maximum(self._network.lengths(drawn.rows), self._network.lengths(drawn.partners))
+        random = np.random.default_rng((self.job.seed, epoch))
+        lengths = np.maximum(self.network.lengths(drawn.rows), self.network.lengths(drawn.partners))
         batches = [
             drawn.take(batch) for batch in bucketed_batches(lengths, batch_size=training.batch_size, random=random)
         ]
@@ -322,7 +322,7 @@ class FoldTraining:
     def _backward(self, batches: Sequence[Sample], *, epoch: int, step: int, max_rows: int) -> float:
         self._optimiser.zero_grad()
         num_rows = sum(map(len, batches))
-        random = np.random.default_rng((self._job.seed, epoch, AUGMENTATION, step))
+        random = np.random.default_rng((self.job.seed, epoch, AUGMENTATION, step))
         total = torch.zeros((), device=self._device)
         for batch in batches:
             for start in range(0, len(batch), max_rows):
@@ -334,13 +334,13 @@ class FoldTraining:
 
     def _training_losses(self, batch: Sample, *, epoch: int, random: np.random.Generator) -> Tensor:
         """Return each row's loss, (rows,); with R-Drop of two passes, and what these differ by (Liang et al. 2021)."""
-        inputs = self._network.inputs(batch, random=random)
-        outputs = self._network.outputs(inputs)
+        inputs = self.network.inputs(batch, random=random)
+        outputs = self.network.outputs(inputs)
         losses = self._losses(outputs, batch.rows, epoch=epoch)
-        alpha = self._job.params.training.rdrop_alpha
+        alpha = self.job.params.training.rdrop_alpha
         if alpha == 0:
             return losses
-        again = self._network.outputs(inputs)
+        again = self.network.outputs(inputs)
         both = (losses + self._losses(again, batch.rows, epoch=epoch)) / 2
         return both + alpha * self._loss.divergence(outputs, again)
 
@@ -352,7 +352,7 @@ class FoldTraining:
         """Scale the gradients down to the largest norm allowed; return their norm before."""
         parameters = self._trained.values()
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        limit = self._job.params.training.gradient_clip
+        limit = self.job.params.training.gradient_clip
         if limit is not None:
             nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return norm.item()
@@ -363,18 +363,18 @@ class FoldTraining:
 
     @torch.inference_mode()
     def _evaluate_parts(self, rows: Rows, *, size: int) -> tuple[Predictions, float]:
-        self._network.module.eval()
-        predictions = np.empty((len(rows), self._job.num_outputs), np.float32)
+        self.network.module.eval()
+        predictions = np.empty((len(rows), self.job.num_outputs), np.float32)
         loss = 0.0
         epoch = max(1, len(self.scores) + 1)
-        order = np.argsort(self._network.lengths(rows), kind="stable")
+        order = np.argsort(self.network.lengths(rows), kind="stable")
         for start in range(0, len(order), size):
             if self._stop():
                 raise Leave
             chosen = order[start : start + size]
-            outputs = self._network.outputs(self._network.inputs(as_sample(rows[chosen])))
+            outputs = self.network.outputs(self.network.inputs(as_sample(rows[chosen])))
             loss += self._losses(outputs, rows[chosen], epoch=epoch).sum().item()
-            predictions[chosen] = as_predictions(outputs, task=self._job.task, scale=self._scale).cpu().numpy()
+            predictions[chosen] = as_predictions(outputs, task=self.job.task, scale=self._scale).cpu().numpy()
         return predictions, loss / len(rows)
 
 

@@ -34,8 +34,8 @@ class Network:
         training = job.params.training
         self._device = device
         self._autocast = uses_bf16(training.precision, device)
-        self._feed = inputs.feed(job, device=str(device))
-        self.module = self._feed.build(num_outputs=job.num_outputs, scale=training.cosine_scale)
+        self.feed = inputs.feed(job, device=str(device))
+        self.module = self.feed.build(num_outputs=job.num_outputs, scale=training.cosine_scale)
         self.depths = self.module.depths()
         nn.Module.to(self.module, device)
 
@@ -53,7 +53,7 @@ class Network:
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """Return what each row costs: the number of its tokens."""
-        return self._feed.lengths(rows)
+        return self.feed.lengths(rows)
 
     def inputs(self, sample: Sample, *, random: np.random.Generator | None = None) -> Pass:
         """Return what is seen of the sample's rows, augmented where `random` is given and the trial wants it."""
@@ -77,7 +77,7 @@ class Network:
         return outputs.float()
 
     def _batch(self, rows: Rows, random: np.random.Generator | None) -> Batch:
-        return {name: tensor.to(self._device) for name, tensor in self._feed.batch(rows, random=random).items()}
+        return {name: tensor.to(self._device) for name, tensor in self.feed.batch(rows, random=random).items()}
 
 
 def as_predictions(outputs: Tensor, *, task: Task, scale: tuple[float, float]) -> Tensor:

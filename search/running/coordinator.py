@@ -21,7 +21,7 @@ from fold_search.search.running.presence import end_announcement
 from fold_search.search.running.proposals import make_sampler
 from fold_search.search.study.attended import COORDINATOR_ROLE, WORKER_ROLE
 from fold_search.search.study.config import StudyConfig
-from fold_search.search.study.space import grid, suggest
+from fold_search.search.study.space import grid, suggest, usual
 from fold_search.storage.errors import LeaseLost, StorageUnavailable
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import (
@@ -281,6 +281,8 @@ class Coordinator:
         if self.config.study.sampler == "grid":
             self._grid = self._grid or grid(self.config)
             study.enqueue_trial(self._grid[number], skip_if_exists=True)
+        elif number == 0 and self.config.study.defaults:
+            study.enqueue_trial(usual(self.config), skip_if_exists=True)
         return number, suggest(ask_afresh(study, number=number), self.config)
 
     def _optuna(self) -> optuna.Study:

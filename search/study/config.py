@@ -100,6 +100,11 @@ class GoalConfig(_Section):
     sampler: Literal["tpe", "random", "grid"] = Field(
         "tpe", description="How Optuna proposes trials. grid: every combination once, in order."
     )
+    defaults: bool = Field(
+        True,
+        description="Whether the first trial has the usual values of what is searched instead of random ones, as near "
+        "to them as the ranges allow: a known good start. Not with the sampler grid.",
+    )
     diverged: Literal["worst", "failed"] = Field(
         "worst",
         description="What happens to a trial whose loss, gradients or score become infinite or NaN. worst: it is "

@@ -8,6 +8,7 @@ from fold_search.objectives.data.folds import EXTRA, small_classes
 from fold_search.objectives.data.names import alike_names, class_name
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.rows import rows_together
+from fold_search.words import listed
 
 _MOST_ALIKE = 5
 
@@ -25,7 +26,7 @@ def _small_classes(dataset: Dataset, config: StudyConfig) -> list[str]:
     small = [dataset.label_names[label] for label in classes]
     if not small:
         return []
-    named = ", ".join(map(class_name, small[:8])) + (f" and {len(small) - 8} more" if len(small) > 8 else "")
+    named = listed(map(class_name, small), most=8)
     return [
         f"{len(small)} classes have fewer rows than the {config.folds.k} folds, so that some folds validate without "
         f"them: {named}"

@@ -81,6 +81,15 @@ class Range(BaseModel):
         """The smallest and the largest value."""
         return [self.low, self.high]
 
+    def nearest(self, value: Scalar) -> Scalar:
+        """The value of the range that is nearest to this one; the middle where that is no number."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            value = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        inside = min(max(value, self.low), self.high)
+        if values := self.values():
+            return min(values, key=lambda known: abs(known - inside))
+        return round(inside) if isinstance(self.low, int) and isinstance(self.high, int) else float(inside)
+
     def values(self) -> list[int | float] | None:
         """All values where they can be listed: with a step, or whole numbers; else None."""
         whole = all(isinstance(end, int) for end in (self.low, self.high, self.step or 1))
@@ -114,6 +123,10 @@ class Choices(BaseModel):
     def ends(self) -> list[Scalar]:
         """All choices, for none is between others."""
         return list(self.choices)
+
+    def nearest(self, value: Scalar) -> Scalar:
+        """The value itself if it is one of the choices, else the first."""
+        return value if value in self.choices else self.choices[0]
 
     def values(self) -> list[Scalar]:
         """All choices."""

@@ -11,13 +11,14 @@ from fold_search.models.params import Scalar
 from fold_search.objectives.params import Params
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig
-from fold_search.search.study.parameters import Choices, Domain, Range, build_params, is_active
+from fold_search.search.study.parameters import PARAMETERS, Choices, Domain, Range, build_params, is_active
 from fold_search.search.study.wording import describe
 
 if TYPE_CHECKING:
     import optuna
 
 MOST_COMBINATIONS = 100_000
+_SGD_FACTOR = 100.0
 
 
 def suggest(trial: "optuna.Trial", config: StudyConfig) -> dict[str, Scalar]:
@@ -27,6 +28,26 @@ def suggest(trial: "optuna.Trial", config: StudyConfig) -> dict[str, Scalar]:
         if is_active(name, config.fixed | sampled):
             sampled[name] = _suggest(trial, name, domain)
     return sampled
+
+
+def usual(config: StudyConfig) -> dict[str, Scalar]:
+    """Return what a trial of the usual values samples: those of the fields, or what the space has nearest to them.
+
+    Of choices without the usual value it is the first. The usual learning rate depends on what is trained: a head alone
+    takes a larger one than low-rank updates, these a larger one than the encoder's own weights.
+    """
+    sampled: dict[str, Scalar] = {}
+    for name, domain in config.space.items():
+        if is_active(name, config.fixed | sampled):
+            sampled[name] = domain.nearest(PARAMETERS[name].field.default)
+    if "learning_rate" in sampled:
+        sampled["learning_rate"] = config.space["learning_rate"].nearest(_usual_rate(config.fixed | sampled))
+    return sampled
+
+
+def _usual_rate(values: Mapping[str, Any]) -> float:
+    rate = 1e-3 if values["trainable_layers"] == 0 else 3e-4 if values["lora_rank"] else 5e-5
+    return rate * _SGD_FACTOR if values["optimiser"] == "sgd" else rate
 
 
 def resolve(config: StudyConfig, sampled: dict[str, Scalar]) -> Params:

@@ -62,12 +62,13 @@ def use_hub(server: ThreadingHTTPServer) -> dict[str, object]:
     encoders._hub_folder.cache_clear()
     encoders.load_encoder("someone/tiny")
     stages["loaded without a hub"] = sorted(served)
-    start = time.monotonic()
+    pauses: list[float] = []
+    time.sleep = pauses.append
     try:
         abilities.check_encoder("someone/other")
     except encoders.EncoderError as error:
         stages["error"] = str(error)
-    stages["at once"] = time.monotonic() - start < 10
+    stages["at once"] = not pauses
     return stages
 
 

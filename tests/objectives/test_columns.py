@@ -97,7 +97,7 @@ def test_it_learns_what_only_both_columns_tell(train, shared):
 
 def test_each_column_has_its_own_length(train, inputs):
     """The one that is named, else the trial's max_length; a row costs the tokens of all of them."""
-    feed = train()._network._feed
+    feed = train().network.feed
     row = np.array([9])
     batch = feed.batch(row)
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
@@ -108,7 +108,7 @@ def test_each_column_has_its_own_length(train, inputs):
         "present": (1, 2),
     }
     assert feed.lengths(row).tolist() == [13]
-    shorter = train(model={"max_length": 6, "column_max_length": {"title": 5}})._network._feed
+    shorter = train(model={"max_length": 6, "column_max_length": {"title": 5}}).network.feed
     assert shorter.lengths(row).tolist() == [11]
 
 
@@ -127,7 +127,7 @@ def test_lengths_of_columns_go_with_long_texts_and_with_lora(train, dataset, tmp
     """It trains, no line is longer than its column's, and the exported model predicts what was trained."""
     training = train(model={"column_max_length": {"title": 5, "title en": 6}, **model})
     list(training.epochs())
-    feed, job = training._network._feed, training._job
+    feed, job = training.network.feed, training.job
     batch = feed.batch(np.arange(48))
     lengths = {name: tensor.shape[1] for name, tensor in batch.items() if name.endswith("input_ids")}
     assert lengths in ({"title/input_ids": 5, "title en/input_ids": 6}, {})
@@ -144,7 +144,7 @@ def test_lengths_of_columns_go_with_long_texts_and_with_lora(train, dataset, tmp
 
 def described(training: FoldTraining, dataset: Dataset, checksums: dict[str, str]) -> Description:
     """Describe a training as the only member of a model."""
-    job = training._job
+    job = training.job
     member = Member(folder="fold-0", fold=0, epochs=2, score=0.5, class_counts=(1, 1, 1), checksums=checksums)
     return Description(
         form="fold",
@@ -176,12 +176,12 @@ def test_head_only_training_reads_each_columns_states_from_the_cache(train, shar
     """Its probabilities are those of the whole ensemble with the same classifiers."""
     training = train(model={"trainable_layers": 0, "shared_encoder": shared})
     list(training.epochs())
-    assert not any(name.startswith("readers.") for name in training._trained)
+    assert not any(name.startswith("readers.") for name in training.network.trained)
     whole = train(model={"trainable_layers": 1, "shared_encoder": shared})
-    missing, unexpected = whole._network.module.load_state_dict(dict(training._trained), strict=False)
+    missing, unexpected = whole.network.module.load_state_dict(dict(training.network.trained), strict=False)
     assert all(name.startswith("readers.") for name in missing)
     assert not unexpected
-    rows = training._job.validation_rows
+    rows = training.job.validation_rows
     torch.testing.assert_close(torch.tensor(training.predict(rows)), torch.tensor(whole.predict(rows)))
 
 

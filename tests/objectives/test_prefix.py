@@ -30,7 +30,7 @@ def losses(fresh, make_job):
         params = Params(model=job.params.model.model_copy(update=settings), training=job.params.training)
         training = FoldTraining(replace(job, params=params), inputs=fresh, device="cpu")
         scores = [score.metrics[name] for score in training.epochs() for name in ("train_loss_running", "val_loss")]
-        return scores, training._trained
+        return scores, training.network.trained
 
     return losses
 

@@ -133,10 +133,10 @@ def test_every_form_trains(prepared, make_job, form, entity_states):
     inputs = prepared(form)
     job = make_job(model={"entity_form": form, "entity_states": entity_states}, epochs=10, learning_rate=1e-2)
     training = FoldTraining(job, inputs=inputs, device="cpu")
-    before = {name: weight.detach().clone() for name, weight in training._trained.items()}
+    before = {name: weight.detach().clone() for name, weight in training.network.trained.items()}
     scores = list(training.epochs())
     assert scores[-1].metrics["train_loss"] < 0.6
-    moved = [name for name, weight in training._trained.items() if not torch.equal(weight, before[name])]
+    moved = [name for name, weight in training.network.trained.items() if not torch.equal(weight, before[name])]
     assert any(name.endswith("new.weight") for name in moved) == ("markers" in form)
 
 

@@ -43,7 +43,7 @@ def repeatable(scores: list[EpochScore]) -> list[tuple]:
 
 
 def weights(training: FoldTraining) -> list[float]:
-    return torch.cat([weight.detach().flatten() for weight in training._network.module.parameters()]).tolist()
+    return torch.cat([weight.detach().flatten() for weight in training.network.module.parameters()]).tolist()
 
 
 def test_it_learns_what_the_words_give_away(trained):
@@ -59,13 +59,13 @@ def test_head_only_training_reads_the_encoder_s_states_from_the_cache(train, inp
     """Its probabilities are those of the whole classifier with the same head."""
     training = train(epochs=2, model={"trainable_layers": 0, "pooling": pooling})
     list(training.epochs())
-    whole = TextClassifier(training._job.params.model, num_outputs=3).eval()
-    whole.head.load_state_dict(training._network.module.head.state_dict())
-    rows = training._job.validation_rows
+    whole = TextClassifier(training.job.params.model, num_outputs=3).eval()
+    whole.head.load_state_dict(training.network.module.head.state_dict())
+    rows = training.job.validation_rows
     with torch.no_grad():
         expected = whole(**inputs.tokens.batch(rows, max_length=24)).softmax(dim=1)
     torch.testing.assert_close(torch.tensor(training.predict(rows)), expected)
-    assert set(training._trained) == {"head.linear.weight", "head.linear.bias"}
+    assert set(training.network.trained) == {"head.linear.weight", "head.linear.bias"}
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(0, {1}), (1, {3})])
@@ -130,7 +130,7 @@ def test_validation_loss_is_the_trials_own_in_evaluation_mode(train, make_job, i
     training = train(**settings)
     (score,) = training.epochs()
     job = make_job(**settings)
-    model = training._network.module.eval()
+    model = training.network.module.eval()
     batches = [inputs.tokens.batch(np.array([row]), max_length=24) for row in job.validation_rows]
     with torch.no_grad():
         logits = torch.cat([model(**batch) for batch in batches])
@@ -234,11 +234,11 @@ def test_kept_weights_are_those_that_the_best_epoch_was_scored_by(train, setting
         training.scores[-1].metrics["val_log_loss"] = -next(scores)  # the first epoch is the best
     assert training.best.epoch == 1
     other = train(epochs=4, patience=1, epoch_metric="log_loss", metric="accuracy", **settings)
-    kept = read_weights(training.best_weights, job=other._job)
+    kept = read_weights(training.best_weights, job=other.job)
     with torch.no_grad():
-        for name, weight in other._trained.items():
+        for name, weight in other.network.trained.items():
             weight.copy_(kept[name])
-    rows = training._job.validation_rows
+    rows = training.job.validation_rows
     np.testing.assert_allclose(other._evaluate(rows)[0], training.best_predictions, atol=1e-6)
     assert np.abs(training.predict(rows) - training.best_predictions).max() > 1e-3
 
@@ -332,7 +332,7 @@ def test_divergence_names_epoch_and_step(train):
     """A loss that is no longer finite ends the trial, and says when."""
     training = train(learning_rate=1.0, gradient_clip=None, warmup_ratio=0.0, epochs=50)
     with torch.no_grad():
-        training._network.module.head.linear.weight.fill_(math.inf)
+        training.network.module.head.linear.weight.fill_(math.inf)
     with pytest.raises(Diverged, match=r"epoch 1, step 1 of 5: loss nan"):
         list(training.epochs())
 
@@ -345,12 +345,12 @@ def test_accumulation_is_one_step_of_the_larger_batch(train, accumulation_steps)
     steps = accumulated._steps(1)
     assert [len(step) for step in steps] == {2: [2, 2, 1], 3: [3, 2], 7: [5]}[accumulation_steps]
     whole = train(batch_size=36, **settings)
-    accumulated._network.module.train()
+    accumulated.network.module.train()
     loss = accumulated._backward(steps[-1], epoch=1, step=0, max_rows=8)
     rows = as_sample(np.concatenate([batch.rows for batch in steps[-1]]))
     expected = whole._backward([rows], epoch=1, step=0, max_rows=36)
     assert loss == pytest.approx(expected, rel=1e-5)
-    for one, other in zip(accumulated._trained.values(), whole._trained.values(), strict=True):
+    for one, other in zip(accumulated.network.trained.values(), whole.network.trained.values(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
 
 
@@ -359,7 +359,7 @@ def test_gradients_are_clipped_to_their_norm(train):
     clipped, free = train(gradient_clip=0.01), train(gradient_clip=None)
     norms = {}
     for name, training in (("clipped", clipped), ("free", free)):
-        training._network.module.eval()
+        training.network.module.eval()
         training._backward(training._steps(1)[0], epoch=1, step=0, max_rows=8)
         norms[name] = training._clip(), training._clip()
     assert norms["clipped"] == pytest.approx((norms["free"][0], 0.01), rel=1e-3)

@@ -54,10 +54,10 @@ def run(training: FoldTraining) -> FoldTraining:
 
 def predictions_by(training: FoldTraining, weights: dict[str, torch.Tensor]) -> np.ndarray:
     """Return what the training's model makes of its validation rows with these weights, computed without `predict`."""
-    module, rows = training._network.module.eval(), training._job.validation_rows
+    module, rows = training.network.module.eval(), training.job.validation_rows
     whole = dict(module.named_parameters()) | weights
     with torch.no_grad():
-        own = training._network._feed.batch(rows)
+        own = training.network.feed.batch(rows)
         logits = torch.func.functional_call(module, whole, args=(), kwargs=own)
     return logits.softmax(dim=1).numpy()
 
@@ -120,7 +120,7 @@ def test_an_epoch_may_be_chosen_that_scores_worse(train):
 def test_the_predictions_kept_are_those_of_the_chosen_epoch(train):
     """Their log loss is the lowest of all epochs'."""
     training = run(train(metric="log_loss", epochs=8, learning_rate=2e-2, schedule="constant"))
-    job = training._job
+    job = training.job
     of_truth = training.best_predictions[np.arange(18), job.labels[job.validation_rows]]
     assert -np.log(of_truth).mean() == pytest.approx(min(score.score for score in training.scores), rel=1e-5)
 
@@ -140,7 +140,7 @@ def test_predictions_come_from_the_moving_average(train):
     training = run(train(ema_decay=0.9, learning_rate=1e-2))
     tensors = training._optimiser.tensors()
     averages = {name.removeprefix("average/"): value for name, value in tensors.items() if name.startswith("average/")}
-    assert averages.keys() == training._trained.keys()
+    assert averages.keys() == training.network.trained.keys()
     check_averaged(training, averages)
 
 
@@ -148,16 +148,16 @@ def test_predictions_come_from_the_schedule_free_average(train):
     """x = y + (1 - 1 / beta) (z - y) of the weights y and the optimiser's z (Defazio et al. 2024)."""
     training = run(train(optimiser="schedule_free_adamw", learning_rate=1e-2))
     tensors = training._optimiser.tensors()
-    averages = {name: y + (1 - 1 / 0.9) * (tensors[f"z/{name}"] - y) for name, y in training._trained.items()}
+    averages = {name: y + (1 - 1 / 0.9) * (tensors[f"z/{name}"] - y) for name, y in training.network.trained.items()}
     check_averaged(training, averages)
 
 
 def check_averaged(training: FoldTraining, averages: dict[str, torch.Tensor]) -> None:
-    rows = training._job.validation_rows
+    rows = training.job.validation_rows
     expected = predictions_by(training, averages)
     np.testing.assert_allclose(training.predict(rows), expected, atol=1e-5)
     assert np.abs(expected - predictions_by(training, {})).max() > 1e-3
-    of_truth = expected[np.arange(len(rows)), training._job.labels[rows]]
+    of_truth = expected[np.arange(len(rows)), training.job.labels[rows]]
     assert training.scores[-1].metrics["val_log_loss"] == pytest.approx(-np.log(of_truth).mean(), rel=1e-4)
 
 
@@ -165,7 +165,7 @@ def test_r_drop_passes_each_batch_twice(train):
     """Without dropout both passes agree and nothing is added; with it, it is another loss."""
     plain, dropped = run(train(model=SILENT)), train(rdrop_alpha=2.0, model=SILENT)
     passes = []
-    dropped._network.module.head.register_forward_hook(lambda module, *_: passes.append(module.training))
+    dropped.network.module.head.register_forward_hook(lambda module, *_: passes.append(module.training))
     run(dropped)
     assert sum(passes) == 2 * sum(len(step) for epoch in (1, 2, 3) for step in dropped._steps(epoch))
     for one, other in zip(plain.scores, dropped.scores, strict=True):
@@ -180,7 +180,7 @@ def test_layer_decay_reaches_every_weight(train):
     run(training)
     rates = {id(w): group["lr"] for group in training._optimiser._optimiser.param_groups for w in group["params"]}
     factors = {"head.": 1, "encoder.encoder.layer.1.": 1 / 2, "encoder.encoder.layer.0.": 1 / 4}
-    for name, weight in training._trained.items():
+    for name, weight in training.network.trained.items():
         (factor,) = [value for prefix, value in factors.items() if name.startswith(prefix)] or [1 / 8]
         assert rates[id(weight)] == pytest.approx(3e-3 * factor), name
 
@@ -192,7 +192,7 @@ def test_layer_decay_reaches_every_weight(train):
 def test_no_sampler_touches_a_validation_row(train, sampler):
     """The proof says so, and it counts what the first epoch's batches really hold."""
     training = train(sampler=sampler, sampler_ratio=0.8)
-    job, proof = training._job, training.sample
+    job, proof = training.job, training.sample
     batches = [batch for step in training._steps(1) for batch in step]
     trained = np.concatenate([np.concatenate([batch.rows, batch.partners]) for batch in batches])
     assert proof.num_validation_rows_used == 0
@@ -210,7 +210,7 @@ def test_class_balanced_batches_are_drawn_anew_every_epoch(train):
     training = train(sampler="class_balanced_batches")
     epochs = [np.concatenate([b.rows for step in training._steps(epoch) for b in step]) for epoch in (1, 2, 3)]
     for one, other in pairwise(epochs):
-        assert np.bincount(training._job.labels[one], minlength=3).tolist() == [12, 12, 12]
+        assert np.bincount(training.job.labels[one], minlength=3).tolist() == [12, 12, 12]
         assert sorted(one) != sorted(other)
 
 
@@ -276,7 +276,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., FoldTrain
 def test_a_numeric_label_is_learnt_in_its_own_unit(counted, loss):
     """Predictions are one number a row, near the label's own; the metrics are theirs."""
     training = run(counted(loss=loss, epochs=20))
-    job, predictions = training._job, training.best_predictions
+    job, predictions = training.job, training.best_predictions
     truth = job.labels[job.validation_rows]
     assert predictions.shape == (len(truth), 1)
     errors = predictions[:, 0] - truth
@@ -310,5 +310,5 @@ def test_a_numeric_label_is_continued_exactly(counted, settings):
     assert [replace(s, seconds=0, metrics={}) for s in restored.scores] == [
         replace(s, seconds=0, metrics={}) for s in undisturbed.scores
     ]
-    for name, weight in undisturbed._trained.items():
-        assert torch.equal(weight, restored._trained[name])
+    for name, weight in undisturbed.network.trained.items():
+        assert torch.equal(weight, restored.network.trained[name])

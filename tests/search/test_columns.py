@@ -89,5 +89,5 @@ def test_the_architecture_can_be_searched(load, tmp_path):
         for _ in range(2):
             claim = claim_first(study.ledger, "worker", lease_seconds=60)
             training = objective(claim)
-            assert isinstance(training._network.module, expected)
+            assert isinstance(training.network.module, expected)
             assert len(list(training.epochs())) == 1

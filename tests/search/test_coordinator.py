@@ -76,6 +76,23 @@ def test_a_trial_that_is_in_optunas_study_alone_holds_nothing_up(scripted_study:
     assert len({trial.params["learning_rate"] for trial in study.ledger.trials()}) == 4
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_the_first_trial_has_the_usual_values(scripted_study: Studies, monkeypatch: pytest.MonkeyPatch, dies: bool):
+    """Also if the coordinator that asked for it died before it wrote it down; without `defaults` it is random."""
+    study = scripted_study(study={"sampler": "random"}, budget={"trials": 3})
+    if dies:
+        monkeypatch.setattr(study.ledger, "add_trial", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            study.coordinator().step()
+        monkeypatch.undo()
+        study.ledger.release_role(COORDINATOR_ROLE, "coordinator")
+    study.run(Script(lambda trial, fold: rising(0.5)))
+    rates = [trial.params["learning_rate"] for trial in study.ledger.trials()]
+    assert rates[0] == pytest.approx(5e-5)
+    assert 5e-5 not in rates[1:]
+    assert len(optuna_study(study).get_trials()) == 3
+
+
 def test_the_same_seed_proposes_the_same_params_even_after_a_new_coordinator(scripted_study: Studies, tmp_path):
     """A study whose coordinator is replaced before every step asks for the same params as an undisturbed one."""
     script = Script(lambda trial, fold: rising(0.5 + (trial % 3) / 10))
@@ -94,7 +111,8 @@ def test_the_same_seed_proposes_the_same_params_even_after_a_new_coordinator(scr
 def test_a_trial_that_was_asked_for_but_never_written_down_is_asked_for_again(scripted_study: Studies, tmp_path):
     """The coordinator died between two of its params: none is left running for ever, and the params are the same."""
     space = {name: {"low": 1e-5, "high": 1e-3, "log": True} for name in ("learning_rate", "weight_decay")}
-    sections = {"study": {"sampler": "random"}, "space": space, "budget": {"trials": 2}, "race": {"rule": "none"}}
+    goal = {"sampler": "random", "defaults": False}
+    sections = {"study": goal, "space": space, "budget": {"trials": 2}, "race": {"rule": "none"}}
     calm, study = ScriptedStudy(f"sqlite:///{tmp_path / 'calm.db'}", tmp_path, **sections), scripted_study(**sections)
     calm.run(Script(lambda trial, fold: rising(0.5)))
     sampler = make_sampler(study.config, 0)

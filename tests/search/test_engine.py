@@ -95,7 +95,7 @@ def test_a_worker_that_was_killed_while_it_listened_holds_nobody_up(monkeypatch:
 
 def test_workers_share_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch):
     """Six of the machine's cores, three workers, two threads each; before they start, for libraries read it once."""
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", cores._SETTLED):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", cores.SETTLED):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(cores, "usable_cores", lambda: 6)

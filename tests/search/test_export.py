@@ -179,7 +179,7 @@ def test_a_refit_is_trained_on_all_rows_for_the_median_of_the_best_epochs(
     """One model, that was validated on nothing."""
     jobs = []
     begin = FoldTraining.refit
-    monkeypatch.setattr(FoldTraining, "refit", lambda training: jobs.append(training._job) or begin(training))
+    monkeypatch.setattr(FoldTraining, "refit", lambda training: jobs.append(training.job) or begin(training))
     assert study.export(tmp_path / "refit", "--form", "refit").exit_code == 0
     [member] = read_description(tmp_path / "refit").members
     [job] = jobs

@@ -14,7 +14,7 @@ from fold_search.objectives.params import TrainingParams
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig, load_config
 from fold_search.search.study.parameters import PARAMETERS, Choices, Range
-from fold_search.search.study.space import field_values, grid, position, resolve, suggest
+from fold_search.search.study.space import field_values, grid, position, resolve, suggest, usual
 
 FOCAL: dict[str, Any] = {
     "class_balanced_beta": [0.9, 0.999],
@@ -290,3 +290,61 @@ def test_a_trial_s_position_in_the_space():
         "focal_gamma": 0.45,
     }
     assert position(space, {"loss": "focal", "focal_gamma": 0.5})[-2:] != at[-2:]
+
+
+def test_the_usual_values_of_every_parameter_are_a_trial_that_optuna_takes():
+    """All that is proposed at once: each value is sampled as it is, and only what has any effect."""
+    space: dict[str, Any] = {}
+    for name, parameter in PARAMETERS.items():
+        offered = {other: space[other].values() if other in space else [] for other in parameter.when}
+        met = all(set(offered[other]) & set(values) for other, values in parameter.when.items())
+        if met and parameter.suggested and name != "ema_decay":  # which does not go with a proposed optimiser
+            space[name] = parameter.suggested
+    config = config_of(space)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    expected = usual(config)
+    study.enqueue_trial(expected)
+    assert suggest(study.ask(), config) == expected
+    assert expected["learning_rate"] == 5e-5
+    assert resolve(config, expected).training.loss == "cross_entropy"
+    assert "focal_gamma" not in expected
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "nearest"),
+    [
+        ({"low": 0.2, "high": 0.5}, 0.1, 0.2),
+        ({"low": 0.2, "high": 0.5}, 0.9, 0.5),
+        ({"low": 0.0, "high": 1.0, "step": 0.25}, 0.4, 0.5),
+        ({"low": 3, "high": 10}, 4, 4),
+        ({"low": 16, "high": 64, "step": 16}, 20, 16),
+        ({"low": 1e-5, "high": 1e-3, "log": True}, None, 1e-4),
+        ({"low": 1, "high": 5}, None, 3),
+        (["a", "b"], "b", "b"),
+        (["a", "b"], "c", "a"),
+        ([None, 1], None, None),
+    ],
+)
+def test_the_nearest_value_of_a_domain(domain: Any, value: Any, nearest: Any):
+    """It is one that can be sampled, of the same type."""
+    found = (Choices if isinstance(domain, list) else Range).model_validate(domain).nearest(value)
+    assert found == (pytest.approx(nearest) if isinstance(nearest, float) else nearest)
+    assert type(found) is type(nearest)
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "rate"),
+    [
+        ({}, {}, 5e-5),
+        ({"trainable_layers": 2}, {}, 5e-5),
+        ({"trainable_layers": 0}, {}, 1e-3),
+        ({"lora_rank": 8}, {}, 3e-4),
+        ({}, {"optimiser": "sgd"}, 5e-3),
+    ],
+)
+def test_the_usual_learning_rate_is_that_of_what_is_trained(model: Any, training: Any, rate: float):
+    """Unless the range ends before it."""
+    sections = {"model": {"encoder": "e", **model}, "training": training}
+    wide, narrow = ({"learning_rate": {"low": low, "high": 1.0, "log": True}} for low in (1e-6, 1e-2))
+    assert usual(config_of(wide, **sections)) == {"learning_rate": pytest.approx(rate)}
+    assert usual(config_of(narrow, **sections)) == {"learning_rate": 1e-2}

@@ -98,9 +98,7 @@ def test_a_hanging_tracker_holds_up_neither_the_study_nor_another_tracker(ledger
     hanging.may_answer.clear()
     publisher = start(ledger, warnings, hanging, healthy)
     run_trial(ledger, 0)
-    began = monotonic()
     left = publisher.drain(timeout_seconds=1.5)
-    assert monotonic() - began < 5
     assert left == {"hanging": num_events(ledger), "healthy": 0}
     hanging.may_answer.set()
 
@@ -156,9 +154,8 @@ def test_at_the_end_a_dead_tracker_is_not_waited_for(ledger: Ledger, warnings):
     tracker = ListTracker()
     tracker.failure = TrackerUnavailable("gone")
     publisher = start(ledger, warnings, tracker)
-    began = monotonic()
-    assert publisher.drain(timeout_seconds=60) == {"list": num_events(ledger)}
-    assert monotonic() - began < 10
+    # For longer than a test may take.
+    assert publisher.drain(timeout_seconds=3600) == {"list": num_events(ledger)}
 
 
 def test_two_publishers_take_turns(ledger: Ledger, warnings):
