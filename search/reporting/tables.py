@@ -1,4 +1,4 @@
-"""What people look at: the state of a study, its trials and its best one, as tables and as JSON."""
+"""The state of a study, its trials and its best trial, as tables and as JSON."""
 
 import math
 import shlex
@@ -14,6 +14,7 @@ from fold_search.search.racing.audits import RaceFigures, paused_trials, race_fi
 from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import Scores
 from fold_search.search.racing.ties import Tie, tied_with
+from fold_search.search.racing.verdicts import percent
 from fold_search.search.study.attended import is_attended, present_runs
 from fold_search.search.study.config import StudyConfig, config_from_record
 from fold_search.search.study.space import most_trials
@@ -48,9 +49,10 @@ FOLD_RUN_WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best complete trial: its mean over all folds with the sample standard deviation between them.
+    """The best complete trial: the mean of its fold scores with their sample standard deviation.
 
-    `pooled` is the metric of all rows' out-of-fold predictions together, None where they could not be had.
+    `pooled` is the pooled score: the metric of the out-of-fold predictions of all rows together; None if predictions
+    are missing.
     """
 
     trial: int
@@ -63,12 +65,12 @@ class Best:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A study in numbers; its state is `interrupted` where it is not at its end and no process works on it.
+    """A study in numbers. Its state is `interrupted` if it has not ended and no process works on it.
 
-    A trial that has not ended is `running`, `paused` or `waiting` (not begun).
-    `work_saved` is the share of its ended trials' epochs that stopping made unnecessary. What the patience of a fold
-    that is done left out is not among it, and an unfinished fold is taken to need the share of its epochs that the done
-    ones needed. `failures` counts the trials that a failure ended, by its kind; what diverged saved nothing.
+    A trial that has not ended is `running`, `paused` or `waiting` (not begun). `work_saved` is the share of the ended
+    trials' epochs that were not trained because the race stopped trials. Epochs that a fold skipped because of
+    `patience` do not count, nor do those of diverged trials. An unfinished fold is assumed to need the same share of
+    its epochs as the finished ones did. `failures` counts the trials that ended by a failure, by its kind.
     """
 
     study: str
@@ -162,7 +164,7 @@ def best_line(summary: Summary) -> str:
         return f"best {metric}: none yet (no trial is complete)"
     best = summary.best
     spread = f"{best.score:.4f} ± {best.std:.4f} over {len(best.fold_scores)} folds"
-    pooled = "" if best.pooled is None else f", pooled {best.pooled:.4f}"
+    pooled = "" if best.pooled is None else f", {best.pooled:.4f} pooled over all rows"
     return f"best {metric}: {spread}{pooled} (trial {best.trial})"
 
 
@@ -184,11 +186,11 @@ def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
     lines = [
         counts_line(summary),
         best_line(summary),
-        f"work saved by stopping: {summary.work_saved:.0%} of the ended trials' epochs",
+        f"stopping trials early saved {summary.work_saved:.0%} of the epochs of ended trials",
         race_line(summary.race),
     ]
     if len(trials) > most:
-        lines.append(f"{len(trials) - most} more trials: --json shows all, with their params")
+        lines.append(f"{len(trials) - most} more trials; --json shows all, with their params")
     return Group(table, *lines)
 
 
@@ -204,7 +206,10 @@ def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> lis
     where = [] if storage is None else ["--storage", redact(storage)]
     interrupted = [summary.study for summary in summaries if summary.state == INTERRUPTED]
     commands = [shlex.join(["search", "worker", "--study", study, *where]) for study in interrupted]
-    return [f"interrupted, no process works on it; the same `search run` continues it, or {line}" for line in commands]
+    return [
+        f"interrupted: no process is running it; continue with the same `search run` command, or with: {line}"
+        for line in commands
+    ]
 
 
 def render_studies(summaries: Sequence[Summary]) -> RenderableType:
@@ -245,10 +250,11 @@ def best_ties(ledger: Ledger, best: int) -> list[Tie]:
 
 
 def ties_line(ties: Sequence[Tie]) -> str:
-    """Which trials are tied with the best one, in one line."""
+    """The trials that are tied with the best one, in one line."""
     named = ", ".join(f"{tie.trial} ({tie.score:.4f})" for tie in ties[:MOST_TIES])
     more = f" and {len(ties) - MOST_TIES} more" if len(ties) > MOST_TIES else ""
-    return f"tied with it within the folds' noise: {f'trials {named}{more}' if ties else 'no other trial'}"
+    tied = f"trials {named}{more}" if ties else "no other trial"
+    return f"tied with the best (difference within the noise between folds): {tied}"
 
 
 def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
@@ -265,23 +271,23 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
 
 
 def sample_line(sample: Mapping[str, Any]) -> str:
-    """What resampling made of a fold's training rows, in one line."""
+    """How resampling changed the training rows of a fold, in one line."""
     before, after = sum(sample["counts_before"]), sum(sample["counts_after"])
     if sample["counts_before"] == sample["counts_after"]:
-        return f"its {sample['num_rows_in']} rows"
-    synthetic = f", {sample['num_synthetic']} of them synthetic" if sample["num_synthetic"] else ""
-    sizes = f"classes of {_ends(sample['counts_before'])} rows become {_ends(sample['counts_after'])}"
-    return f"{after} rows for {before}{synthetic}: {sizes}"
+        return f"{sample['num_rows_in']} rows"
+    synthetic = f" ({sample['num_synthetic']} synthetic)" if sample["num_synthetic"] else ""
+    sizes = f"class sizes {_ends(sample['counts_before'])} become {_ends(sample['counts_after'])}"
+    return f"{after} rows instead of {before}{synthetic}; {sizes}"
 
 
 def leak_line(samples: Sequence[Mapping[str, Any] | None]) -> str:
-    """How many of their validation rows the folds were trained on, in one line."""
+    """How many validation rows were also trained on, in one line."""
     leaked = _num_leaked(samples)
     if leaked:
-        return f"LEAK: {leaked} validation rows were trained on; the scores are worth nothing"
+        return f"LEAK: {leaked} validation rows were also used for training; the scores are not valid"
     if leaked is None:
-        return "validation rows that were trained on: not recorded for every fold"
-    return "validation rows that were trained on: 0"
+        return "leak check: not recorded for every fold"
+    return "leak check: no validation row was used for training"
 
 
 def trials_as_json(ledger: Ledger) -> list[dict[str, Any]]:
@@ -365,9 +371,11 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected: f
     pooled = NONE if trial.pooled is None else f"{trial.pooled:.4f}"
     folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
     epochs = str(sum(run.num_epochs for run in runs))
-    chance, reason = f"chance of {trial.chance or 0.0:.2g}", trial.reason or ""
+    chance, reason = f"chance of {percent(trial.chance or 0.0)}", trial.reason or ""
     notes = [chance] if trial.chance is not None and chance not in reason else []
-    notes += ["spared"] if trial.audited else []
+    notes += ["audit"] if trial.audited else []
     notes += [reason] if reason else []
-    notes += [f"fold {run.fold} given back: {run.reason}" for run in runs if run.failure and run.state in OPEN_STATES]
+    notes += [
+        f"fold {run.fold} will be tried again: {run.reason}" for run in runs if run.failure and run.state in OPEN_STATES
+    ]
     return str(trial.number), state, score, pooled, epochs, folds, "; ".join(notes)
