@@ -48,6 +48,8 @@ def _index(key: str, label: str | None, label_names: Sequence[str]) -> int | Non
         return None
     if label not in label_names:
         close = nearest(label, label_names)
-        hint = f"did you mean {quoted(close)}?" if close else f"there are {', '.join(map(quoted, label_names[:8]))}"
-        raise ConfigError(f"study.{key}: found {quoted(label)}, which is no label of the data; {hint}")
+        hint = (
+            f"did you mean {quoted(close)}?" if close else f"expected one of {', '.join(map(quoted, label_names[:8]))}"
+        )
+        raise ConfigError(f"study.{key}: found {quoted(label)}, which is not a label of the data; {hint}")
     return list(label_names).index(label)
