@@ -71,7 +71,7 @@ def test_a_study_that_cannot_fit_is_refused(tmp_path: Path, dataset: Dataset, mo
     """Not even two checkpoints and one trial's weights would."""
     free(monkeypatch, 1e9)
     expected = (
-        rf"^{tmp_path}: the study needs at least 1\.3 GB of disk space, found 1\.0 GB free; storage\.artifacts and"
+        rf"^{tmp_path}: the study needs at least 1\.3 GB of disk space, found 1\.0 GB free; storage\.artifacts"
     )
     with pytest.raises(ConfigError, match=expected):
         check(tmp_path, dataset)
