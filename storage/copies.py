@@ -50,7 +50,7 @@ def copy_study(source: Engine, target: Engine, *, name: str) -> StudyRecord:
         except BaseException as error:
             _remove_trials(_url(target), name)
             if isinstance(error, IntegrityError):
-                raise StorageError(f"the database got a study {name!r} meanwhile") from None
+                raise StorageError(f"a study {name!r} was added to the database meanwhile") from None
             raise
     return replace(found, id=new_id)
 
@@ -63,7 +63,7 @@ def refuse_known(engine: Engine, name: str) -> None:
         known = name in optuna.get_all_study_names(storage)
         storage.engine.dispose()
     if known or find_study(engine, name) is not None:
-        raise StorageError(f"the database has a study {name!r} already; --storage names another database")
+        raise StorageError(f"the database already has a study {name!r}; use --storage for another database")
 
 
 def _copy_trials(source: str, target: str, record: StudyRecord, told: Mapping[int, bool]) -> None:

@@ -106,7 +106,9 @@ def connect(url: str, *, create: bool = True, patience_seconds: float = 0.0) -> 
     if parsed.drivername.startswith("sqlite"):
         file = Path(str(parsed.database))
         if not create and not exists(url):
-            raise StorageError(f"{file}: there is no such database; `search run` creates it, --storage names another")
+            raise StorageError(
+                f"{file}: there is no such database; `search run` creates one, or use --storage for another"
+            )
         _create_folder(file.parent)
     engine = create_engine(parsed, **engine_options(parsed))
     if engine.dialect.name == "sqlite":
@@ -204,7 +206,7 @@ def _keep_copy(url: URL, *, found: str) -> None:
     """Copy an older database as it is before the upgrade, or say how that is done; raises StorageError."""
     upgraded = f"{place(url)}: the schema is upgraded from {found} to {SCHEMA}, which older versions cannot read"
     if not url.drivername.startswith("sqlite"):
-        log.warning("%s; the way back is a dump from before: pg_dump --format=custom", upgraded)
+        log.warning("%s; going back needs a dump from before the upgrade: pg_dump --format=custom", upgraded)
         return
     kept = f"{url.database}.schema-{found}"
     try:
@@ -214,7 +216,7 @@ def _keep_copy(url: URL, *, found: str) -> None:
         with suppress(OSError):
             Path(kept).unlink()
         raise StorageError(f"{kept}: the copy before the upgrade cannot be written: {error}") from None
-    log.warning("%s; as it was before: %s", upgraded, kept)
+    log.warning("%s; a copy from before the upgrade is %s", upgraded, kept)
 
 
 def _revision(connection: Connection) -> str | None:

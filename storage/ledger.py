@@ -162,8 +162,8 @@ class Ledger(LedgerView):
         """Note that the race would have stopped the trial and lets it run on; without effect if it is noted already."""
         with self._changing() as change:
             run = leases.held(change, claim)
-            spared = update(TrialRow).where(*self._trial(run.trial), TrialRow.audited.is_(False))
-            if change.connection.execute(spared.values(audited=True, chance=chance)).rowcount:
+            audit = update(TrialRow).where(*self._trial(run.trial), TrialRow.audited.is_(False))
+            if change.connection.execute(audit.values(audited=True, chance=chance)).rowcount:
                 payload = {"reason": reason, "chance": chance}
                 change.event(EventKind.TRIAL_AUDITED, payload, trial=run.trial, fold=run.fold)
 

@@ -128,12 +128,14 @@ class _Lane(threading.Thread):
         self._num_failures += 1
         if self._num_failures == 1:
             name = self.tracker.name
-            found = f"{name} takes no events: {one_line(error)}"
+            found = f"{name}: results cannot be published: {one_line(error)}"
             if isinstance(error, StorageError):  # of the ledger; what a tracker raises is none
-                found = f"{name} gets no events, as the study's own database does not answer: {error}"
-            self._warn(f"{found}; the search goes on, they follow later")
+                found = (
+                    f"{name}: results cannot be published, because the study's own database does not answer: {error}"
+                )
+            self._warn(f"{found}; the search goes on, and they will be published later")
 
     def _recover(self) -> None:
         if self._num_failures:
-            self._warn(f"{self.tracker.name} gets events again, and what it has missed")
+            self._warn(f"{self.tracker.name}: results are published again, with those that were missed")
         self._num_failures = 0

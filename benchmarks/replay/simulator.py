@@ -184,7 +184,7 @@ class _Study:
             lengths=self.recorded.planned[self.drawn],
             params=self.recorded.params[self.drawn],
             sign=self.recorded.sign,
-            spared=self.audited,
+            audited=self.audited,
         )
 
     def _left(self) -> list[Stated]:

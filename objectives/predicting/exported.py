@@ -227,7 +227,7 @@ def read_description(folder: Path) -> Description:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ModelError(f"{folder}: is no exported model: there is no {DESCRIPTION}") from None
+        raise ModelError(f"{folder}: is not an exported model: it has no {DESCRIPTION}") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

@@ -77,8 +77,8 @@ def resample(
         found = int(np.sum(own == emptied[0]))
         label = repr(label_names[emptied[0]]) if label_names else emptied[0]
         raise TrialError(
-            f"training.sampler {params.sampler} leaves class {label} without any of its training rows ({found}); "
-            f"training.sampler_min_rows: {found + 1} leaves classes with fewer rows as they are"
+            f"training.sampler {params.sampler} removes all training rows ({found}) of class {label}; "
+            f"training.sampler_min_rows: {found + 1} keeps all rows of classes with fewer rows"
         )
     return sample
 
@@ -123,10 +123,9 @@ def check_sampler(
             rarest = small[counts[small].argmin()]
             which = "label" if len(small) == 1 else f"{len(small)} labels, the rarest"
             raise DataError(
-                f"training.sampler {params.sampler} looks at {params.sampler_neighbors} neighbours: found too few "
-                f"training rows in fold {fold} of {which} {label_names[rarest]!r} ({counts[rarest]}), "
-                f"expected {needed} or more; "
-                f"training.sampler_min_rows: {needed} leaves classes with fewer rows as they are"
+                f"training.sampler {params.sampler} with {params.sampler_neighbors} neighbours: found "
+                f"{counts[rarest]} training rows in fold {fold} of {which} {label_names[rarest]!r}, expected {needed} "
+                f"or more; training.sampler_min_rows: {needed} keeps all rows of classes with fewer rows"
             )
 
 

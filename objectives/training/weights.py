@@ -73,20 +73,22 @@ def _check_weights(weights: str | float | dict[str, float], label_names: Sequenc
     elif isinstance(weights, float):
         if len(label_names) > 2:
             raise DataError(
-                f"{key}: found the one number {weights:g} for {len(label_names)} classes: it would only rescale the "
-                "loss and weigh no class; expected {label: weight}, class_balanced or inverse_frequency"
+                f"{key}: found the one number {weights:g} for {len(label_names)} classes: that would only rescale "
+                "the loss; expected {label: weight}, class_balanced or inverse_frequency"
             )
         if not 0 < weights < 1:
             raise DataError(
-                f"{key}: found {weights:g}, expected a number between 0 and 1: the weight of the rarer class, "
-                "the other's being 1 less it"
+                f"{key}: found {weights:g}, expected a number between 0 and 1: the weight of the rarer class; "
+                "the other class gets 1 minus that weight"
             )
 
 
 def _check_mapping(given: Mapping[str, float], label_names: Sequence[str], *, key: str) -> None:
     for label in given:
         if label not in label_names:
-            raise DataError(f"{key}: found {quoted(label)}, which is no label; {which_label(label, label_names)}")
+            raise DataError(
+                f"{key}: found {quoted(label)}, which is not a label of the data; {which_label(label, label_names)}"
+            )
     missing = [label for label in label_names if label not in given]
     if missing:
         raise DataError(

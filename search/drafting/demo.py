@@ -121,7 +121,7 @@ def _sources(package: str) -> list[tuple[Path, tuple[str, ...]]]:
     """Return the package's source files in order, each with the parts of its module's name below the package."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"the package {package} is not installed, install requirements.lock for the demo data")
+        raise ConfigError(f"the package {package} is not installed; for the demo data install requirements.lock")
     root = Path(next(iter(spec.submodule_search_locations)))
     files = sorted(file.relative_to(root) for file in root.rglob("*.py"))
     return [

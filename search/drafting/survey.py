@@ -1,4 +1,4 @@
-"""What `search init` finds in data: classes or numbers, lengths of texts, sizes of images, duplicates, gaps."""
+"""What `search init` finds in data: classes or numbers, lengths, image sizes, duplicates, empty cells."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,7 +111,7 @@ def survey(spec: DataSpec) -> Survey:
 
 
 def render_table(found: Survey) -> Table:
-    """Show what was found and, where it matters, what follows from it."""
+    """Show what was found, with notes where it matters."""
     table = Table("", "found", title=str(found.spec.path), title_justify="left", show_header=False)
     for name, value, *notes in _rows(found):
         table.add_row(name, Text("\n").join([Text(value), *(Text(note, style="yellow") for note in notes if note)]))
@@ -126,34 +126,34 @@ def _rows(found: Survey) -> Iterator[tuple[str, ...]]:
         yield unit, f"median {lengths.median:,}, 95% {lengths.most:,}, largest {lengths.largest:,}"
     if found.spec.kind == "image":
         wrong = [f"{path} {reason}" for path, reason in found.unreadable.items()]
-        yield "unreadable", name_some(wrong, longest=100) or "none", "search run refuses them" if wrong else ""
-    yield "duplicates", count_rows(found.num_duplicates), "they stay in one fold" if found.num_duplicates else ""
+        yield "unreadable", name_some(wrong, longest=100) or "none", "search run does not accept them" if wrong else ""
+    yield "duplicates", count_rows(found.num_duplicates), "kept in one fold" if found.num_duplicates else ""
     yield "conflicts", f"{found.num_conflicts:,} {found.noun}", "with several labels" if found.num_conflicts else ""
     unlabelled = found.missing[found.spec.label]
-    yield "empty cells", cells, "search run refuses rows without a label" if unlabelled else ""
+    yield "empty cells", cells, "search run does not accept rows without a label" if unlabelled else ""
 
 
 def _rows_of_classes(found: Survey) -> Iterator[tuple[str, ...]]:
     counts = list(found.classes.values())
     few = found.smaller_than(_FEW_ROWS)
-    note = "they are numbers: --task regression takes them as such" if _are_fractions(found.classes) else ""
+    note = "they are numbers; for a numeric label use --task regression" if _are_fractions(found.classes) else ""
     yield "classes", f"{len(counts):,}, imbalance {found.imbalance:,.1f} : 1", note
     yield "largest", f"{_named(found.classes, counts[0])}: {count_rows(counts[0])}"
     yield "smallest", f"{_named(found.classes, counts[-1])}: {count_rows(counts[-1])}"
     shown = name_some([class_name(name) for name in few])
-    yield f"under {_FEW_ROWS} {found.noun}", shown or "none", "a fold may hold no row of them" if few else ""
+    yield f"under {_FEW_ROWS} {found.noun}", shown or "none", "some folds may have no rows of them" if few else ""
     if alike := alike_names(found.classes):
         notes = [group.describe(found.classes) for group in alike[:_MOST_NAMED]]
-        more = f"and {len(alike) - len(notes):,} more such" if len(alike) > len(notes) else ""
+        more = f"and {len(alike) - len(notes):,} more" if len(alike) > len(notes) else ""
         count = sum(len(group.names) for group in alike)
-        yield "look alike", f"{count:,} classes", *notes, more, "if they are meant as one, write them alike"
+        yield "similar names", f"{count:,} classes", *notes, more, "if they mean the same, give them the same name"
 
 
 def _rows_of_spread(spread: Spread) -> Iterator[tuple[str, ...]]:
     least, low, median, high, most = spread.quantiles
-    yield "numbers", f"{spread.num_distinct:,} different ones"
+    yield "numbers", f"{spread.num_distinct:,} different"
     yield "range", f"{least:,.4g} to {most:,.4g}, median {median:,.4g}"
-    yield "90% lie", f"from {low:,.4g} to {high:,.4g}"
+    yield "90% range", f"{low:,.4g} to {high:,.4g}"
     yield "mean", f"{spread.mean:,.4g}, standard deviation {spread.deviation:,.4g}"
 
 

@@ -78,7 +78,10 @@ def export_curves(
         scores, reasons = score_on(study, config, test, trials=curves.numbers.tolist(), say=say)
         if reasons:
             first = min(reasons)
-            say(f"{len(reasons)} of {len(curves.numbers)} trials have no test score; trial {first}: {reasons[first]}")
+            say(
+                f"{len(reasons)} of {len(curves.numbers)} trials have no test score, such as trial {first}: "
+                f"{reasons[first]}"
+            )
         curves = _with_test(curves, scores, test)
     write_curves(curves, out)
     return curves
@@ -93,9 +96,9 @@ def load_curves(path: Path) -> Curves:
     try:
         arrays = read_arrays(content)
     except ValueError:
-        raise ConfigError(f"{path}: is no curves file, expected one of `search export-curves`") from None
+        raise ConfigError(f"{path}: is not a curves file, expected one that `search export-curves` wrote") from None
     if "format" not in arrays:
-        raise ConfigError(f"{path}: is no curves file, expected one of `search export-curves`")
+        raise ConfigError(f"{path}: is not a curves file, expected one that `search export-curves` wrote")
     if arrays["format"].tolist() != FORMAT:
         raise ConfigError(f"{path}: found format {arrays['format'].tolist()}, expected {FORMAT}")
     try:
@@ -112,7 +115,7 @@ def load_curves(path: Path) -> Curves:
 def _misfit(curves: Curves) -> str | None:
     """What does not fit, None if all does."""
     if not isinstance(curves.about, dict) or not all(isinstance(params, dict) for params in curves.params):
-        return "params or about are no JSON objects"
+        return "params or about are not JSON objects"
     if curves.standing.ndim != 3 or not all(curves.standing.shape):
         return f"standing has shape {curves.standing.shape}, expected (trials, folds, epochs)"
     trials, folds, epochs = curves.standing.shape
@@ -127,7 +130,7 @@ def _misfit(curves: Curves) -> str | None:
         return f"direction is {curves.about.get('direction')!r}, expected maximize or minimize"
     trained = np.arange(epochs) < curves.lengths[:, :, None]
     if curves.lengths.min() < 1 or (np.isfinite(curves.standing) != trained).any():
-        return "standing is not finite exactly where lengths say that epochs were trained"
+        return "standing must be finite exactly for the epochs that lengths count as trained"
     return None
 
 
@@ -148,9 +151,11 @@ def _record(study: OpenStudy, *, say: Say) -> Curves:
         number for number in trials if len(runs[number]) == num_folds and _is_whole(runs[number], values[rows[number]])
     ]
     if not whole:
-        raise ConfigError(f"study {study.record.name!r} has no trial with all its {num_folds} folds, and no curves")
+        raise ConfigError(
+            f"study {study.record.name!r} has no trial with all {num_folds} folds done, so there are no curves"
+        )
     if left_out := len(trials) - len(whole):
-        say(f"{left_out} of {len(trials)} trials are left out: stopped, failed or not finished")
+        say(f"{left_out} of {len(trials)} trials are left out, because they are stopped, failed or not finished")
     done = [runs[number] for number in whole]
     return Curves(
         numbers=np.array(whole, np.int64),

@@ -172,12 +172,12 @@ class _Source:
         name = weights_name(run.predictions or "")
         artifacts = Artifacts(self.config.storage.artifacts)
         if run.predictions is None or not artifacts.exists(name):
-            self.say(f"trial {run.trial} fold {run.fold}: its weights were not kept; it is trained again")
+            self.say(f"trial {run.trial} fold {run.fold}: its weights were not kept, so it is trained again")
             return None
         try:
             return read_weights(artifacts.get(name), job=job)
         except (StorageError, TrialError) as error:
-            self.say(f"trial {run.trial} fold {run.fold}: {error}; it is trained again")
+            self.say(f"trial {run.trial} fold {run.fold}: {error}; so it is trained again")
             return None
 
     def _train_again(self, run: FoldRun, job: FoldJob) -> Mapping[str, Tensor]:
@@ -190,7 +190,7 @@ class _Source:
         if run.score is not None and abs(training.best.score - run.score) > 1e-6:
             self.say(
                 f"note: trial {run.trial} fold {run.fold} scored {training.best.score:.6f} now, {run.score:.6f} then; "
-                "another machine or package version trains differently"
+                "another machine or package version gives other results"
             )
         return read_weights(training.best_weights, job=job)
 
@@ -285,7 +285,7 @@ def _choose(study: OpenStudy, number: int | None) -> tuple[TrialRecord, list[Fol
         runs = [replace(run, score=score) for run, score in zip(found.runs, found.scores, strict=True)]
         return found.trial, runs, found.reason
     if number is None:
-        raise ConfigError(f"study {study.record.name!r} has no trained epoch yet, and nothing to export")
+        raise ConfigError(f"study {study.record.name!r} has no trained epoch yet, so there is nothing to export")
     known = ", ".join(map(str, complete)) or "none"
     raise ConfigError(
         f"--trial: found {number}, expected a trial of study {study.record.name!r} of which something is trained; "
@@ -296,13 +296,13 @@ def _choose(study: OpenStudy, number: int | None) -> tuple[TrialRecord, list[Fol
 def _check_free(out: Path, *, force: bool) -> None:
     """Refuse a folder that holds anything, but for an exported model that may be replaced."""
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is a file, expected a new folder")
+        raise ConfigError(f"{out}: is a file, expected the name of a new folder")
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / DESCRIPTION).is_file():
-        raise ConfigError(f"{out}: holds other files than an exported model, expected a new folder")
+        raise ConfigError(f"{out}: contains files that are not an exported model, expected a new folder")
     if not force:
-        raise ConfigError(f"{out}: holds an exported model already; --force replaces it")
+        raise ConfigError(f"{out}: already contains an exported model; --force replaces it")
 
 
 def _put_in_place(unfinished: Path, out: Path) -> None:

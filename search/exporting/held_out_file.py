@@ -56,8 +56,8 @@ def score_on(
         truth=read_labels(Chunk(table=table, first=1, share_read=1.0), spec, rows.dataset.label_names),
     )
     if repeated := _num_repeated(rows.dataset, unseen.content):
-        which = f"{repeated} of {len(unseen.truth)} rows of {test.path} have the text of a row of the study"
-        say(f"{which}, so that the test scores are too good")
+        which = f"{repeated} of {len(unseen.truth)} rows of {test.path} have the same text as a row of the study"
+        say(f"{which}, so the test scores are too good")
     runs: dict[int, list[FoldRun]] = {number: [] for number in trials}
     for run in study.ledger.fold_runs():
         if run.trial in runs:

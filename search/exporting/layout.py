@@ -81,7 +81,9 @@ def usual_layout(
     predicted = _predicted(description, top_k=top_k, probabilities=probabilities)
     for name in keep:
         if name in columns or name in predicted:
-            raise ConfigError(f"--keep: found {name!r}, which is a column of the predictions; a template can rename it")
+            raise ConfigError(
+                f"--keep: found {name!r}, which is also a column of the predictions; a template can rename it"
+            )
         columns[name] = Source(kind="column", of=name)
     return Layout(columns=columns | predicted)
 
@@ -115,7 +117,9 @@ def _predicted(description: Description, *, top_k: int | None, probabilities: bo
         return {"prediction": Source(kind="prediction")}
     if top_k is not None:
         if top_k > len(names):
-            raise ConfigError(f"--top-k: found {top_k}, expected at most {len(names)}: the model has no more classes")
+            raise ConfigError(
+                f"--top-k: found {top_k}, expected at most {len(names)}, the number of classes of the model"
+            )
         return {f"{kind}_{rank + 1}": Source(kind=kind, rank=rank) for rank in range(top_k) for kind in RANKED}
     pair = {kind: Source(kind=kind) for kind in RANKED}
     return pair | ({f"p_{name}": Source(kind="class", of=name) for name in names} if probabilities else {})
@@ -138,7 +142,7 @@ def _source(name: str, text: str, label_names: Sequence[str], *, path: Path) -> 
 def _check_label(label: str, label_names: Sequence[str], *, where: str) -> None:
     if label not in label_names:
         raise ConfigError(
-            f"{where}: found {quoted(label)}, which is no label of the model; {which_label(label, label_names)}"
+            f"{where}: found {quoted(label)}, which is not a label of the model; {which_label(label, label_names)}"
         )
 
 

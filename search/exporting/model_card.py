@@ -1,4 +1,4 @@
-"""The model card: README.md of an exported model, in words for people who did not train it."""
+"""The model card: README.md of an exported model, for people who did not train it."""
 
 import re
 import statistics
@@ -9,10 +9,10 @@ from fold_search.objectives.predicting.exported import Description
 from fold_search.search.terminal import visible
 
 _FORMS = {
-    "ensemble": "The mean of {members} models, each trained on all but one fold of the data.",
-    "refit": "One model, trained on all rows without any that it was validated on, for {epochs} epochs: as many as the "
-    "folds' best ones were at the median.",
-    "fold": "One model: that of the fold with the best score. The score is one of the best of several, and flatters.",
+    "ensemble": "The mean of {members} models. Each was trained on all folds of the data but one.",
+    "refit": "One model, trained on all rows, so no rows were left to validate it. It was trained for {epochs} epochs, "
+    "the median of the folds' best epochs.",
+    "fold": "One model: that of the fold with the best score. As the best of several, this score is too optimistic.",
 }
 
 _USE = """\
@@ -25,23 +25,25 @@ search evaluate --model FOLDER test.csv
 """
 
 _PLAIN = """\
-Each sub-folder is the encoder as `transformers.AutoModel.from_pretrained` loads it (a pooler that it makes up is not
-the model's), with its {reader}; `head.safetensors` holds what comes after it. No file holds code or pickles.
+Each sub-folder is an encoder that `transformers.AutoModel.from_pretrained` can load, with its {reader}. If that adds a
+pooler, the pooler does not belong to the model. `head.safetensors` has the layers after the encoder. No file contains
+code or pickles.
 """
 
 _SHARED = """\
-The sub-folder `{base}` is the encoder as `transformers.AutoModel.from_pretrained` loads it (a pooler that it makes up
-is not the model's), with its {reader}; `head.safetensors` holds what comes after it. Most weights were not trained, and
-are the same in all models: the other sub-folders hold those that differ from `{base}`. No file holds code or pickles.
+The sub-folder `{base}` is an encoder that `transformers.AutoModel.from_pretrained` can load, with its {reader}. If that
+adds a pooler, the pooler does not belong to the model. `head.safetensors` has the layers after the encoder. Most
+weights were not trained and are the same in all models: the other sub-folders contain only the weights that differ from
+`{base}`. No file contains code or pickles.
 """
 
 _NOT = """\
-## What it is not
+## Limits
 
-- It knows the classes below and no others: every row gets one of them, whatever is in it.
-- The scores are estimates for rows drawn as the training data was. For the trial that was chosen because it was the
-  best of a search they are somewhat too good; a test file that nobody looked at says more (`search evaluate`).
-- The probabilities are calibrated for the training data's shares of the classes; other shares need a correction.
+- It knows only the classes below. Every row gets one of them, even if none fits.
+- The scores are estimates for rows like the training data. This trial was chosen as the best of a search, so its scores
+  are somewhat too good. A test file that was never used gives a better estimate (`search evaluate`).
+- The probabilities are calibrated for the class shares of the training data. Other shares need a correction.
 """
 
 
@@ -67,11 +69,11 @@ def _parts(description: Description) -> Iterator[str]:
     if len(scores) > 1:
         spread = f" ± {statistics.stdev(scores):.4f} (mean and standard deviation over {len(scores)} folds: "
         spread += ", ".join(f"{score:.4f}" for score in scores) + ")"
-    yield f"{metric} on the rows that each fold was not trained on: {statistics.fmean(scores):.4f}{spread}.\n"
-    yield "All of these rows together:\n\n| metric | score |\n| --- | --- |"
+    yield f"{metric} on the rows that each fold did not train on: {statistics.fmean(scores):.4f}{spread}.\n"
+    yield "The scores of all these rows together (pooled):\n\n| metric | score |\n| --- | --- |"
     yield "\n".join(f"| {name} | {score:.4f} |" for name, score in description.pooled.items()) + "\n"
     yield _USE
-    yield f"The file needs the {_columns(description)}; labels are not read by `search predict`.\n"
+    yield f"The file needs the {_columns(description)}. `search predict` needs no labels.\n"
     reader = "image processor" if description.data.kind == "image" else "tokenizer"
     yield (_SHARED if members[-1].base else _PLAIN).format(reader=reader, base=members[-1].base)
     yield _NOT
@@ -79,7 +81,7 @@ def _parts(description: Description) -> Iterator[str]:
         yield "## Classes\n\n| class | rows trained on, by model |\n| --- | --- |"
         for name, *counts in zip(description.label_names, *(member.class_counts for member in members), strict=True):
             yield f"| {_text(class_name(name))} | {', '.join(map(str, counts))} |"
-        yield f"\nProbabilities are taken at temperature {description.temperature:.3f}.\n"
+        yield f"\nProbabilities are calibrated with temperature {description.temperature:.3f}.\n"
     yield "## Made with\n\n" + ", ".join(f"{name} {version}" for name, version in description.packages.items()) + "\n"
 
 

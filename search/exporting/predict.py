@@ -79,7 +79,9 @@ def parse_columns(options: Sequence[str]) -> dict[str, str]:
     for part in (part for option in options for part in option.split(",")):
         own, _, theirs = part.partition("=")
         if not own or not theirs or own in columns:
-            raise ConfigError(f"--columns: found {part!r}, expected STUDY=FILE, each column of the study once")
+            raise ConfigError(
+                f"--columns: found {part!r}, expected STUDY=FILE, with each column of the study only once"
+            )
         columns[own] = theirs
     return columns
 
@@ -211,9 +213,7 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
             close = nearest(theirs, chunk.table.columns)
             there = ", ".join(map(repr, chunk.table.columns))
             advice = f"did you mean {close!r}?" if close else f"there are {there};"
-            raise DataError(
-                f"{path}: there is no column {theirs!r}; {advice} --columns {own}={close or 'NAME'} reads it"
-            )
+            raise DataError(f"{path}: there is no column {theirs!r}; {advice} use --columns {own}={close or 'NAME'}")
         if not isinstance(chunk.table[theirs], pd.Series):
             raise DataError(f"{path}: the header names column {theirs!r} more than once")
         if own != theirs:
@@ -226,7 +226,9 @@ def _spec(description: Description, path: Path, other: OtherFile, *, labelled: b
     """The model's columns in another file; a folder of images has its own, in which only labels are classes."""
     data = description.data
     if other.images is not None and data.kind != "image":
-        raise ConfigError(f"--images: found {other.images} for a model of {data.kind}s, expected a model of images")
+        raise ConfigError(
+            f"--images: found {other.images} for a model of {data.kind}s, expected it only for a model of images"
+        )
     spec = data.of_file(path, encoding=other.encoding, quotes=other.quotes)
     changes: dict[str, object] = {"images": other.images}
     if is_image_folder(description, path):

@@ -1,4 +1,4 @@
-"""What the race did and what that was worth: stops, pauses, and how often its stated chances were wrong; pure."""
+"""What the race did: stops, pauses, and audits, which check how often its stops are wrong; pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
+from fold_search.search.racing.verdicts import percent
 from fold_search.storage.records import Direction, FoldRun, FoldRunState, TrialRecord, TrialState
 
 
@@ -13,11 +14,13 @@ from fold_search.storage.records import Direction, FoldRun, FoldRunState, TrialR
 class RaceFigures:
     """The race of a study in numbers.
 
-    `stated_chance` is the sum of the chances to be the best at which trials were stopped, so the number of false stops
-    that the race itself expects; None where no stop had one. A share of would-be stops is audited: those trials run on,
-    `audits_complete` of them to their end. A false stop is one whose trial became better than the best of all trials
-    that were not audited; `false_stop_low` and `false_stop_high` are the 95% interval (Clopper and Pearson 1934) of
-    their share, `audited_chance` the sum of the chances that were stated of the complete ones.
+    At each stop the race records its estimated chance that the trial would have become the best. `stated_chance` is the
+    sum of these over all stops, so the number of false stops that the race expects; None if no stop has one.
+
+    An audit is a trial that the race would have stopped, but that is trained to its end as a check. `audits_complete`
+    of the `audited` ones are complete. A stop would have been false if the trial became better than the best of all
+    trials that were not audited: `false_stops`. `false_stop_low` and `false_stop_high` are the 95% interval (Clopper
+    and Pearson 1934) of their share. `audited_chance` is the sum of the estimated chances of the complete audits.
     """
 
     stops: int
@@ -32,7 +35,7 @@ class RaceFigures:
 
 
 def race_figures(trials: Sequence[TrialRecord], runs: Sequence[FoldRun], direction: Direction) -> RaceFigures:
-    """Count what the race did with these trials, whose fold runs `runs` are; what diverged it did not stop."""
+    """Count what the race did with these trials and their fold runs. Diverged trials were not stopped by the race."""
     sign = 1.0 if direction == "maximize" else -1.0
     stopped = [trial for trial in trials if trial.state is TrialState.STOPPED and trial.failure is None]
     stated = [trial.chance for trial in stopped if trial.chance is not None]
@@ -55,7 +58,7 @@ def race_figures(trials: Sequence[TrialRecord], runs: Sequence[FoldRun], directi
 
 
 def paused_trials(trials: Sequence[TrialRecord], runs: Sequence[FoldRun]) -> set[int]:
-    """The trials that have not ended, were begun, and are trained by nobody at the moment."""
+    """The trials that were begun, have not ended, and are not being trained now."""
     begun = {run.trial for run in runs if run.num_epochs}
     trained = {run.trial for run in runs if run.state is FoldRunState.LEASED}
     running = {trial.number for trial in trials if trial.state is TrialState.RUNNING}
@@ -73,18 +76,29 @@ def trial_states(trials: Sequence[TrialRecord], runs: Sequence[FoldRun]) -> dict
 
 
 def race_line(figures: RaceFigures) -> str:
-    """What the race did, in one line."""
-    stops = f"race: {figures.stops} stopped"
+    """What the race did, in a line, and what its audits found, if there are any, in a second one."""
+    line = f"race: {_trials(figures.stops)} stopped early, {figures.paused} paused"
     if figures.stated_chance is not None:
-        stops += f" at chances of being the best that add up to {figures.stated_chance:.2g}"
-    line = f"{stops}, {figures.paused} paused"
-    if not figures.audited:
-        return line
-    return (
-        f"{line}; {figures.audited} spared to check the chances, {figures.audits_complete} of them complete: "
-        f"{figures.false_stops} would have been false stops (95%: {figures.false_stop_low:.0%} to "
-        f"{figures.false_stop_high:.0%} of them; stated {figures.audited_chance:.2g})"
-    )
+        whom = "it" if figures.stops == 1 else "one of the stopped trials"
+        line += f"; estimated risk that {whom} was the best: {percent(min(figures.stated_chance, 1.0))}"
+    return f"{line}\n{_audit_line(figures)}" if figures.audited else line
+
+
+def _audit_line(figures: RaceFigures) -> str:
+    """How many stops would have been wrong; of several audits with the share's interval and what the race expected."""
+    count = figures.audits_complete
+    if not count:
+        return f"audit: {_trials(figures.audited)} trained on as a check, though the race would have stopped them"
+    checked = f"audit: {_trials(count)} that the race would have stopped trained to the end as a check"
+    if count == 1:
+        return f"{checked}; stopping it would have been {'wrong' if figures.false_stops else 'right'}"
+    interval = f"95% interval: {figures.false_stop_low:.0%} to {figures.false_stop_high:.0%}"
+    estimate = f"the race estimated {percent(figures.audited_chance / count)}"
+    return f"{checked}; stopping would have been wrong for {figures.false_stops} ({interval}; {estimate})"
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial" if count == 1 else f"{count} trials"
 
 
 def _score(trial: TrialRecord) -> float:

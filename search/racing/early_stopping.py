@@ -33,7 +33,7 @@ def early_stopping(matrix: Matrix, *, trial: int, fold: int, min_trials: int, mi
     kind = "mean" if matrix.done[row, fold] else "mean at best"
     reason = (
         f"{kind} {matrix.sign * mean:.4f} over {int(judged.sum())} of {judged.size} folds is not better than "
-        f"{matrix.sign * floor:.4f}, the worst of these folds of the best trial {int(matrix.numbers[incumbent])}"
+        f"{matrix.sign * floor:.4f}, the worst of these folds of trial {int(matrix.numbers[incumbent])}, the best one"
     )
     return Verdict(decision=Decision.STOP, reason=reason)
 

@@ -81,7 +81,7 @@ class Scores:
         # Not by the seed alone, which most studies leave at 0: each would audit the same numbers.
         key = f"{study.config.get('study', {}).get('seed', 0)}/{study.fingerprints.get('data', '')}"
         shaped = positions.reshape(len(params), len(self._space))
-        return replace(matrix, params=shaped, audit_key=key, spared=self.audited)
+        return replace(matrix, params=shaped, audit_key=key, audited=self.audited)
 
     def _apply(self, event: Event, arrays: Matrix) -> Matrix:
         """Bring the arrays up to date with one event, which they may know already."""
@@ -164,16 +164,16 @@ class LiveRace:
     def verdict(self, *, trial: int, fold: int, done: bool) -> Verdict:
         """Judge a trial by all that is known now; `done`: the fold counts as done before the ledger says so.
 
-        A trial that was spared once is not stopped any more, unless its training diverged; a pause after which the
-        race would choose the same fold run is none.
+        An audited trial is not stopped any more, unless its training diverged. A fold run is not paused if the race
+        would choose it again at once.
         """
         matrix = self.scores.matrix()
         if done:
             matrix = matrix.with_state(trial, fold, RunState.DONE)
         left = self.trials_left(matrix)
         judged = self.policy.verdict(matrix, trial=trial, fold=fold, settings=self.settings, trials_left=left)
-        spared = judged.decision is Decision.STOP and judged.chance is not None and self.is_audited(trial)
-        if spared or (judged.decision is Decision.PAUSE and not done and self._runs_on(matrix, trial, fold)):
+        audited = judged.decision is Decision.STOP and judged.chance is not None and self.is_audited(trial)
+        if audited or (judged.decision is Decision.PAUSE and not done and self._runs_on(matrix, trial, fold)):
             return replace(judged, decision=Decision.CONTINUE)
         return judged
 

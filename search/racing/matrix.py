@@ -30,7 +30,7 @@ class Matrix:
     NaN where nothing was trained, -inf where it was not finite. `states` is (trials, folds), of RunState; `lengths`
     (trials,) is how many epochs a fold run of the trial has. `params` is (trials, parameters):
     where in its range a number lies, a choice as a whole number (see `search.space.position`); there may be none.
-    `audit_key` names the study in the draw of the trials that are audited; `spared` are those that were already.
+    `audit_key` names the study in the draw of audited trials; `audited` are the trials that are audited already.
     """
 
     numbers: NDArray[np.int64]
@@ -40,7 +40,7 @@ class Matrix:
     params: FloatArray
     sign: float = 1.0
     audit_key: str = ""
-    spared: Set[int] = frozenset()
+    audited: Set[int] = frozenset()
 
     def row(self, trial: int) -> int:
         """The row of a trial number; KeyError if it is not in the matrix."""

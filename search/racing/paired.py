@@ -1,4 +1,4 @@
-"""The paired race: run what promises the most chance of a new best for its cost, and stop what has hardly any left."""
+"""The paired race: train first what is most likely to be a new best for its cost; stop what hardly can be."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import numpy as np
 
 from fold_search.search.racing.beliefs import Beliefs, believe
 from fold_search.search.racing.matrix import BoolArray, FloatArray, Matrix, RunState, count
-from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict, percent
 
 # The epochs after which a fold run is judged: the later, the less one more epoch tells.
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
@@ -47,7 +47,12 @@ class Paired:
             if is_audited(matrix, trial, share=self.audit):
                 # It is trained on when nothing else is left to do.
                 decision = Decision.PAUSE if trials_left else Decision.CONTINUE
-                return Verdict(decision=decision, reason="would be stopped; kept", chance=chance, audited=True)
+                return Verdict(
+                    decision=decision,
+                    reason="the race would have stopped it; trained to the end as a check (audit)",
+                    chance=chance,
+                    audited=True,
+                )
             return Verdict(decision=Decision.STOP, reason=self._reason(matrix, beliefs, row), chance=chance)
         # At the study's end the audits alone are trained: what other trials promise does not count any more.
         only_audits_run = not trials_left and not self._is_worth_it(beliefs, matrix)
@@ -58,7 +63,11 @@ class Paired:
         others[row] = 0.0
         best = max(float(others.max()), _promise_of_a_new_one(beliefs) if trials_left else 0.0)
         if best > PATIENCE * float(promise[row]):
-            return Verdict(decision=Decision.PAUSE, reason="others promise more for their cost", chance=chance)
+            return Verdict(
+                decision=Decision.PAUSE,
+                reason="other trials are more likely to be the best for their cost",
+                chance=chance,
+            )
         return Verdict(decision=Decision.CONTINUE, chance=chance)
 
     def next_fold_run(self, matrix: Matrix, *, trials_left: int) -> Choice:
@@ -94,7 +103,7 @@ class Paired:
         # Without what is expected of the trial: that is recorded at its end, the one number that the sampler is told.
         best = 0 if beliefs.best is None else beliefs.best
         score, number = matrix.sign * beliefs.mean[best], int(matrix.numbers[best])
-        return f"a chance of {beliefs.chance[row]:.2g} to beat {score:.4f}, the best (trial {number})"
+        return f"estimated chance of {percent(beliefs.chance[row])} to beat {score:.4f} of trial {number}, the best one"
 
 
 def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:
@@ -106,13 +115,13 @@ def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:
 
 
 def is_audited(matrix: Matrix, trial: int, *, share: float) -> bool:
-    """Whether this trial is one of the share that runs to its end, so that the chances can be checked.
+    """Whether this trial is one of the share that is trained to its end, to check the race's estimates.
 
-    By lot: the same in every process of a study, another in every study. One that was spared once, perhaps by an older
-    version's lots, stays so.
+    It is drawn at random: alike in every process of a study, differently in every study. A trial that is recorded as
+    audited stays so, even if another version of this program drew it.
     """
     digest = hashlib.sha256(f"audit/{matrix.audit_key}/{trial}".encode()).digest()
-    return trial in matrix.spared or int.from_bytes(digest[:4], "big") < share * 2**32
+    return trial in matrix.audited or int.from_bytes(digest[:4], "big") < share * 2**32
 
 
 def _is_fresh(matrix: Matrix, beliefs: Beliefs) -> BoolArray:

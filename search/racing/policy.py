@@ -1,4 +1,4 @@
-"""The race: a pure policy over the fold x epoch matrix that says what to train next, and whether a trial goes on."""
+"""The race's rules: pure functions of the scores so far that say what to train next and whether a trial goes on."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from fold_search.search.study.config import RaceConfig
 
 
 def verdict(matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig, trials_left: int = 0) -> Verdict:
-    """Judge a trial after an epoch of `fold`, or after that fold's end; diverged training always stops.
+    """Judge a trial after an epoch of `fold`, or after the end of that fold. Diverged training always stops.
 
     `trials_left` is how many new trials the budget still has. KeyError for a trial that is not in the matrix.
     """

@@ -1,8 +1,13 @@
-"""What the race says: of a trial that has been trained a little further, and of what is to be trained next."""
+"""What the race decides: whether a trial goes on, and what is trained next."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+
+def percent(share: float) -> str:
+    """A probability for people, with two significant digits: 14%, 1.4%, 0.014%."""
+    return f"{share:.0%}" if share >= 0.1 else f"{100 * share:.2g}%"
 
 
 class Decision(StrEnum):
@@ -17,8 +22,8 @@ class Decision(StrEnum):
 class Verdict:
     """A decision and, unless it is to continue, the reason in words for people.
 
-    `chance` is that of the trial to be the best after all its folds, None where the rule knows none. An `audited` trial
-    would have been stopped and runs on to its end, so that the stated chances can be checked.
+    `chance` is the estimated chance that the trial would be the best after all its folds; None if the rule gives none.
+    An `audited` trial would have been stopped, but is trained to its end to check such chances.
     """
 
     decision: Decision
@@ -38,9 +43,9 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The next work: RUN a fold run, START a new trial, WAIT for what is running, or END: nothing is worth it.
+    """The next work: RUN a fold run, START a new trial, WAIT for what is running, or END: nothing is worth training.
 
-    `chances` are those that END leaves: of each trial that is still open to be the best.
+    `chances` belong to END: for each trial that is still open, its estimated chance to be the best.
     """
 
     action: Action

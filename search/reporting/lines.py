@@ -40,7 +40,7 @@ def best_line(summary: Summary) -> str:
         return f"best {metric}: none yet (no trial is complete)"
     best = summary.best
     spread = f"{best.score:.4f} ± {best.std:.4f} over {len(best.fold_scores)} folds"
-    pooled = "" if best.pooled is None else f", pooled {best.pooled:.4f}"
+    pooled = "" if best.pooled is None else f", {best.pooled:.4f} pooled over all rows"
     return f"best {metric}: {spread}{pooled} (trial {best.trial})"
 
 
@@ -49,24 +49,28 @@ def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> lis
     where = [] if storage is None else ["--storage", redact(storage)]
     interrupted = [summary.study for summary in summaries if summary.state == INTERRUPTED]
     commands = [shlex.join(["search", "worker", "--study", study, *where]) for study in interrupted]
-    return [f"interrupted, no process works on it; the same `search run` continues it, or {line}" for line in commands]
+    return [
+        f"interrupted: no process is running it; continue with the same `search run` command, or with: {line}"
+        for line in commands
+    ]
 
 
 def ties_line(ties: Sequence[Tie]) -> str:
-    """Which trials are tied with the best one, in one line."""
+    """The trials that are tied with the best one, in one line."""
     named = ", ".join(f"{tie.trial} ({tie.score:.4f})" for tie in ties[:MOST_TIES])
     more = f" and {len(ties) - MOST_TIES} more" if len(ties) > MOST_TIES else ""
-    return f"tied with it within the folds' noise: {f'trials {named}{more}' if ties else 'no other trial'}"
+    tied = f"trials {named}{more}" if ties else "no other trial"
+    return f"tied with the best (difference within the noise between folds): {tied}"
 
 
 def sample_line(sample: Mapping[str, Any]) -> str:
-    """What resampling made of a fold's training rows, in one line."""
+    """How resampling changed the training rows of a fold, in one line."""
     before, after = sum(sample["counts_before"]), sum(sample["counts_after"])
     if sample["counts_before"] == sample["counts_after"]:
-        return f"its {sample['num_rows_in']} rows"
-    synthetic = f", {sample['num_synthetic']} of them synthetic" if sample["num_synthetic"] else ""
-    sizes = f"classes of {_ends(sample['counts_before'])} rows become {_ends(sample['counts_after'])}"
-    return f"{after} rows for {before}{synthetic}: {sizes}"
+        return f"{sample['num_rows_in']} rows"
+    synthetic = f" ({sample['num_synthetic']} synthetic)" if sample["num_synthetic"] else ""
+    sizes = f"class sizes {_ends(sample['counts_before'])} become {_ends(sample['counts_after'])}"
+    return f"{after} rows instead of {before}{synthetic}; {sizes}"
 
 
 def _ends(counts: Sequence[int]) -> str:
@@ -75,13 +79,13 @@ def _ends(counts: Sequence[int]) -> str:
 
 
 def leak_line(samples: Sequence[Mapping[str, Any] | None]) -> str:
-    """How many of their validation rows the folds were trained on, in one line."""
+    """How many validation rows were also trained on, in one line."""
     leaked = num_leaked(samples)
     if leaked:
-        return f"LEAK: {leaked} validation rows were trained on; the scores are worth nothing"
+        return f"LEAK: {leaked} validation rows were also used for training; the scores are not valid"
     if leaked is None:
-        return "validation rows that were trained on: not recorded for every fold"
-    return "validation rows that were trained on: 0"
+        return "leak check: not recorded for every fold"
+    return "leak check: no validation row was used for training"
 
 
 def show(value: Any) -> str:

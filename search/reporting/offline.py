@@ -25,7 +25,7 @@ def offline_as_json(directory: Path) -> list[dict[str, Any]]:
 def _read(directory: Path) -> Sequence[OfflineRun]:
     runs = read_offline(directory)
     if not runs:
-        raise ConfigError(f"{directory}: found no offline run, expected a folder that trackers.neptune.directory names")
+        raise ConfigError(f"{directory}: found no offline run, expected the folder of trackers.neptune.directory")
     return runs
 
 

@@ -61,15 +61,15 @@ class Address:
         given = self.password
         if given is None and not is_loopback(self.host):
             raise ConfigError(
-                f"--host: {self.host} can be reached by others, expected a password in SEARCH_SERVE_PASSWORD or "
-                "SEARCH_SERVE_PASSWORD_FILE (`make secrets` makes one)"
+                f"--host: {self.host} can be reached from other machines, expected a password in SEARCH_SERVE_PASSWORD "
+                "or SEARCH_SERVE_PASSWORD_FILE (`make secrets` makes one)"
             )
         if given is not None and len(given) < SHORTEST_PASSWORD:
             raise ConfigError(
                 f"SEARCH_SERVE_PASSWORD: found {len(given)} characters, expected {SHORTEST_PASSWORD} or more"
             )
         if self.certificate is None and self.key is not None:
-            raise ConfigError("--key: there is no --certificate that it belongs to")
+            raise ConfigError("--key: expected --certificate with it")
         if self.certificate is not None:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
@@ -113,11 +113,11 @@ class Guard:
 
     def _refusal(self, method: str, headers: Headers) -> Response | None:
         if self._password is None and not is_loopback(_hostname(f"//{headers.get('host', '')}")):
-            return PlainTextResponse("this address answers to localhost alone", 403)
+            return PlainTextResponse("this server answers only to localhost", 403)
         if self._password is not None and not self._knows_password(headers.get("authorization")):
             return PlainTextResponse("a password is needed", 401, headers=CHALLENGE)
         if method not in SAFE_METHODS and not _is_same_origin(headers):
-            return PlainTextResponse("a page of another address asked for this", 403)
+            return PlainTextResponse("requests from pages of other sites are refused", 403)
         return None
 
     def _knows_password(self, header: str | None) -> bool:

@@ -35,9 +35,10 @@ UNENDED = ("running", "paused", "waiting")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best complete trial: its mean over all folds with the sample standard deviation between them.
+    """The best complete trial: the mean of its fold scores with their sample standard deviation.
 
-    `pooled` is the metric of all rows' out-of-fold predictions together, None where they could not be had.
+    `pooled` is the pooled score: the metric of the out-of-fold predictions of all rows together; None if predictions
+    are missing.
     """
 
     trial: int
@@ -50,12 +51,12 @@ class Best:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A study in numbers; its state is `interrupted` where it is not at its end and no process works on it.
+    """A study in numbers. Its state is `interrupted` if it has not ended and no process works on it.
 
-    A trial that has not ended is `running`, `paused` or `waiting` (not begun).
-    `work_saved` is the share of its ended trials' epochs that stopping made unnecessary. What the patience of a fold
-    that is done left out is not among it, and an unfinished fold is taken to need the share of its epochs that the done
-    ones needed. `failures` counts the trials that a failure ended, by its kind; what diverged saved nothing.
+    A trial that has not ended is `running`, `paused` or `waiting` (not begun). `work_saved` is the share of the ended
+    trials' epochs that were not trained because the race stopped trials. Epochs that a fold skipped because of
+    `patience` do not count, nor do those of diverged trials. An unfinished fold is assumed to need the same share of
+    its epochs as the finished ones did. `failures` counts the trials that ended by a failure, by its kind.
     """
 
     study: str

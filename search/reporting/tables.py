@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
 from fold_search.search.racing.audits import paused_trials, race_line, trial_states
+from fold_search.search.racing.verdicts import percent
 from fold_search.search.reporting.lines import best_line, counts_line, leak_line, sample_line, show, ties_line
 from fold_search.search.reporting.provisional import Provisional, find_provisional
 from fold_search.search.reporting.summary import Summary, best_ties, estimate_trials, samples_of, summarise, worth
@@ -36,11 +37,11 @@ def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
     lines = [
         counts_line(summary),
         best_line(summary),
-        f"work saved by stopping: {summary.work_saved:.0%} of the ended trials' epochs",
+        f"stopping trials early saved {summary.work_saved:.0%} of the epochs of ended trials",
         race_line(summary.race),
     ]
     if len(trials) > most:
-        lines.append(f"{len(trials) - most} more trials: --json shows all, with their params")
+        lines.append(f"{len(trials) - most} more trials; --json shows all, with their params")
     return Group(table, *lines)
 
 
@@ -110,9 +111,11 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected: f
     pooled = NONE if trial.pooled is None else f"{trial.pooled:.4f}"
     folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
     epochs = str(sum(run.num_epochs for run in runs))
-    chance, reason = f"chance of {trial.chance or 0.0:.2g}", trial.reason or ""
+    chance, reason = f"chance of {percent(trial.chance or 0.0)}", trial.reason or ""
     notes = [chance] if trial.chance is not None and chance not in reason else []
-    notes += ["spared"] if trial.audited else []
+    notes += ["audit"] if trial.audited else []
     notes += [reason] if reason else []
-    notes += [f"fold {run.fold} given back: {run.reason}" for run in runs if run.failure and run.state in OPEN_STATES]
+    notes += [
+        f"fold {run.fold} will be tried again: {run.reason}" for run in runs if run.failure and run.state in OPEN_STATES
+    ]
     return str(trial.number), state, score, pooled, epochs, folds, "; ".join(notes)

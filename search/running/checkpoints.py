@@ -77,7 +77,11 @@ class Checkpoints:
             except (StorageError, TrialError) as error:
                 found = f"trial {self.claim.trial} fold {self.claim.fold}: {error}"
                 candidates.pop()
-                log.warning("%s; %s", found, "the epoch before is used" if candidates else "it starts afresh")
+                log.warning(
+                    "%s; %s",
+                    found,
+                    "the checkpoint before it is used" if candidates else "the fold starts again from its first epoch",
+                )
         self._generations = candidates
 
     def save_when_due(self, training: Restorable, *, epoch: int) -> str | None:

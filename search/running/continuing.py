@@ -1,4 +1,4 @@
-"""Whether a study has work left, and what its user does to go on with it."""
+"""Whether a study has work left, and how its user continues it."""
 
 from fold_search.search.racing.live import live_race
 from fold_search.search.study.config import StudyConfig
@@ -27,10 +27,10 @@ def has_work_left(ledger: Ledger, config: StudyConfig) -> bool:
 
 
 def how_to_add_trials(ledger: Ledger, config: StudyConfig) -> str:
-    """What goes on with a study that has no work left, in words."""
+    """How to continue a study that has no work left, in words."""
     num_trials = len(ledger.trials())
     if num_trials < most_trials(config):
-        return "`search run --set budget.until=used` asks for the rest of its budget"
+        return "`search run --set budget.until=used` runs the rest of its budget"
     if num_trials < config.budget.trials:
         return "its grid has no more combinations"
-    return "`search run --trials N` adds to them"
+    return "`search run --trials N` adds trials, up to N in all"

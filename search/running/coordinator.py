@@ -40,8 +40,8 @@ ROLE_SECONDS = 20.0
 RENEWAL_SECONDS = 1.0
 MAX_ATTEMPTS = 5
 MOST_PASSED_OVER = 10  # trials that are asked for in one step and not begun: the role is to be renewed
-NOT_WORTH_IT = "the race expects nothing of training on"
-NO_EXPECTED_GAIN = "ten more are expected to gain less than the folds' noise"
+NOT_WORTH_IT = "more training is not expected to find a better trial"
+NO_EXPECTED_GAIN = "ten more trials are expected to improve the score by less than the noise between folds"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,9 +149,7 @@ class Coordinator:
         ended = self.ledger.last_events((EventKind.TRIAL_FINISHED, EventKind.STUDY_REOPENED), limit=most)
         if len(ended) < most or not all(map(_teaches_nothing, ended)):
             return False
-        reason = (
-            f"{most} trials failed in a row, the last of them, trial {ended[0].trial}: {ended[0].payload['reason']}"
-        )
+        reason = f"{most} trials failed in a row; the last was trial {ended[0].trial}: {ended[0].payload['reason']}"
         self.ledger.finish_study(reason, state=StudyState.FAILED)
         return True
 

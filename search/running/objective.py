@@ -140,4 +140,6 @@ def memory_limited(limit: int | None) -> Iterator[None]:
     except BaseException as error:  # a panic of Rust's is no Exception
         if not is_out_of_memory(error):
             raise
-        raise ConfigError(f"--memory-limit: {limit} bytes are too few: {str(error) or type(error).__name__}") from error
+        raise ConfigError(
+            f"--memory-limit: {limit} bytes are not enough: {str(error) or type(error).__name__}"
+        ) from error

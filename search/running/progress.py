@@ -82,16 +82,16 @@ class Progress:
             f"{ended}/{summary.budget} trials ended",
         )
         elapsed = time.monotonic() - self._started
-        saved = f"work saved by stopping: {summary.work_saved:.0%}"
-        times = f"elapsed {duration(elapsed)}; left: {self._left(summary)}"
+        saved = f"stopping trials early saved {summary.work_saved:.0%} of the epochs"
+        times = f"elapsed {duration(elapsed)}; time left: {self._left(summary)}"
         return Group(grid, counts_line(summary), best_line(summary), race_line(summary.race), f"{saved}; {times}")
 
     def _left(self, summary: Summary) -> str:
         trained = summary.epochs_trained - self._epochs_at_start
         if summary.epochs_left <= 0:
-            return "nothing"
+            return "none"
         if not trained:
-            return "unknown yet"
+            return "not known yet"
         return "about " + duration(summary.epochs_left * (time.monotonic() - self._started) / trained)
 
 
@@ -131,15 +131,15 @@ def describe(event: Event, *, metric: str) -> str:
             return f"{where} epoch {event.epoch}: {metric} {payload['score']:.4f} {losses} ({payload['seconds']:.1f}s)"
         case EventKind.OUT_OF_MEMORY:
             use = payload["shape"].partition(":")[0]
-            return f"{where} is out of memory: {use} goes on with {payload['rows']} rows at once"
+            return f"{where} ran out of memory: {use} continues with {payload['rows']} rows at a time"
         case EventKind.FOLD_FINISHED | EventKind.TRIAL_FINISHED:
             return f"{where} {payload['state']}{_outcome(payload, metric)}"
         case EventKind.FOLD_RELEASED if payload.get("state") == FoldRunState.PAUSED:
             return f"{where} paused: {payload['reason']}"
         case EventKind.TRIAL_AUDITED:
-            return f"{where} would be stopped and runs on, so that chances can be checked: {payload['reason']}"
+            return f"{where} audit: {payload['reason']}"
         case EventKind.FOLD_RELEASED:
-            return f"{where} given back: {payload['reason']}"
+            return f"{where} will be tried again: {payload['reason']}"
         case EventKind.STUDY_FINISHED:
             return f"study {payload.get('state', 'finished')}: {payload['reason']}"
     return f"{where} {event.kind.value.replace('_', ' ')}"
@@ -152,7 +152,7 @@ def _outcome(payload: dict[str, object], metric: str) -> str:
         if isinstance(payload.get("std"), float):
             text += f" ± {payload['std']:.4f}"
         if isinstance(payload.get("pooled"), float):
-            text += f", pooled {payload['pooled']:.4f}"
+            text += f", {payload['pooled']:.4f} pooled over all rows"
     elif isinstance(payload.get("estimate"), float):
         text += f": {metric} about {payload['estimate']:.4f}"
     if payload.get("reason"):

@@ -28,7 +28,7 @@ def publish_now(study: OpenStudy, *, secrets: Secrets, rebuild: bool, say: Calla
     publisher.start()
     left = publisher.drain(timeout_seconds=PATIENCE_SECONDS)
     for tracker, num_events in left.items():
-        say(f"{tracker}: {num_events} events are left" if num_events else f"{tracker}: up to date")
+        say(f"{tracker}: {num_events} events are not published yet" if num_events else f"{tracker}: up to date")
     return 1 if any(left.values()) else 0
 
 

@@ -118,7 +118,7 @@ def run_study(
                 patience = DRAIN_SECONDS if ending is Ending.FINISHED else LEAVE_SECONDS
                 _drain(publisher, progress, study.record.name, seconds=patience)
     if engine.too_many_deaths:
-        raise RunFailed(f"{engine.error}; nothing is lost, the same command continues", ExitCode.WORKERS_DIE)
+        raise RunFailed(f"{engine.error}; nothing is lost; the same command continues the study", ExitCode.WORKERS_DIE)
     if engine.error:
         raise ConfigError(engine.error)
     check_not_failed(study, config)
@@ -166,9 +166,9 @@ class _Run:
         except StorageUnavailable as error:
             if self.outage_since is None:
                 self.outage_since = time.monotonic()
-                self.progress.say(f"{error}; trying again for {PATIENCE_SECONDS:.0f} s, nothing is lost")
+                self.progress.say(f"{error}; trying again for up to {PATIENCE_SECONDS:.0f} s; nothing is lost")
             if time.monotonic() - self.outage_since > PATIENCE_SECONDS:
-                waited = f"given up after {PATIENCE_SECONDS:.0f} s; the same command continues"
+                waited = f"gave up after {PATIENCE_SECONDS:.0f} s; the same command continues the study"
                 raise StorageUnavailable(f"{error}; {waited}") from error
             return True
 
@@ -188,9 +188,9 @@ class _Run:
 
 
 _LEAVING = {
-    Ending.INTERRUPTED: "leaving after the step in hand; press Ctrl-C once more to leave now",
-    Ending.FAILED: "a worker cannot go on; leaving after the step in hand",
-    Ending.TIMEOUT: "the time budget is used; leaving after the step in hand",
+    Ending.INTERRUPTED: "stopping after the current step; press Ctrl-C again to stop now",
+    Ending.FAILED: "a worker cannot continue; stopping after the current step",
+    Ending.TIMEOUT: "the time limit is reached; stopping after the current step",
 }
 
 
@@ -207,7 +207,7 @@ def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:
         return
     left = has_work_left(study.ledger, config)
     command = "`search run` continues it" if left else how_to_add_trials(study.ledger, config)
-    raise RunFailed(f"{last_reason(study.ledger)}; {command} once that is mended", ExitCode.TRIALS_FAIL)
+    raise RunFailed(f"{last_reason(study.ledger)}; once the cause is fixed, {command}", ExitCode.TRIALS_FAIL)
 
 
 def check_complete(study: OpenStudy, config: StudyConfig) -> None:
@@ -216,10 +216,10 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
     if summary.best is not None:
         return
     if study.ledger.study().state is StudyState.RUNNING:
-        raise RunFailed("no trial is complete yet; the same command continues", ExitCode.NONE_COMPLETE)
+        raise RunFailed("no trial is complete yet; the same command continues the study", ExitCode.NONE_COMPLETE)
     ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"
     reasons = [trial.reason for trial in study.ledger.trials() if trial.failure and trial.reason]
-    last = f", the last one: {reasons[-1]}" if reasons else ""
+    last = f"; last failure: {reasons[-1]}" if reasons else ""
     all_failed = set(summary.trials) == {TrialState.FAILED.value}
     raise RunFailed(
         f"no trial is complete ({ended}{last}); {how_to_add_trials(study.ledger, config)}",
@@ -237,4 +237,6 @@ def _drain(publisher: Publisher, progress: Progress, study: str, *, seconds: flo
     """Let the trackers catch up; what they could not take stays in the ledger."""
     for tracker, left in publisher.drain(timeout_seconds=seconds).items():
         if left:
-            progress.say(f"{tracker}: {left} events are not published yet; `search publish --study {study}` does it")
+            progress.say(
+                f"{tracker}: {left} events are not published yet; to publish them: search publish --study {study}"
+            )

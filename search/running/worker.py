@@ -131,11 +131,11 @@ class Worker:
         try:
             self._train(claim)
         except LeaseLost as error:
-            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
+            log.warning("trial %d fold %d: another worker has taken it over: %s", claim.trial, claim.fold, error)
         except TrialError as error:
             self._fail(claim, error)
         except StorageUnavailable as error:
-            log.warning("trial %d fold %d is continued from its checkpoint later: %s", claim.trial, claim.fold, error)
+            log.warning("trial %d fold %d will be continued from its checkpoint: %s", claim.trial, claim.fold, error)
             # Else it would wait for its lease to lapse, and count as lost.
             with suppress(StorageUnavailable):
                 self._give_back(claim, error)
@@ -185,7 +185,7 @@ class Worker:
                 return
         if not training.finished:
             checkpoints.save_left(training)
-            self.ledger.release(claim, reason="the worker was asked to leave")
+            self.ledger.release(claim, reason="the worker was stopped")
             return
         self._finish(training, claim)
         checkpoints.keep(0)
@@ -241,7 +241,7 @@ class Worker:
         try:
             self.ledger.release(claim, reason=reason, failure=failure)
         except LeaseLost as error:
-            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
+            log.warning("trial %d fold %d: another worker has taken it over: %s", claim.trial, claim.fold, error)
 
     def _fail(self, claim: Claim, error: Exception) -> None:
         """End the trial: what diverged is a bad configuration and was stopped, unless the study says otherwise."""
@@ -252,7 +252,7 @@ class Worker:
             else:
                 self.ledger.finish_fold(claim, FoldRunState.FAILED, reason=reason, failure=failure)
         except LeaseLost as error:
-            log.warning("trial %d fold %d was lost to another worker: %s", claim.trial, claim.fold, error)
+            log.warning("trial %d fold %d: another worker has taken it over: %s", claim.trial, claim.fold, error)
 
 
 _ENDED = Verdict(decision=Decision.STOP, reason="the trial has ended")

@@ -21,7 +21,7 @@ from fold_search.storage.ledger import Ledger
 if TYPE_CHECKING:
     from fold_search.search.running.worker import Worker
 
-LEAVING = "the worker was asked to leave"
+LEAVING = "the worker was stopped"
 PATIENCE_SECONDS = 600.0  # with a database that went away
 
 # Exit codes: what the process that started it needs to know.

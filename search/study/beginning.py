@@ -1,4 +1,4 @@
-"""Begin a study or continue it: check the data, freeze the folds, refuse what does not fit what was begun."""
+"""Begin a study or continue it: check the data and settings, fix the folds, refuse changes of a begun study."""
 
 import importlib.metadata
 import platform

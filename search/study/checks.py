@@ -65,7 +65,7 @@ def _check_kind(config: StudyConfig) -> None:
     for name, expected in (NOT_FOR_IMAGES if is_image else FOR_IMAGES_ONLY).items():
         if others := [value for value in field_values(config, name) if value != expected]:
             section = "training" if name in TrainingParams.model_fields else "model"
-            found, what = json.dumps(others[0]), "images" if is_image else "rows that are no images"
+            found, what = json.dumps(others[0]), "images" if is_image else "rows that are not images"
             raise ConfigError(f"{section}.{name}: found {found} for {what}, expected {json.dumps(expected)}")
 
 
@@ -124,7 +124,7 @@ def other_process() -> Iterator[ProcessPoolExecutor]:
             yield child
     except BrokenProcessPool:
         raise ConfigError(
-            "model.encoder: the process that looks at it was killed, perhaps as memory ran out; expected it to end"
+            "model.encoder: the process that checks it was killed, perhaps because memory ran out; expected it to end"
         ) from None
 
 

@@ -14,7 +14,7 @@ def check_columns(data: DataSpec, model: ModelParams, space: Mapping[str, Range 
     """Raise pydantic's error for a column ensemble of fewer than two, or settings of a column that is not read."""
     domain = space.get("architecture")
     if "columns" in (domain.ends() if domain else [model.architecture]) and len(data.text) < 2:
-        expected = "two columns or more, for the architecture is columns"
+        expected = "two columns or more, because the architecture is columns"
         raise unmet(expected, path=("data", "text"), found=list(data.text))
     for field in OF_COLUMNS:
         for name in getattr(model, field):

@@ -66,7 +66,7 @@ def _check_time(value: Any) -> Any:
 
 
 def _switch(value: object) -> object:
-    """Let `mlflow: null` and `mlflow: false` switch a tracker off, `true` on."""
+    """Let `mlflow: null` and `mlflow: false` switch a tracker off, and `true` switch it on."""
     return {"enabled": bool(value)} if value is None or isinstance(value, bool) else value
 
 
@@ -81,7 +81,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# Neither a dump nor a repr of the study file shows the password of an address.
+# An address's password is in neither a dump nor a repr of the study file.
 Address = Annotated[str, Field(min_length=1, repr=False), PlainSerializer(without_password)]
 
 
@@ -300,7 +300,7 @@ class StudyConfig(_Section):
         for name, domain in self.space.items() if self.study.sampler == "grid" else ():
             if domain.values() is None:
                 raise unmet(
-                    "a step, for the sampler is grid",
+                    "a step, because the sampler is grid",
                     path=("space", name),
                     found=domain.model_dump(exclude_defaults=True),
                 )
@@ -313,11 +313,11 @@ class StudyConfig(_Section):
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), *, notes: list[str] | None = None) -> StudyConfig:
-    """Read the study file, then lay `section.field=value` overrides over it.
+    """Read the study file, then apply `section.field=value` overrides to it.
 
-    A relative path, of data or of an encoder, starts at the study file's folder, in an override at the working
-    directory. An override of a searched parameter fixes it, as `space.NAME=null` does; what can then have no effect is
-    not searched either, which is added to `notes`. Raises ConfigError, one line.
+    A relative path, of data or of an encoder, starts at the study file's folder; in an override, at the working
+    directory. An override of a searched parameter fixes it, as `space.NAME=null` does. Parameters that then have no
+    effect are not searched either; `notes` gets a line for each. Raises ConfigError, one line.
     """
     sections = read_study_file(path)
     _anchor(sections, path.parent)
@@ -328,17 +328,20 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, notes: list[str] |
     _anchor(sections, Path.cwd())
     config = _validated(sections, source=path, overrides=overrides)
     if config.storage.encoders is not None:
-        raise ConfigError(f"{path}: storage.encoders: is not for a study file: relative encoder folders start at it")
+        raise ConfigError(
+            f"{path}: storage.encoders: cannot be set in a study file, where relative encoder folders start at its "
+            "folder"
+        )
     return starting_here(config)
 
 
 def config_from_record(record: Mapping[str, Any], overrides: Sequence[str] = ()) -> StudyConfig:
-    """Return the config that `to_record` recorded, over which `overrides` were laid; raises ConfigError, one line."""
+    """Return the config of a record by `to_record`, to which `overrides` were applied; raises ConfigError, one line."""
     return _validated(record, source="the study's record", overrides=overrides)
 
 
 def to_record(config: StudyConfig) -> dict[str, Any]:
-    """Return all sections as JSON has them, passwords removed; `config_from_record` reads it."""
+    """Return all sections as JSON values, without passwords; `config_from_record` reads them."""
     return config.model_dump(mode="json")
 
 
@@ -348,9 +351,9 @@ def fingerprint(config: StudyConfig) -> str:
 
 
 def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
-    """Name what must not change but did, as in "training.epochs: 3 -> 4"; empty if the study may be continued.
+    """Return the changes that a study must not have, such as "training.epochs: 3 -> 4"; empty if it may be continued.
 
-    An encoder's folder is the same by whatever name the working directory has for it.
+    An encoder's folder may be named relative to another working directory.
     """
     before, after = _written_leaves(begun), _written_leaves(as_begun(begun, now))
     return [
@@ -361,7 +364,7 @@ def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
 
 
 def _lasting(config: StudyConfig) -> dict[str, Any]:
-    # The files may move and be written anew; the ledger knows their content by a fingerprint of its own.
+    # The files may be moved or rewritten; the ledger has a fingerprint of their content.
     moved = {"path", "extra", "images", "encoding", "quotes"}
     return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": moved})
 

@@ -69,12 +69,12 @@ def check_disk(
         least, most = sum(need.least for need in on_disk), sum(need.most for need in on_disk)
         if least > free:
             raise ConfigError(
-                f"{folder}: the study needs at least {decimal(least)} of disk, found {decimal(free)} free; "
-                "storage.artifacts and storage.cache may name another place"
+                f"{folder}: the study needs at least {decimal(least)} of disk space, found {decimal(free)} free; "
+                "storage.artifacts and storage.cache can be put on another disk"
             )
-        line = f"disk: at most about {decimal(most)} ({kinds}) of {decimal(free)} free"
+        line = f"disk: the study needs at most about {decimal(most)} ({kinds}); {decimal(free)} are free"
         if most > CLOSE * free:
-            line += "; this is close: fewer artifacts.paused_checkpoints, or artifacts.keep none, need less"
+            line += ". That is close: to need less, lower artifacts.paused_checkpoints or set artifacts.keep to none"
         lines.append(line)
     return lines
 

@@ -1,4 +1,4 @@
-"""Secrets: the one place that reads the environment, and from which they go to those who need them."""
+"""Secrets: the only place that reads them from environment variables."""
 
 import os
 import re
@@ -68,7 +68,7 @@ def missing_sign_in(uri: str, secrets: Secrets) -> str:
     if user is None or secrets.mlflow_password or secrets.mlflow_token:
         return ""
     return (
-        "trackers.mlflow.uri has no password (one in a study file is never kept); if it needs one, set "
+        "trackers.mlflow.uri has no password (a password in the study file is not stored); if it needs one, set "
         "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_PASSWORD_FILE to the name of a file with it"
     )
 

@@ -48,6 +48,6 @@ def _index(key: str, label: str | None, label_names: Sequence[str]) -> int | Non
         return None
     if label not in label_names:
         raise ConfigError(
-            f"study.{key}: found {quoted(label)}, which is no label of the data; {which_label(label, label_names)}"
+            f"study.{key}: found {quoted(label)}, which is not a label of the data; {which_label(label, label_names)}"
         )
     return list(label_names).index(label)

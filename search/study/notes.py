@@ -1,4 +1,4 @@
-"""What the user should know of a study's rows before it runs: what is allowed, and seldom meant."""
+"""Notes on a study's rows before it runs: what is allowed, but often a mistake."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ def _small_classes(dataset: Dataset, config: StudyConfig) -> list[str]:
         return []
     named = listed(map(class_name, small), most=8)
     return [
-        f"{len(small)} classes have fewer rows than the {config.folds.k} folds, so that some folds validate without "
+        f"{len(small)} classes have fewer rows than there are folds ({config.folds.k}), so some folds validate without "
         f"them: {named}"
     ]
 
@@ -43,7 +43,10 @@ def _alike(dataset: Dataset) -> list[str]:
     counts = dict(zip(dataset.label_names, rows, strict=True))
     named = "; ".join(group.describe(counts) for group in groups[:_MOST_ALIKE])
     more = f"; and {len(groups) - _MOST_ALIKE} more such" if len(groups) > _MOST_ALIKE else ""
-    return [f"some classes look alike: {named}{more}. Each stays a class; if they are meant as one, write them alike"]
+    return [
+        f"some class names look alike: {named}{more}. Each stays a class; if they mean the same, give them the same "
+        "name"
+    ]
 
 
 def _split_texts(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.int16]) -> list[str]:
@@ -57,12 +60,12 @@ def _split_texts(dataset: Dataset, config: StudyConfig, assignments: NDArray[np.
         return []
     same = "image file" if config.data.image is not None else "text"
     if config.data.group is not None:
-        why = f"data.group keeps the rows of one {config.data.group} together, whatever their {same}"
+        why = f"data.group puts the rows of one {config.data.group} into one fold, whatever their {same}"
     elif not config.folds.group_duplicates:
-        why = "folds.group_duplicates is false, so scores tell less of rows that are new"
+        why = "folds.group_duplicates is false, so scores may be better than on new rows"
     else:
         why = (
-            "an earlier version made these folds and did not see that the texts are the same. The study goes on with "
-            "them, and its scores are too good; a new study name makes new folds"
+            "an earlier version of this program made these folds and did not see that the texts are the same. The "
+            "study goes on with them, but its scores are too good; a new study name makes new folds"
         )
-    return [f"{count:,} rows have the {same} of a row in another fold: {why}"]
+    return [f"{count:,} rows have the same {same} as a row in another fold: {why}"]

@@ -1,4 +1,4 @@
-"""A study that is there already: find it, adapt it to this machine, open it again."""
+"""A study that exists: find it, and adapt its paths to this machine."""
 
 import copy
 from collections.abc import Sequence
@@ -50,12 +50,14 @@ def on_this_machine(record: StudyRecord, overrides: Sequence[str]) -> StudyConfi
         apply_override(sections, parse_override(override))
     config = config_from_record(sections, overrides)
     if changes := differences(config_from_record(record.config), config):
-        raise ConfigError(f"--set: a worker trains what the study says, expected no change of {'; '.join(changes)}")
+        raise ConfigError(
+            f"--set: found a change of {'; '.join(changes)}, expected only changes that do not affect the training"
+        )
     return config
 
 
 def _unknown_study(engine: Engine, name: str) -> str:
     names: Sequence[str] = [record.name for record in list_studies(engine)]
     close = nearest(name, names)
-    hint = f"did you mean {close!r}?" if close else f"known: {', '.join(names) or 'none'}"
+    hint = f"did you mean {close!r}?" if close else f"its studies: {', '.join(names) or 'none'}"
     return f"no study {name!r} in this database; {hint}"

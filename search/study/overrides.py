@@ -14,21 +14,22 @@ _SPACE = TypeAdapter(dict[str, Domain])
 
 
 def lay_over(sections: dict[str, Any], settings: Sequence[Override]) -> list[str]:
-    """Apply the overrides to the sections, in place; return a note for each parameter that is not searched therefore.
+    """Apply the overrides to the sections, in place; return a note for each parameter that they take out of the search.
 
-    Parameters that an override fixes need no note. Those that can have no effect without the overrides either stay
-    searched, as do those that an override asks to search: the study file's check refuses them. Raises ConfigError.
+    Parameters that an override fixes need no note. Parameters that have no effect even without the overrides stay in
+    the search, and so do those that an override asks to search: the check of the study file refuses them. Raises
+    ConfigError.
     """
-    spared = {setting.path[1] for setting in settings if setting.path[0] == "space" and len(setting.path) > 1}
-    spared |= set(_hindered(sections))
+    kept = {setting.path[1] for setting in settings if setting.path[0] == "space" and len(setting.path) > 1}
+    kept |= set(_hindered(sections))
     for setting in settings:
         apply_override(sections, setting)
         _fix(sections, setting)
     notes = []
-    while found := {name: why for name, why in _hindered(sections).items() if name not in spared}:
+    while found := {name: why for name, why in _hindered(sections).items() if name not in kept}:
         for name, why in found.items():
             del sections["space"][name]
-            notes.append(f"space.{name} is left out: {why}")
+            notes.append(f"space.{name} is not searched: {why}")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The parameters that a study may fix or search: what the models declare of each, and the ranges and choices given."""
+"""The parameters that a study may fix or search: their declarations, and the ranges and choices in the study file."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -62,13 +62,13 @@ class Range(BaseModel):
     @model_validator(mode="after")
     def _is_not_empty(self) -> Self:
         if self.low >= self.high:
-            raise unmet("low below high (a single value is fixed in `model` or `training`)")
+            raise unmet("low below high (to fix a single value, set it in `model` or `training`)")
         if self.log and self.low <= 0:
             raise unmet("low above 0 for a log scale")
         if self.log and self.step is not None:
-            raise unmet("either log or step")
+            raise unmet("only one of log and step")
         if self.step is not None and not self._ends_on_a_step(Decimal(str(self.step))):
-            raise unmet("a step above 0 that leads from low to high exactly")
+            raise unmet("a step above 0, and high a whole number of steps above low")
         return self
 
     def _ends_on_a_step(self, step: Decimal) -> bool:
@@ -117,11 +117,11 @@ class Choices(BaseModel):
     @model_validator(mode="after")
     def _all_differ(self) -> Self:
         if len(set(self.choices)) < len(self.choices):
-            raise unmet("choices that all differ")
+            raise unmet("choices without duplicates")
         return self
 
     def ends(self) -> list[Scalar]:
-        """All choices, for none is between others."""
+        """All choices: no choice lies between others."""
         return list(self.choices)
 
     def nearest(self, value: Scalar) -> Scalar:
@@ -192,7 +192,7 @@ class Parameter:
             return Choices(choices=tuple(self._check_value(value, index) for index, value in enumerate(domain.choices)))
         if not self.is_number:
             raise unmet(
-                "a list of choices, for this is no number",
+                "a list of choices, because this is not a number",
                 path=self._path,
                 found=domain.model_dump(exclude_defaults=True),
             )
@@ -240,7 +240,7 @@ def check_conditions(space: Mapping[str, Range | Choices], fixed: Mapping[str, A
     """Raise pydantic's error if something is searched that can never have an effect."""
     for name in space:
         for obstacle in _obstacles(name, space, fixed):
-            raise refused(f"no effect while {obstacle}", path=("space", name))
+            raise refused(f"has no effect, because {obstacle}", path=("space", name))
 
 
 def hindrances(space: Mapping[str, Range | Choices], params: Params) -> dict[str, str]:
@@ -295,5 +295,5 @@ def _obstacles(name: str, space: Mapping[str, Range | Choices], fixed: Mapping[s
         if not any(value in allowed for value in possible):
             section = PARAMETERS[other].section if domain is None else "space"
             values, needed = " or ".join(map(str, possible)), " or ".join(allowed)
-            yield f"{section}.{other} is {values}; it needs {needed}"
+            yield f"{section}.{other} is {values}, expected {needed}"
         yield from _obstacles(other, space, fixed)

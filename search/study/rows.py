@@ -116,7 +116,7 @@ def rows_together(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
 
 
 def _read(artifacts: Artifacts, run: FoldRun, shape: tuple[int, int]) -> NDArray[np.float32]:
-    where = f"trial {run.trial}, fold {run.fold}: the predictions {run.predictions!r}"
+    where = f"trial {run.trial}, fold {run.fold}: the stored predictions {run.predictions!r}"
     if run.predictions is None:
         raise ConfigError(f"trial {run.trial}, fold {run.fold}: there are no stored predictions")
     content = artifacts.get(run.predictions)

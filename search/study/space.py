@@ -97,7 +97,7 @@ def grid(config: StudyConfig) -> list[dict[str, Scalar]]:
     for name, domain in config.space.items():
         values = domain.values()
         if values is None:
-            raise ConfigError(f"space.{name}: expected a step or choices, for a grid lists all values")
+            raise ConfigError(f"space.{name}: expected a step or choices, because a grid tries all values")
         grown = _extend(combinations, name=name, values=values, fixed=config.fixed)
         combinations = list(islice(grown, MOST_COMBINATIONS + 1))
         if len(combinations) > MOST_COMBINATIONS:

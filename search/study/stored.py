@@ -1,4 +1,4 @@
-"""How the artifacts of a study are named, and where they are missing."""
+"""How the artifacts of a study are named, and a line if they are missing."""
 
 from fold_search.search.study.attended import present_runs
 from fold_search.storage.artifacts import Artifacts
@@ -29,7 +29,7 @@ def weights_name(predictions: str) -> str:
 
 
 def misplaced(ledger: LedgerView, artifacts: Artifacts) -> str | None:
-    """What to say where nothing is that the ledger knows of: most likely the study was run in another folder."""
+    """A line if none of the files that the ledger names exists: most likely the study was run in another folder."""
     runs = present_runs(ledger)
     recorded = [run.predictions for run in runs if run.predictions]
     # Those of a fold run that is being trained come and go.
@@ -37,6 +37,6 @@ def misplaced(ledger: LedgerView, artifacts: Artifacts) -> str | None:
     if not recorded or any(artifacts.exists(name) for name in recorded):
         return None
     return (
-        f"storage.artifacts: found nothing of study {ledger.study().name!r} in {artifacts.place}, expected the folder "
-        "or URL that it was run with; go to where it was run, or say where it is: --set storage.artifacts=PLACE"
+        f"storage.artifacts: found no files of study {ledger.study().name!r} in {artifacts.place}, expected the folder "
+        "or URL that it was run with; change to the directory where it was run, or use --set storage.artifacts=PLACE"
     )

@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
             problem = f"found the number {shown(node.value)}, expected one below 2**63, or a name in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         if isinstance(value, str) and _UNWRITABLE.search(value):
-            problem = f"found {shown(value)}, expected no NUL and no half of a surrogate pair"
+            problem = f"found {shown(value)}, expected text without NUL characters or unpaired surrogates"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return value
 
@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
                 key.tag = _TEXT  # keys are names: a class or a column may be called yes or 01
             if key.value in names:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {printable(key.value)} stands twice", problem_mark=key.start_mark
+                    problem=f"the key {printable(key.value)} is given twice", problem_mark=key.start_mark
                 )
             names.add(key.value)
         return super().construct_mapping(node, deep)
@@ -128,7 +128,7 @@ def apply_override(sections: dict[str, Any], override: Override) -> None:
         section = section[parent]
         if not isinstance(section, dict):
             key, whole = printable(".".join(parents[:depth])), printable(".".join(override.path))
-            raise ConfigError(f"--set {whole}: {key} is {_kind(section)}, set it as a whole")
+            raise ConfigError(f"--set {whole}: {key} is {_kind(section)}, expected an override of all of it")
     section[name] = override.value
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a study file, in its own words: the key, what was found, what was expected, on one line."""
+"""Messages about a study file: the key, what was found and what was expected, on one line."""
 
 import json
 import re
@@ -100,7 +100,7 @@ def _unquoted(error: ErrorDetails, text: str, *, in_shell: bool) -> str:
     kind = "true or false" if isinstance(error["input"], bool) else "a number"
     # A shell takes one pair of quotes for itself.
     quoted = shlex.quote(json.dumps(text)) if in_shell else json.dumps(text)
-    return f"found {printable(text)}, which YAML takes for {kind}, expected text; put it in quotes: {quoted}"
+    return f"found {printable(text)}, which YAML reads as {kind}, expected text; put it in quotes: {quoted}"
 
 
 def _problem(error: ErrorDetails, path: tuple[int | str, ...], model: type[BaseModel]) -> str:

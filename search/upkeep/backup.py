@@ -70,7 +70,7 @@ def back_up(study: OpenStudy, out: Path, *, overrides: Sequence[str] = ()) -> Ba
     Raises ConfigError if the file is there or cannot be written, or nothing is stored of the study; StorageError.
     """
     if out.exists():
-        raise ConfigError(f"{out}: is there already, expected a new file")
+        raise ConfigError(f"{out}: exists already, expected a new file")
     artifacts = Artifacts(on_this_machine(study.record, overrides).storage.artifacts)
     if reason := misplaced(study.ledger, artifacts):
         raise ConfigError(reason)
@@ -181,11 +181,11 @@ def _opened(file: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(file, "r:") as archive:
             yield archive
     except FileNotFoundError:
-        raise ConfigError(f"{file}: there is no such file, expected what `search backup` wrote") from None
+        raise ConfigError(f"{file}: there is no such file, expected one that `search backup` wrote") from None
     except OSError as error:
         raise ConfigError(f"{error.filename or file}: {reason_of(error)}") from None
     except (tarfile.TarError, EOFError):
-        raise ConfigError(f"{file}: damaged, or no file that `search backup` wrote") from None
+        raise ConfigError(f"{file}: damaged, or not a file that `search backup` wrote") from None
 
 
 def _check(archive: tarfile.TarFile, file: Path) -> Manifest:
@@ -198,16 +198,21 @@ def _check(archive: tarfile.TarFile, file: Path) -> Manifest:
             raise ConfigError(f"{file}: found {member.name!r}, which `search backup` does not write")
         found[member.name] = hashlib.file_digest(_member(archive, member), "sha256").hexdigest()
     if found.pop(MANIFEST, None) is None or archive.getmember(MANIFEST).size > LARGEST_MANIFEST:
-        raise ConfigError(f"{file}: its end is missing; the backup was cut off")
+        raise ConfigError(f"{file}: the end of the file is missing; the backup is incomplete")
     try:
         manifest = Manifest.model_validate_json(_member(archive, MANIFEST).read())
     except ValidationError:
-        raise ConfigError(f"{file}: its {MANIFEST} cannot be read; it is damaged or of a newer version") from None
+        raise ConfigError(
+            f"{file}: its {MANIFEST} cannot be read; the backup is damaged or from a newer version"
+        ) from None
     if manifest.format > FORMAT:
-        raise ConfigError(f"{file}: written by fold-search {manifest.fold_search}, which is newer; upgrade fold-search")
+        raise ConfigError(
+            f"{file}: written by fold-search {manifest.fold_search}, which is newer than this version; upgrade "
+            "fold-search"
+        )
     for name in sorted(found.keys() | manifest.sha256.keys() | {DATABASE}):
         if name not in found or found[name] != manifest.sha256.get(name):
-            raise ConfigError(f"{file}: damaged: {name} is not what was written")
+            raise ConfigError(f"{file}: damaged: {name} has changed since it was written")
     return manifest
 
 
@@ -223,7 +228,7 @@ def _reading(database: Path, file: Path, *, alone: bool = True) -> Iterator[None
     except (AssertionError, LookupError, RecursionError, SQLAlchemyError, TypeError, ValueError) as error:
         if not alone and isinstance(error, StorageError) and str(database) not in str(error):
             raise
-        found = str(error) if isinstance(error, StorageError) else f"{DATABASE} holds what no study has"
+        found = str(error) if isinstance(error, StorageError) else f"{DATABASE} contains values that no study has"
         raise ConfigError(f"{file}: {found}".replace(str(database), DATABASE)) from None
 
 

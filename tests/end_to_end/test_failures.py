@@ -34,9 +34,9 @@ def test_a_study_whose_trials_all_fail_ends_and_is_continued_by_the_same_command
     failed = status["failures"]["code_error"]
     assert (status["state"], status["failures"]) == ("failed", {"code_error": failed})
     assert failed in (2, 3)
-    reason = r"2 trials failed in a row, the last of them, trial [12]: code error: ValueError: this library is broken"
+    reason = r"2 trials failed in a row; the last was trial [12]: code error: ValueError: this library is broken"
     last = output.splitlines()[-1]
-    assert re.fullmatch(f"error: {reason}; `search run` continues it once that is mended", last), last
+    assert re.fullmatch(f"error: {reason}; once the cause is fixed, `search run` continues it", last), last
     user.search(*command(user))
     assert user.ledger().study().state is StudyState.FINISHED
     assert user.json("status")["trials"] == {"failed": failed, "complete": 4 - failed}

@@ -168,7 +168,7 @@ def test_a_time_budget_ends_the_run_and_loses_nothing(user: UserFolder):
     process = user.start_run("--timeout", "3s")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == ExitCode.NONE_COMPLETE, output
-    assert "the time budget is used" in output
+    assert "the time limit is reached" in output
     assert "no trial is complete yet; the same command continues" in output.splitlines()[-1]
     assert user.ledger().counts()[FoldRunState.LEASED] == 0
     assert user.ledger().study().state is StudyState.RUNNING

@@ -42,11 +42,11 @@ def test_who_publishes_without_the_study_file_signs_in(user: UserFolder):
     by_file, by_value = {"MLFLOW_TRACKING_PASSWORD_FILE": "password"}, {"MLFLOW_TRACKING_PASSWORD": PASSWORD}
 
     begun = search(user, "run", *study, "--config", "study.yaml", "--trials", "1")
-    assert "takes no events" not in begun
+    assert "cannot be published" not in begun
     assert "up to date" in search(user, "publish", *study, **by_file)
 
     refused = search(user, "publish", *study, "--rebuild", code=1)
-    assert "mlflow takes no events" in refused
+    assert "mlflow: results cannot be published" in refused
     assert "MLFLOW_TRACKING_PASSWORD_FILE" in refused
     assert "up to date" in search(user, "publish", *study, **by_value)
 
@@ -61,7 +61,7 @@ def test_who_publishes_without_the_study_file_signs_in(user: UserFolder):
     )
     user.ledger().update_config(user.ledger().study().config | {"trackers": recorded(port)})
     joined = search(user, "worker", *study, **by_file)
-    assert "takes no events" not in joined
+    assert "cannot be published" not in joined
     assert "up to date" in search(user, "publish", *study, **by_value)
     kept = [path for path in user.folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
     assert {path.name for path in kept} == {"study.yaml", "password"}

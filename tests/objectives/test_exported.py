@@ -184,7 +184,7 @@ def damage(folder: Path, change: Callable[[dict], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda folder: (folder / DESCRIPTION).unlink(), "is no exported model: there is no model.json"),
+        (lambda folder: (folder / DESCRIPTION).unlink(), "is not an exported model: it has no model.json"),
         (lambda folder: (folder / DESCRIPTION).write_text("{"), "model.json: is damaged: not JSON"),
         (lambda folder: damage(folder, lambda d: d.update(format=99)), "found format 99, expected 1"),
         (lambda folder: damage(folder, lambda d: d.pop("members")), "model.json: is damaged: members: Field required"),

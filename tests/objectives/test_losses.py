@@ -329,23 +329,23 @@ def test_losses_without_class_weights_ignore_them(loss):
     assert loss_of(loss=loss, class_weights="inverse_frequency").weights is None
 
 
-SCALAR = "expected a number between 0 and 1: the weight of the rarer class, the other's being 1 less it"
+SCALAR = "expected a number between 0 and 1: the weight of the rarer class; the other class gets 1 minus that weight"
 REFUSED_WEIGHTS = [
-    (GIVEN | {"Grian": 1.0}, NAMES, "found 'Grian', which is no label; did you mean 'grain'?"),
-    ({"x": 1.0}, NAMES, "found 'x', which is no label; there are 'barley', 'corn', 'grain', 'wheat'"),
+    (GIVEN | {"Grian": 1.0}, NAMES, "found 'Grian', which is not a label of the data; did you mean 'grain'?"),
+    ({"x": 1.0}, NAMES, "found 'x', which is not a label of the data; there are 'barley', 'corn', 'grain', 'wheat'"),
     ({"corn": 1.0}, NAMES[:2], "found no entry for 'barley', expected one for each of the labels"),
     (dict.fromkeys(NAMES, 0.0), NAMES, "found weights that are all 0, expected at least one above 0"),
     (
         0.25,
         NAMES,
-        "found the one number 0.25 for 4 classes: it would only rescale the loss and weigh no class; "
+        "found the one number 0.25 for 4 classes: that would only rescale the loss; "
         "expected {label: weight}, class_balanced or inverse_frequency",
     ),
     (1.0, NAMES[:2], f"found 1, {SCALAR}"),
     (math.nan, NAMES[:2], f"found nan, {SCALAR}"),
 ]
 REFUSED_PRIORS = [
-    (PRIOR | {"corm": 0.0}, "found 'corm', which is no label; did you mean 'corn'?"),
+    (PRIOR | {"corm": 0.0}, "found 'corm', which is not a label of the data; did you mean 'corn'?"),
     ({"corn": 1.0}, "found no entry for 'barley', 'grain', 'wheat', expected one for each of the labels"),
     (PRIOR | {"corn": 0.2}, "found shares that sum to 1.1, expected 1"),
 ]

@@ -172,7 +172,7 @@ def test_a_sampler_that_empties_a_class_ends_the_trial():
     """Two rows among strangers: the error names class, sampler and the way out, and that way leads out."""
     labels = np.array([0] * 6 + [1, 1] + [2])
     points = on_a_line(0, 1, 2, 3, 4, 5, 1.5, 3.5, 50)
-    expected = r"training\.sampler enn leaves class 1 without any of its training rows \(2\).*sampler_min_rows: 3 "
+    expected = r"training\.sampler enn removes all training rows \(2\) of class 1; .*sampler_min_rows: 3 "
     with pytest.raises(TrialError, match=expected):
         run(labels, embeddings=points, sampler="enn")
     assert {6, 7} <= set(run(labels, embeddings=points, sampler="enn", sampler_min_rows=3).rows.tolist())
@@ -295,8 +295,8 @@ def test_too_few_rows_for_the_neighbours_are_refused_before_training(sampler):
     folds = np.array([0, 1, 2] * 6 + [0, 1, -1, 2], dtype=np.int16)  # label 3 is all in fold 2, one row of 2 is extra
     names = ("much", "some", "few", "one")
     expected = (
-        rf"^training\.sampler {sampler} looks at 3 neighbours: found too few training rows in fold 0 of 2 labels, "
-        r"the rarest 'one' \(1\), expected 4 or more; training\.sampler_min_rows: 4 leaves"
+        rf"^training\.sampler {sampler} with 3 neighbours: found 1 training rows in fold 0 of 2 labels, "
+        r"the rarest 'one', expected 4 or more; training\.sampler_min_rows: 4 keeps"
     )
     with pytest.raises(DataError, match=expected):
         check_sampler(TrainingParams(sampler=sampler), labels=labels, assignments=folds, label_names=names)
@@ -312,7 +312,7 @@ def test_the_fold_with_too_few_rows_is_named():
     """Five rows are enough where all are trained on, and too few in the fold that holds two of them out."""
     labels = np.repeat([0, 1], [8, 5])
     folds = np.array([0, 1] * 4 + [1, 1, -1, -1, -1], dtype=np.int16)
-    with pytest.raises(DataError, match=r"in fold 1 of label 'b' \(3\), expected 4"):
+    with pytest.raises(DataError, match=r"found 3 training rows in fold 1 of label 'b', expected 4"):
         check_sampler(TrainingParams(sampler="enn"), labels=labels, assignments=folds, label_names=["a", "b"])
     check_sampler(
         TrainingParams(sampler="enn", sampler_neighbors=2), labels=labels, assignments=folds, label_names=["a", "b"]

@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 from fold_search.search.racing.audits import race_figures, race_line
+from fold_search.search.racing.verdicts import percent
 from fold_search.storage.records import Failure, FoldRun, FoldRunState, TrialRecord, TrialState
 
 
@@ -57,17 +58,40 @@ def test_a_paused_trial_was_begun_and_is_trained_by_nobody():
     runs = [run(number, state, num_epochs=0 if number == 2 else 1) for number, state in enumerate(states)]
     figures = race_figures(trials, [*runs, run(4, FoldRunState.STOPPED)], "maximize")
     assert figures.paused == 2
-    assert race_line(figures) == "race: 1 stopped, 2 paused"
+    assert race_line(figures) == "race: 1 trial stopped early, 2 paused"
 
 
-def test_the_line_says_how_often_the_chances_were_wrong():
-    """With the interval, and what was stated."""
-    trials = [
-        trial(0, TrialState.COMPLETE, score=0.7),
-        trial(1, TrialState.STOPPED, chance=0.02),
-        audited(2, 0.6, 0.01),
+@pytest.mark.parametrize(
+    ("audits", "line"),
+    [
+        ([audited(2, None)], "1 trial trained on as a check, though the race would have stopped them"),
+        (
+            [audited(2, 0.6)],
+            "1 trial that the race would have stopped trained to the end as a check; stopping it would have been right",
+        ),
+        (
+            [audited(2, 0.8)],
+            "1 trial that the race would have stopped trained to the end as a check; stopping it would have been wrong",
+        ),
+        (
+            [audited(2, 0.6, 0.01), audited(3, 0.8, 0.02), audited(4, None)],
+            "2 trials that the race would have stopped trained to the end as a check; stopping would have been wrong "
+            "for 1 (95% interval: 1% to 99%; the race estimated 1.5%)",
+        ),
+    ],
+)
+def test_the_lines_say_what_was_risked_and_how_often_a_stop_would_have_been_wrong(audits: list[TrialRecord], line: str):
+    """Of several audits with the interval, and what the race expected."""
+    trials = [trial(0, TrialState.COMPLETE, score=0.7), trial(1, TrialState.STOPPED, chance=0.014)]
+    assert race_line(race_figures([*trials, *audits], [], "maximize")).splitlines() == [
+        "race: 1 trial stopped early, 0 paused; estimated risk that it was the best: 1.4%",
+        f"audit: {line}",
     ]
-    assert race_line(race_figures(trials, [], "maximize")) == (
-        "race: 1 stopped at chances of being the best that add up to 0.02, 0 paused; 1 spared to check the chances, "
-        "1 of them complete: 0 would have been false stops (95%: 0% to 98% of them; stated 0.01)"
-    )
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(1.0, "100%"), (0.996, "100%"), (0.14, "14%"), (0.0144, "1.4%"), (2.4e-5, "0.0024%")]
+)
+def test_a_chance_is_shown_with_two_digits(share: float, shown: str):
+    """However small."""
+    assert percent(share) == shown

@@ -149,19 +149,19 @@ def test_a_setting_of_the_toolbox_that_cannot_be_is_refused(run: Run, sections, 
         ({"training": {"class_weights": {"a": 1, "b": 2}}}, ["training.class_weights", "no entry for 'c'"]),
         (
             {"training": {"class_weights": {"a": 1, "b": 2, "C": 1}}},
-            ["training.class_weights", "found 'C', which is no label", "did you mean 'c'?"],
+            ["training.class_weights", "found 'C', which is not a label", "did you mean 'c'?"],
         ),
         ({"training": {"class_weights": {"a": 1, "b": -2, "c": 1}}}, ["training.class_weights.b", "-2", "at least 0"]),
         (
             {"training": {"loss": "focal", "class_weights": 0.25}},
-            ["training.class_weights", "the one number 0.25 for 3 classes", "weigh no class", "{label: weight}"],
+            ["training.class_weights", "the one number 0.25 for 3 classes", "only rescale the loss", "{label: weight}"],
         ),
         ({"space": {"class_weights": ["none", 0.25]}}, ["class_weights", "the one number 0.25 for 3 classes"]),
         ({"study": {"metric": "mae"}}, ["study.metric", "mae is undefined for classes", "macro_f1"]),
         ({"study": {"epoch_metric": "r2"}}, ["study.epoch_metric", "r2 is undefined for classes"]),
         (
             {"study": {"metric": "micro_f1_without_negative", "negative_label": "none"}},
-            ["study.negative_label", "'none'", "there are 'a', 'b', 'c'"],
+            ["study.negative_label", "'none'", "expected one of 'a', 'b', 'c'"],
         ),
         ({"study": {"metric": "micro_f1_without_negative"}}, ["study.metric", "study.negative_label must name it"]),
         ({"study": {"metric": "class_f1", "positive_label": "A"}}, ["study.positive_label", "did you mean 'a'?"]),
@@ -183,8 +183,8 @@ def test_a_setting_that_the_labels_refuse_is_refused(run: Run, sections, expecte
 @pytest.mark.parametrize("sections", [{"training": {"sampler": "enn"}}, {"space": {"sampler": ["none", "smote_enn"]}}])
 def test_a_class_with_fewer_rows_than_neighbours_is_refused(run: Run, sections, tmp_path: Path):
     """The fold and the class are named, and what to write instead; with that, it is let through."""
-    refused = ["in fold ", "label 'd' (2)", "expected 4 or more", "training.sampler_min_rows: 4"]
-    check_refused(run(SMALL, **sections), "enn looks at 3 neighbours", *refused)
+    refused = ["in fold ", "found 2 training rows", "label 'd'", "expected 4 or more", "training.sampler_min_rows: 4"]
+    check_refused(run(SMALL, **sections), "enn with 3 neighbours", *refused)
     assert not (tmp_path / "studies").exists()
     spared = {"sampler_min_rows": 4, **sections.get("training", {})}
     # The next thing that is looked at is the database.

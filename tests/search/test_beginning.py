@@ -154,7 +154,7 @@ def test_classes_that_look_alike_are_told(folder: Path):
     for _ in range(2):
         study = begin(load(folder), "alike", secrets=Secrets())
         [note] = [note for note in study.notes if "look alike" in note]
-        assert note.startswith("some classes look alike: 'b' (20 rows), 'b ' (4 rows) differ in white space only.")
+        assert note.startswith("some class names look alike: 'b' (20 rows), 'b ' (4 rows) differ in white space only.")
     assert study.record.provenance["classes"] == 3
 
 
@@ -180,7 +180,9 @@ def test_folds_that_another_version_made_stay_and_the_leak_is_seen(folder: Path,
     num_apart = 2 * int((folds[::2] != folds[1::2]).sum())
     study = begin(load(folder), "twins", secrets=Secrets())
     [note] = apart(study)
-    assert note.startswith(f"{num_apart} rows have the text of a row in another fold: an earlier version made these")
+    assert note.startswith(
+        f"{num_apart} rows have the same text as a row in another fold: an earlier version made these"
+    )
     assert study.ledger.assignments().tolist() == folds.tolist()
     assert sum(leaks(study, load(folder))) == num_apart > 0
 
@@ -188,8 +190,8 @@ def test_folds_that_another_version_made_stay_and_the_leak_is_seen(folder: Path,
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        (["data.group=document"], "data.group keeps the rows of one document together, whatever their text"),
-        (["folds.group_duplicates=false"], "folds.group_duplicates is false, so scores tell less of rows that are new"),
+        (["data.group=document"], "data.group puts the rows of one document into one fold, whatever their text"),
+        (["folds.group_duplicates=false"], "folds.group_duplicates is false, so scores may be better than on new rows"),
     ],
 )
 def test_texts_that_may_be_in_two_folds_are_counted(folder: Path, settings: list[str], why: str):
@@ -199,7 +201,7 @@ def test_texts_that_may_be_in_two_folds_are_counted(folder: Path, settings: list
     config = load(folder, *settings)
     study = begin(config, "twins", secrets=Secrets())
     [note] = apart(study)
-    assert note.endswith(f" rows have the text of a row in another fold: {why}")
+    assert note.endswith(f" rows have the same text as a row in another fold: {why}")
     assert leaks(study, config) == [0, 0, 0]
 
 
@@ -273,7 +275,7 @@ def test_an_unknown_study_names_the_nearest(folder: Path):
 
 def test_a_process_that_is_killed_while_it_looks_at_encoders_is_one_line():
     """As Linux does where memory runs out."""
-    said = r"model\.encoder: the process that looks at it was killed"
+    said = r"model\.encoder: the process that checks it was killed"
     with pytest.raises(ConfigError, match=said), other_process() as child:
         child.submit(os._exit, 137).result()
 

@@ -167,7 +167,7 @@ def test_a_name_that_yaml_takes_for_something_else_is_to_be_quoted(load, name, p
     """The error says which word it is and how to write it, and that is accepted; with `--set` as a shell reads it."""
     section, _, value = place.partition(": ")
     kind = "a number" if name[-1].isdigit() or name == "0x1F" else "true or false"
-    expected = f"found {name}, which YAML takes for {kind}, expected text; put it in quotes: "
+    expected = f"found {name}, which YAML reads as {kind}, expected text; put it in quotes: "
     rest = "" if section == "data" else "data: {path: rows.csv, label: topic, text: title}\n"
     message = refusal(load, whole=f"{rest}model: {{encoder: tiny}}\n{place}\n".replace("NAME", name))
     assert message.split(": ", 1)[1] == f'{expected}"{name}"'
@@ -225,7 +225,7 @@ def test_a_time_is_read_as_people_write_it(load, written, seconds):
         ("training: 5", "training: found 5, expected a section of `key: value` lines"),
         ("folds: {k: 1}", "folds.k: found 1, expected at least 2"),
         ("folds: {stratified: 1}", "folds.stratified: found 1, expected true or false"),
-        ("storage: {url: 5}", "storage.url: found 5, which YAML takes for a number, expected text"),
+        ("storage: {url: 5}", "storage.url: found 5, which YAML reads as a number, expected text"),
         ("study: {metric: f1}", 'study.metric: found "f1", expected one of accuracy, balanced_'),
         ("study: {epoch_metric: acuracy}", 'study.epoch_metric: found "acuracy", expected a metric; did you mean acc'),
         (
@@ -257,12 +257,12 @@ def test_what_is_wrong_is_said_in_one_line(load, sections, message):
             MINIMAL.replace("[title, body]", "[]"),
             "data.text: found [], expected a column, or a list of them, or data.relation",
         ),
-        (MINIMAL.replace("[title, body]", "5"), "data.text: found 5, which YAML takes for a number, expected text"),
+        (MINIMAL.replace("[title, body]", "5"), "data.text: found 5, which YAML reads as a number, expected text"),
         (MINIMAL.replace("topic", "[topic]"), 'data.label: found ["topic"], expected text'),
         ("data: a: b", "not valid YAML in line 1: mapping values are not allowed here"),
-        ("folds: {}\nfolds: {}\n", "not valid YAML in line 2: the key folds stands twice"),
-        ("folds:\n  k: 3\n  k: 4\n", "not valid YAML in line 3: the key k stands twice"),
-        ('"a\\nb": 1\n"a\\nb": 2\n', r'not valid YAML in line 2: the key "a\nb" stands twice'),
+        ("folds: {}\nfolds: {}\n", "not valid YAML in line 2: the key folds is given twice"),
+        ("folds:\n  k: 3\n  k: 4\n", "not valid YAML in line 3: the key k is given twice"),
+        ('"a\\nb": 1\n"a\\nb": 2\n', r'not valid YAML in line 2: the key "a\nb" is given twice'),
         ("a: &x [1]\nb: *x\n", "not valid YAML in line 2: an alias (*name) is not supported"),
         ("a: !!python/object:os.system {}\n", "not valid YAML in line 1: a tag (!name) is not supported"),
         ("? [a]\n: b\n", "not valid YAML in line 1: found unhashable key"),
@@ -276,7 +276,7 @@ def test_what_is_wrong_is_said_in_one_line(load, sections, message):
             'not valid YAML in line 2: found the number "1e999", expected one below 2**63',
         ),
         (r'data: {path: "~a\0"}', r'not valid YAML in line 1: found "~a\u0000", expected no NUL'),
-        (r'data: {path: "\ud800"}', r'not valid YAML in line 1: found "\ud800", expected no NUL and no half of a'),
+        (r'data: {path: "\ud800"}', r'not valid YAML in line 1: found "\ud800", expected text without NUL characters'),
         (b"a: 1\nb: \xff\n", "found the byte 0xff in line 2, expected UTF-8 text"),
         (b"#" * 100_001, "larger than 100,000 bytes, expected a study file"),
     ],
@@ -327,7 +327,7 @@ def test_overrides_are_laid_over_the_file(load):
         ("training.epochs=x", '--set training.epochs: found "x", expected a whole number'),
         ("training.epochs", "--set training.epochs: expected section.field=value"),
         ("=3", "--set : expected section.field=value"),
-        ("data.label.x=3", "--set data.label.x: data.label is a single value, set it as a whole"),
+        ("data.label.x=3", "--set data.label.x: data.label is a single value, expected an override of all of it"),
         ("folds.k=[1", "--set folds.k: not valid YAML in line 1: expected ',' or ']', but got '<stream end>'"),
     ],
 )

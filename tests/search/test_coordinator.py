@@ -266,14 +266,14 @@ def test_a_race_that_ends_a_study_stops_what_is_open(scripted_study: Studies):
     first, second = study.ledger.trials()
     assert first.state is TrialState.COMPLETE
     assert (second.state, second.chance) == (TrialState.STOPPED, 0.03)  # at the end, not at its pause
-    assert second.reason == "the race expects nothing of training on"
+    assert second.reason == "more training is not expected to find a better trial"
     assert {run.state for run in study.ledger.fold_runs(trials=[1])} == {FoldRunState.STOPPED}
     assert not [name for name in study.artifacts.names(study.ledger.folder) if "checkpoint" in name]
     told = optuna_study(study).get_trials()[1]
     assert (told.state, list(told.intermediate_values)) == (OptunaState.PRUNED, [1])
     assert told.intermediate_values[1] == second.estimate
     ended = study.ledger.events(after=study.ledger.last_sequence() - 1)[0].payload
-    assert ended["reason"] == "2 of 4 trials: the race expects nothing of training on"
+    assert ended["reason"] == "2 of 4 trials: more training is not expected to find a better trial"
     assert (ended["race"]["stops"], ended["race"]["stated_chance"]) == (1, 0.03)
 
 
@@ -284,7 +284,8 @@ def test_a_study_ends_once_ten_more_trials_are_expected_to_gain_nothing(scripted
     num_trials = len(study.ledger.trials())
     assert 20 <= num_trials < 30
     ended = study.ledger.events(after=study.ledger.last_sequence() - 1)[0].payload
-    assert ended["reason"] == f"{num_trials} of 30 trials: ten more are expected to gain less than the folds' noise"
+    why = "ten more trials are expected to improve the score by less than the noise between folds"
+    assert ended["reason"] == f"{num_trials} of 30 trials: {why}"
 
 
 def test_a_study_that_leaves_does_not_end_early(scripted_study: Studies):

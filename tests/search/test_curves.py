@@ -84,7 +84,7 @@ def test_a_test_file_with_texts_of_the_study_is_told(study: Trained, test_file: 
     [text, *_] = study.rows.dataset.texts
     seen = tmp_path / "seen.csv"
     seen.write_text(f"{test_file.read_text()}{text.upper()}\u200b,{LABELS[0]}\n", encoding="utf-8")
-    told = "1 of 13 rows of {} have the text of a row of the study, so that the test scores are too good"
+    told = "1 of 13 rows of {} have the same text as a row of the study, so the test scores are too good"
     assert told.format(seen) in export(study, tmp_path / "seen.npz", "--test", seen).output.replace("\n", "")
     assert "have the text" not in export(study, tmp_path / "unseen.npz", "--test", test_file).output
 
@@ -118,7 +118,7 @@ def test_a_trial_without_weights_has_no_test_score(study: Trained, test_file: Pa
     study.artifacts.delete(name)
     result = export(study, tmp_path / "some.npz", "--test", test_file)
     study.artifacts.put(name, kept)
-    assert "1 of 2 trials have no test score; trial 0: " in result.output
+    assert "1 of 2 trials have no test score, such as trial 0: " in result.output
     assert "there is no such artifact" in result.output
     some = load_curves(tmp_path / "some.npz")
     assert np.isnan(some.test_ensemble).tolist() == [True, False]
@@ -128,7 +128,7 @@ def test_a_trial_without_weights_has_no_test_score(study: Trained, test_file: Pa
     ("change", "expected"),
     [
         ({"lengths": np.full((2, 2), 4, np.int16)}, "lengths has shape (2, 2), expected (2, 3)"),
-        ({"lengths": np.full((2, 3), 3, np.int16)}, "not finite exactly where"),
+        ({"lengths": np.full((2, 3), 3, np.int16)}, "must be finite exactly for the epochs"),
         ({"params": ({},)}, "params are of 1 trials, expected 2"),
         ({"about": {}}, "direction is None"),
     ],
@@ -157,11 +157,11 @@ def test_other_files_are_refused(curves: Curves, study: Trained, tmp_path: Path)
     np.save(tmp_path / "array", np.arange(3))
     expected = {
         "version.npz": "found format 99, expected 1",
-        "archive.npz": "is no curves file",
-        "pickle.npz": "is no curves file",
-        "text.npz": "is no curves file",
-        "half.npz": "is no curves file",
-        "array.npy": "is no curves file",
+        "archive.npz": "is not a curves file",
+        "pickle.npz": "is not a curves file",
+        "text.npz": "is not a curves file",
+        "half.npz": "is not a curves file",
+        "array.npy": "is not a curves file",
         "none.npz": "No such file",
     }
     for name, words in expected.items():

@@ -97,7 +97,9 @@ def test_impossible_sizes_are_refused(tmp_path, rows, classes, message):
 def test_missing_package_is_named(tmp_path, monkeypatch):
     """Without the locked packages the message says which one is missing and what to install."""
     monkeypatch.setattr(demo, "PACKAGES", ("h11", "not_installed_anywhere"))
-    with pytest.raises(ConfigError, match=r"not_installed_anywhere is not installed, install requirements\.lock"):
+    with pytest.raises(
+        ConfigError, match=r"not_installed_anywhere is not installed; for the demo data install requirements\.lock"
+    ):
         build_demo(tmp_path / "demo.csv", rows=10, classes=2, seed=0)
 
 

@@ -224,8 +224,8 @@ def test_the_gap_is_that_of_the_best_epoch_and_explains_the_printed_loss(study: 
     gap = found.gaps[0]
     assert (gap.best_epoch, gap.gap, gap.excess) == (2, pytest.approx(0.3), pytest.approx(0.6))
     assert found.curves[2].train_loss_running == (3.0, 1.1, 0.4)
-    told = words(found, "Generalisation gap on equal footing")
-    assert "above the validation loss in 3 of 3 folds, the training loss on equal footing in 0" in told
+    told = words(found, "Generalisation gap, both losses with dropout off")
+    assert "above the validation loss in 3 of 3 folds, the training loss with dropout off in 0" in told
 
 
 def test_dropout_is_related_to_the_gap_over_the_trials_of_one_loss(tmp_path: Path):
@@ -326,8 +326,8 @@ def test_there_is_no_prior_correction_where_nothing_was_shifted_or_nobody_knows(
     study = WrittenStudy(tmp_path, LABELS)
     study.add_trial(planted(study))
     study.add_trial(planted(study), sampler="random_over")
-    assert "in the data's own shares" in words(study.diagnose(trial=0), "Calibration")
-    assert "not in the ledger" in words(study.diagnose(trial=1), "Calibration")
+    assert "used the class shares of the data" in words(study.diagnose(trial=0), "Calibration")
+    assert "are not recorded" in words(study.diagnose(trial=1), "Calibration")
 
 
 def test_the_loss_shifts_the_shares_that_probabilities_are_pulled_to():
@@ -355,7 +355,9 @@ def written_sample(before: Sequence[int], after: Sequence[int], *, leaked: int =
     }
 
 
-@pytest.mark.parametrize(("leaked", "told"), [(0, "No fold trained on a row"), (2, "LEAK: 6 validation rows")])
+@pytest.mark.parametrize(
+    ("leaked", "told"), [(0, "Leak check: no fold trained on a row"), (2, "LEAK: 6 validation rows")]
+)
 def test_the_leak_proof_is_shown_and_a_leak_is_called_one(study: WrittenStudy, leaked: int, told: str):
     """Counts by class before and after sampling, and the validation rows that were used."""
     study.add_trial(planted(study), sample=lambda fold: written_sample([6] * 4, [6, 6, 6, 12 + fold], leaked=leaked))
@@ -404,7 +406,7 @@ def change_data(study: WrittenStudy) -> None:
     ("spoil", "options", "expected"),
     [
         (None, ["--trial", "7"], "--trial: found 7, but study 'written' has trials 0 to 1"),
-        (None, ["--trial", "1"], "trial 1 of study 'written' has no finished fold; trials with one: 0"),
+        (None, ["--trial", "1"], "trial 1 of study 'written' has no finished fold; trials with a finished fold: 0"),
         (damage, [], "trial 0, fold 1: the predictions 'trial-0-1.npy' are damaged"),
         (reshape, [], "have shape (12, 3), expected (12, 4)"),
         (lambda study: study.artifacts.delete("trial-0-1.npy"), [], "there is no such artifact"),
@@ -430,10 +432,10 @@ def test_what_cannot_be_diagnosed_ends_with_one_line(
 
 def test_a_study_without_a_complete_trial_names_those_that_can_be_diagnosed(study: WrittenStudy):
     """And says that there is none where there is none."""
-    with pytest.raises(ConfigError, match=r"no complete trial.*no trial of the study has one yet"):
+    with pytest.raises(ConfigError, match=r"no complete trial.*no trial of the study has a finished fold yet"):
         study.diagnose()
     study.add_trial(planted(study), folds=[1])
-    with pytest.raises(ConfigError, match=r"no complete trial.*trials with one: 0"):
+    with pytest.raises(ConfigError, match=r"no complete trial.*trials with a finished fold: 0"):
         study.diagnose()
 
 

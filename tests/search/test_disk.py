@@ -51,8 +51,8 @@ def test_what_a_study_needs_is_said_kind_by_kind(tmp_path: Path, dataset: Datase
     """Checkpoints of two workers and of paused fold runs, with AdamW's states; weights; predictions; tokens."""
     free(monkeypatch, 1e12)
     assert check(tmp_path, dataset) == (
-        "disk: at most about 22.5 GB (checkpoints 18.0 GB, weights 4.5 GB, predictions 240.0 kB, cache 408.0 kB) "
-        "of 1.0 TB free"
+        "disk: the study needs at most about 22.5 GB (checkpoints 18.0 GB, weights 4.5 GB, predictions 240.0 kB, "
+        "cache 408.0 kB); 1.0 TB are free"
     )
     assert "checkpoints 2.4 GB" in check(tmp_path, dataset, race={"rule": "none"})
     assert "weights" not in check(tmp_path, dataset, artifacts={"keep": "none"})
@@ -64,13 +64,13 @@ def test_a_study_that_is_close_to_filling_the_disk_is_begun_with_a_warning(
 ):
     """The line says what would need less."""
     free(monkeypatch, 24e9)
-    assert "this is close: fewer artifacts.paused_checkpoints" in check(tmp_path, dataset)
+    assert "That is close: to need less, lower artifacts.paused_checkpoints" in check(tmp_path, dataset)
 
 
 def test_a_study_that_cannot_fit_is_refused(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
     """Not even two checkpoints and one trial's weights would."""
     free(monkeypatch, 1e9)
-    expected = rf"^{tmp_path}: the study needs at least 1\.3 GB of disk, found 1\.0 GB free; storage\.artifacts and"
+    expected = rf"^{tmp_path}: the study needs at least 1\.3 GB of disk space, found 1\.0 GB free; storage\.artifacts"
     with pytest.raises(ConfigError, match=expected):
         check(tmp_path, dataset)
 

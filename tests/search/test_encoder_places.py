@@ -180,5 +180,5 @@ def test_a_worker_says_where_its_machine_has_the_encoders(top: Path, monkeypatch
 def test_the_start_of_encoders_is_no_key_of_the_study_file(top: Path):
     """There they start at the file itself."""
     write(top, storage={"encoders": "/models"})
-    with pytest.raises(ConfigError, match=r"study\.yaml: storage\.encoders: is not for a study file"):
+    with pytest.raises(ConfigError, match=r"study\.yaml: storage\.encoders: cannot be set in a study file"):
         load(top)

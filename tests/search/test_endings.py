@@ -141,7 +141,7 @@ def test_finished_with_a_complete_trial(commands: Callable[..., Commands], comma
     run = commands()
     check(run(command), 0, "search serve --study scripted")
     sequence = run.study.ledger.last_sequence()
-    check(run(command), 0, "is finished: 2 of 2 trials; `search run --trials N` adds to them")
+    check(run(command), 0, "is finished: 2 of 2 trials; `search run --trials N` adds trials, up to N in all")
     assert run.study.ledger.last_sequence() == sequence
 
 
@@ -152,7 +152,7 @@ def test_finished_without_a_complete_trial(commands: Callable[..., Commands], co
     run.script = Script(lambda *_: [Diverged("loss nan")])
     for _ in range(2):
         check(
-            run(command), ExitCode.NONE_COMPLETE, "no trial is complete (2 stopped, the last one: diverged: loss nan)"
+            run(command), ExitCode.NONE_COMPLETE, "no trial is complete (2 stopped; last failure: diverged: loss nan)"
         )
 
 
@@ -162,7 +162,7 @@ def test_every_trial_of_the_budget_failed(commands: Callable[..., Commands], com
     run = commands()
     run.script = Script(broken)
     for _ in range(2):
-        check(run(command), ExitCode.TRIALS_FAIL, "no trial is complete (2 failed, the last one: code error: KeyError")
+        check(run(command), ExitCode.TRIALS_FAIL, "no trial is complete (2 failed; last failure: code error: KeyError")
     run.script = Script(good)
     check(run("run", "--trials", "3"), 0)
 
@@ -172,8 +172,8 @@ def test_trials_failed_in_a_row(commands: Callable[..., Commands], command: str)
     """`search run` continues with what is left of the budget, `search worker` says so."""
     run = commands(budget={"trials": 4, "max_failures": 2})
     run.script = Script(broken)
-    check(run(command), ExitCode.TRIALS_FAIL, "a bug'; `search run` continues it once that is mended")
-    check(run("worker"), ExitCode.TRIALS_FAIL, "a bug'; `search run` continues it once that is mended")
+    check(run(command), ExitCode.TRIALS_FAIL, "a bug'; once the cause is fixed, `search run` continues it")
+    check(run("worker"), ExitCode.TRIALS_FAIL, "a bug'; once the cause is fixed, `search run` continues it")
     run.script = Script(good)
     check(run("run"), 0)
     assert run.study.ledger.study().state is StudyState.FINISHED
@@ -184,7 +184,11 @@ def test_trials_failed_in_a_row_up_to_the_end_of_the_budget(commands: Callable[.
     run = commands(budget={"trials": 2, "max_failures": 2})
     run.script = Script(broken)
     for _ in range(2):
-        check(run("run"), ExitCode.TRIALS_FAIL, "a bug'; `search run --trials N` adds to them once that is mended")
+        check(
+            run("run"),
+            ExitCode.TRIALS_FAIL,
+            "a bug'; once the cause is fixed, `search run --trials N` adds trials, up to N in all",
+        )
     assert run.study.ledger.study().state is StudyState.FAILED
     run.script = Script(good)
     check(run("run", "--trials", "3"), 0)
@@ -287,7 +291,7 @@ def test_workers_die(commands: Callable[..., Commands], command: str):
     """That is no user's error, and may pass."""
     run = commands()
     run.spawn = lambda: dead(-9)
-    check(run(command), ExitCode.WORKERS_DIE, "11 workers died within 10 minutes, the last with exit code -9")
+    check(run(command), ExitCode.WORKERS_DIE, "11 worker processes died within 10 minutes, the last with exit code -9")
 
 
 def dead(exitcode: int, message: str = "") -> LocalWorker:
@@ -314,7 +318,9 @@ def test_the_database_stays_away(commands: Callable[..., Commands], command: str
     monkeypatch.setattr(fold_search.search.running.run, "PATIENCE_SECONDS", 0.1)
     run.script = Script(good, on_epoch=lambda *_: time.sleep(0.2))
     check(
-        run(command), ExitCode.DATABASE_AWAY, "the database is locked; given up after 0 s; the same command continues"
+        run(command),
+        ExitCode.DATABASE_AWAY,
+        "the database is locked; gave up after 0 s; the same command continues the study",
     )
 
 
@@ -326,7 +332,7 @@ def test_no_gain_is_expected(commands: Callable[..., Commands], monkeypatch: pyt
     )
     check(run("run"), 0)
     sequence = run.study.ledger.last_sequence()
-    check(run("run"), 0, "gain less than the folds' noise; `search run --set budget.until=used` asks for the rest")
+    check(run("run"), 0, "less than the noise between folds; `search run --set budget.until=used` runs the rest")
     assert run.study.ledger.last_sequence() == sequence
     check(run("run", "--set", "budget.until=used"), 0)
     assert len(run.study.ledger.trials()) == 4

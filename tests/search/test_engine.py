@@ -70,7 +70,7 @@ def test_only_deaths_that_follow_one_another_end_the_run(monkeypatch: pytest.Mon
     for _ in range(MAX_DEATHS):
         engine.tend()
     assert engine.error
-    assert "workers died within 10 minutes, the last with exit code -9" in engine.error
+    assert "worker processes died within 10 minutes, the last with exit code -9" in engine.error
 
 
 def test_a_worker_that_was_killed_while_it_listened_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):

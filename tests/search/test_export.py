@@ -164,7 +164,7 @@ def test_weights_that_were_not_kept_are_trained_again_to_the_same(study: Trained
     result = study.export(tmp_path / "again")
     for run in (first, second):
         study.artifacts.put(weights_name(run.predictions), kept[run.fold])
-    assert "trial 1 fold 0: its weights were not kept; it is trained again" in result.output
+    assert "trial 1 fold 0: its weights were not kept, so it is trained again" in result.output
     assert f"trial 1 fold 0: epoch {first.best_epoch} of {first.best_epoch}" in result.output
     assert "trial 1 fold 1: the checkpoint is damaged" in result.output
     assert f"fold {third.fold}" not in result.output
@@ -249,12 +249,12 @@ def test_an_existing_folder_is_refused_unless_it_may_be_replaced(study: Trained,
     out.mkdir()
     assert study.export(out, "--form", "fold").exit_code == 0
     (out / "left.txt").write_text("from before")
-    refused(study.export(out), "holds an exported model already; --force replaces it")
+    refused(study.export(out), "already contains an exported model; --force replaces it")
     assert study.export(out, "--force", "--form", "fold").exit_code == 0
     assert not (out / "left.txt").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("four years")
-    refused(study.export(tmp_path / "mine", "--force"), "holds other files than an exported model")
+    refused(study.export(tmp_path / "mine", "--force"), "contains files that are not an exported model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "model"]
 
 
@@ -289,13 +289,13 @@ def test_what_cannot_be_exported_is_refused(study: Trained, tmp_path: Path, opti
 @pytest.mark.parametrize(
     ("content", "options", "expected"),
     [
-        ("txt,label\na,animal\n", (), ["there is no column 'text'; did you mean 'txt'? --columns text=txt reads it"]),
-        ("title\na\n", (), ["data.csv: there is no column 'text'; there are 'title'; --columns text=NAME reads it"]),
+        ("txt,label\na,animal\n", (), ["there is no column 'text'; did you mean 'txt'? use --columns text=txt"]),
+        ("title\na\n", (), ["data.csv: there is no column 'text'; there are 'title'; use --columns text=NAME"]),
         ("a\nb\n", ("--columns", "text=b"), ["data.csv: there is no column 'b'", "--columns text=NAME"]),
         ("a\nb\n", ("--columns", "txt=a"), ["--columns: found 'txt', expected a column of the study: text"]),
         ("a\nb\n", ("--columns", "text"), ["--columns: found 'text', expected STUDY=FILE"]),
         ("text\na\n", ("--keep", "id"), ["there is no column 'id'"]),
-        ("text\na\n", ("--keep", "label"), ["--keep: found 'label', which is a column of the predictions"]),
+        ("text\na\n", ("--keep", "label"), ["--keep: found 'label', which is also a column of the predictions"]),
         ("text\na\n", ("--top-k", "4"), ["--top-k: found 4, expected at most 3"]),
         ("text\n", (), ["there are no data rows"]),
         ("text\na\nb,c\n", (), ["data row 2 has 2 cells"]),
@@ -357,7 +357,7 @@ def test_labels_that_the_model_does_not_know_are_refused(model: Path, tmp_path: 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, study: Trained):
     """With one line."""
-    refused(search("predict", "--model", tmp_path, study.data, "--out", "out.csv"), "is no exported model")
+    refused(search("predict", "--model", tmp_path, study.data, "--out", "out.csv"), "is not an exported model")
 
 
 def test_a_template_names_columns_and_codes(study: Trained, model: Path, tmp_path: Path):

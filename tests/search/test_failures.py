@@ -78,7 +78,7 @@ def test_what_is_not_the_trial_s_fault_is_given_back_with_its_kind(scripted_stud
     assert (run.state, run.failure) == (FoldRunState.WAITING, Failure.DATA_ERROR)
     console = Console(width=200, record=True)
     console.print(render_status(study.ledger))
-    assert "fold 0 given back: data error: fox.jpg: no image" in console.export_text()
+    assert "fold 0 will be tried again: data error: fox.jpg: no image" in console.export_text()
 
 
 @pytest.mark.parametrize(("metric", "worst"), [("macro_f1", 0.0), ("mcc", -1.0), ("r2", None)])
@@ -147,7 +147,7 @@ def test_a_study_whose_trials_all_fail_ends_with_the_reason_and_can_go_on(script
     study.run(Script(lambda *_: [KeyError("a bug")]))
     assert study.ledger.study().state is StudyState.FAILED
     ended = study.ledger.events(after=study.ledger.last_sequence() - 1)[0].payload
-    expected = "3 trials failed in a row, the last of them, trial 2: code error: KeyError: 'a bug'"
+    expected = "3 trials failed in a row; the last was trial 2: code error: KeyError: 'a bug'"
     assert ended == {"state": "failed", "reason": expected, "race": {}}
     study.ledger.reopen_study()
     study.run(Script(lambda *_: [0.5]), study.coordinator("next"))

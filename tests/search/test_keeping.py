@@ -140,4 +140,4 @@ def test_who_continues_in_another_folder_is_told_so(scripted_study: Studies, tmp
     assert misplaced(study.ledger, study.artifacts) is None
     said = misplaced(study.ledger, Artifacts(str(tmp_path / "elsewhere")))
     assert said is not None
-    assert said.startswith("storage.artifacts: found nothing of study")
+    assert said.startswith("storage.artifacts: found no files of study")

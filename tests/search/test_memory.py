@@ -18,7 +18,7 @@ from tests.search.test_pauses import PARAMS, new_worker, trained
 def test_what_does_not_fit_whatever_is_tried_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch):
     """A table, say, or a model's weights; what else goes wrong is told as it is."""
     monkeypatch.setattr("fold_search.search.running.objective.limit_memory", lambda limit: None)
-    with pytest.raises(ConfigError, match=r"--memory-limit: 8 bytes are too few: MemoryError$"), memory_limited(8):
+    with pytest.raises(ConfigError, match=r"--memory-limit: 8 bytes are not enough: MemoryError$"), memory_limited(8):
         raise MemoryError
     with pytest.raises(KeyboardInterrupt), memory_limited(8):
         raise KeyboardInterrupt

@@ -134,7 +134,7 @@ def test_a_study_goes_on_with_its_file_in_another_encoding(tmp_path: Path):
     ("line", "expected"),
     [
         ("encoding: cp94", 'data.encoding: found "cp94", expected the name of an encoding'),
-        ("encoding: 949", "data.encoding: found 949, which YAML takes for a number, expected text"),
+        ("encoding: 949", "data.encoding: found 949, which YAML reads as a number, expected text"),
         ("quotes: maybe", "data.quotes: found \"maybe\", expected 'auto', 'on' or 'off'"),
         ("quotes: 1", "data.quotes: found 1, expected 'auto', 'on' or 'off'"),
     ],

@@ -118,9 +118,9 @@ def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):
     parts: dict[str, Any] = {"coordinator": SimpleNamespace(step=step), "progress": SimpleNamespace(say=said.append)}
     going = _Run(ledger=None, engine=None, counter=None, **parts)
     assert going._round()
-    assert said == ["the database is locked; trying again for 0 s, nothing is lost"]
+    assert said == ["the database is locked; trying again for up to 0 s; nothing is lost"]
     time.sleep(0.1)
-    with pytest.raises(StorageUnavailable, match="is locked; given up after 0 s; the same command continues"):
+    with pytest.raises(StorageUnavailable, match="is locked; gave up after 0 s; the same command continues the study"):
         going._round()
 
 

@@ -126,7 +126,7 @@ def test_a_command_that_finds_nothing_stored_says_what_to_set(
     monkeypatch.setattr("fold_search.search.running.run.run_study", lambda *_, **__: Ending.FINISHED)
     options = ["--study", study.name, "--storage", f"sqlite:///{tmp_path / 'study.db'}"]
     result = search(*words, *options)
-    expected = f"storage.artifacts: found nothing of study '감정' in {tmp_path / 'elsewhere' / 'artifacts'}"
+    expected = f"storage.artifacts: found no files of study '감정' in {tmp_path / 'elsewhere' / 'artifacts'}"
     if words[0] in ("worker", "clean"):
         assert result.exit_code == 0, result.output
         assert expected in result.output

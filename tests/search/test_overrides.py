@@ -114,7 +114,7 @@ CHANGES = {"token_deletion": [0.0, 0.2], "token_swap": {"low": 0.0, "high": 0.2}
 @pytest.mark.parametrize(
     ("space", "override", "left_out"),
     [
-        ({"sampler_ratio": [0.5]}, "training.sampler=enn", {"sampler_ratio": "training.sampler is enn; it needs"}),
+        ({"sampler_ratio": [0.5]}, "training.sampler=enn", {"sampler_ratio": "training.sampler is enn, expected"}),
         ({"class_balanced_beta": [0.9]}, "training.loss=dice", {"class_balanced_beta": "training.loss is dice"}),
         ({"restart_epochs": [1]}, "training.optimiser=schedule_free_adamw", {"restart_epochs": "training.optimiser"}),
         ({"sampler_ratio": [0.5]}, "space.sampler=[none, enn]", {"sampler_ratio": "space.sampler is none or enn"}),
@@ -136,7 +136,7 @@ def test_what_an_override_leaves_without_effect_is_named(tmp_path, space, overri
     config = load_config(study_file(tmp_path, space=searched | space), [override], notes=notes)
     assert left_out.keys().isdisjoint(config.space)
     for name, why in left_out.items():
-        assert any(note.startswith(f"space.{name} is left out: ") and why in note for note in notes), notes
+        assert any(note.startswith(f"space.{name} is not searched: ") and why in note for note in notes), notes
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_what_an_override_leaves_without_effect_is_named(tmp_path, space, overri
 )
 def test_what_the_user_asks_for_is_refused_rather_than_left_out(tmp_path, sections, overrides):
     """A study file that is wrong by itself, or an override that asks to search what another one makes useless."""
-    with pytest.raises(ConfigError, match=r"space\.sampler_ratio: no effect while training\.sampler is"):
+    with pytest.raises(ConfigError, match=r"space\.sampler_ratio: has no effect, because training\.sampler is"):
         load_config(study_file(tmp_path, **sections), overrides)
 
 

@@ -19,7 +19,7 @@ from fold_search.search.racing.beliefs import believe, expected_gain
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.paired import SURPRISE, is_audited
 from fold_search.search.racing.policy import gain_is_within_noise, next_fold_run, verdict
-from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict, percent
 from fold_search.search.study.config import RaceConfig
 
 PAIRED = RaceConfig(rule="paired", audit=0.0)
@@ -171,8 +171,8 @@ def test_a_hopeless_trial_is_stopped_with_its_chance_and_a_promising_one_is_not(
     assert stopped.decision is Decision.STOP
     assert stopped.chance is not None
     assert stopped.chance < 0.05 / 60
-    best = f"{believe(bad).mean[21]:.4f}, the best (trial 21)"
-    assert stopped.reason == f"a chance of {stopped.chance:.2g} to beat {best}"
+    best = f"{believe(bad).mean[21]:.4f} of trial 21, the best one"
+    assert stopped.reason == f"estimated chance of {percent(stopped.chance)} to beat {best}"
     assert verdict(good, trial=21, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
 
 
@@ -250,10 +250,10 @@ class Keyed:
         return self.race.next_fold_run(replace(matrix, audit_key=self.key), **asked)
 
 
-def test_a_trial_that_was_spared_is_trained_to_its_end_whatever_the_lots_say():
+def test_a_trial_that_is_audited_is_trained_to_its_end_whatever_the_lots_say():
     """As in a study that an older version began, whose lots were others."""
     full = study(np.concatenate([usual(), [0.2]]))
-    matrix = replace(trained_only(full, 20, NUM_EPOCHS), spared={20})
+    matrix = replace(trained_only(full, 20, NUM_EPOCHS), audited={20})
     kept = verdict(matrix, trial=20, fold=0, settings=PAIRED, trials_left=10)
     assert (kept.decision, kept.audited) == (Decision.PAUSE, True)
     last = next_fold_run(matrix, settings=RaceConfig(audit=0.0, risk=0.9), trials_left=0)

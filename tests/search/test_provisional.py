@@ -67,7 +67,9 @@ def test_without_a_trained_epoch_there_is_nothing(study: TrainedStudy, tmp_path:
     for steps in (0, STEPS // 2):
         train(study, trial=0, fold=0, steps=steps)
         assert best(study) == {}
-        refused(study.export(tmp_path / "model"), "study 'nouns' has no trained epoch yet, and nothing to export")
+        refused(
+            study.export(tmp_path / "model"), "study 'nouns' has no trained epoch yet, so there is nothing to export"
+        )
 
 
 def test_the_epochs_of_a_fold_make_a_model(study: TrainedStudy, tmp_path: Path):

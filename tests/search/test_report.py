@@ -122,7 +122,7 @@ def test_the_pooled_score_stands_beside_the_mean_and_its_deviation(study: Looked
     assert "best macro_f1: 0.5000 ± 0.2500 over 2 folds (trial 0)" in study.search("best").stdout
     study.add_trial(0.75, pooled=0.625)
     for command in ("best", "status"):
-        line = "best macro_f1: 0.7500 ± 0.2500 over 2 folds, pooled 0.6250 (trial 1)"
+        line = "best macro_f1: 0.7500 ± 0.2500 over 2 folds, 0.6250 pooled over all rows (trial 1)"
         assert line in study.search(command).stdout
     assert study.json("best")["pooled"] == study.json("status")["best"]["pooled"] == 0.625
     assert [trial["pooled"] for trial in study.json("status")["all_trials"]] == [None, 0.625]
@@ -145,8 +145,8 @@ def test_best_shows_what_resampling_made_of_the_rows_and_that_none_was_held_out(
     """The row of the rare class three times, and not the validation row."""
     study.add_trial(0.5, rows=[0, 1, 2, 3, 5, 5, 5])
     output = study.search("best").stdout
-    assert output.count("7 rows for 5: classes of 1 to 4 rows become 3 to 4") == 2
-    assert "validation rows that were trained on: 0" in output
+    assert output.count("7 rows instead of 5; class sizes 1 to 4 become 3 to 4") == 2
+    assert "leak check: no validation row was used for training" in output
     found = study.json("best")
     assert found["num_validation_rows_used"] == 0
     assert [sample["counts_after"] for sample in found["samples"]] == [[4, 3], [4, 3]]
@@ -157,13 +157,13 @@ def test_best_says_nothing_of_rows_that_nothing_was_made_of(study: LookedAtStudy
     study.add_trial(0.5, rows=[0, 1, 2, 3, 5])
     output = study.search("best").stdout
     assert "5 rows" not in output
-    assert "validation rows that were trained on: 0" in output
+    assert "leak check: no validation row was used for training" in output
 
 
 def test_a_leak_is_loud(study: LookedAtStudy):
     """One validation row in each of the two folds."""
     study.add_trial(0.5, rows=[0, 1, 2, 3, 4, 5])
-    assert "LEAK: 2 validation rows were trained on" in study.search("best").stdout
+    assert "LEAK: 2 validation rows were also used for training" in study.search("best").stdout
     assert study.json("best")["num_validation_rows_used"] == 2
 
 
@@ -261,9 +261,9 @@ def test_a_paused_trial_is_shown_with_its_estimate_and_chance(study: LookedAtStu
     [found] = [trial for trial in study.json("status")["all_trials"] if trial["paused"]]
     assert cells[3].strip() == f"(about {found['estimate']:.4f})"
     assert found["estimate"] == 0.75  # what it has reached: one trial is too little to say more
-    assert "chance of 0.12" in cells[7]
+    assert "chance of 12%" in cells[7]
     assert "trials 2/4 (1 complete, 1 paused)" in output
-    assert "race: 0 stopped, 1 paused" in output
+    assert "race: 0 trials stopped early, 1 paused" in output
     assert study.json("status")["race"]["paused"] == 1
 
 
@@ -272,7 +272,10 @@ def test_best_names_the_trials_that_are_tied_with_it(sqlite_url: str):
     study = LookedAtStudy(sqlite_url)
     for score in (0.5, 0.75, 0.75):
         study.add_trial(score)
-    assert "tied with it within the folds' noise: trials 2 (0.7500)" in study.search("best").stdout
+    assert (
+        "tied with the best (difference within the noise between folds): trials 2 (0.7500)"
+        in study.search("best").stdout
+    )
     assert study.json("best")["tied"] == [{"trial": 2, "score": 0.75, "difference": 0.0, "p_value": 1.0}]
 
 
@@ -308,7 +311,8 @@ def test_a_study_on_which_no_process_works_is_interrupted(database_url: str, who
 
 def test_an_interrupted_study_is_shown_with_the_command_that_continues_it(study: LookedAtStudy):
     """In words and as JSON, of status and of list; the line can be pasted, however long it is."""
-    line = f"interrupted, no process works on it; the same `search run` continues it, or {{}} --storage {study.url}\n"
+    line = "interrupted: no process is running it; continue with the same `search run` command, or with: "
+    line += f"{{}} --storage {study.url}\n"
     for live in (True, False):
         study.ledger.acquire_role("coordinator", "a", lease_seconds=60 if live else -1)
         state = "running" if live else "interrupted"
@@ -336,10 +340,12 @@ def test_a_stopped_trial_is_shown_with_one_estimate(study: LookedAtStudy):
     """That of its end: a reason has the numbers that were known when it was stopped, and those go on changing."""
     study.ledger.add_trial(0, {"dropout": 0.1})
     claim = study.ledger.claim_run("test", trial=0, fold=0, lease_seconds=60)
-    study.ledger.stop_trial(claim, reason="a chance of 0.001 to beat 0.9000, the best (trial 3)", chance=0.001)
+    study.ledger.stop_trial(
+        claim, reason="estimated chance of 0.1% to beat 0.9000 of trial 3, the best one", chance=0.001
+    )
     study.ledger.finish_trial(0, TrialState.STOPPED, estimate=0.625)
     [ended] = study.ledger.last_events([EventKind.TRIAL_FINISHED], limit=1)
-    said = "trial 0 stopped: macro_f1 about 0.6250 (a chance of 0.001 to beat 0.9000, the best (trial 3))"
+    said = "trial 0 stopped: macro_f1 about 0.6250 (estimated chance of 0.1% to beat 0.9000 of trial 3, the best one)"
     assert describe(ended, metric="macro_f1") == said
     assert "(about 0.6250)" in study.search("status").stdout
 

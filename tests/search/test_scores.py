@@ -110,7 +110,7 @@ def test_an_audit_by_another_process_is_known(scripted_study: Studies):
     late = Scores(ledger)
     late.matrix()
     assert scores.audited == late.audited == {0}
-    assert scores.matrix().spared == {0}
+    assert scores.matrix().audited == {0}
 
 
 def test_audits_are_drawn_by_the_study_s_seed_and_its_data(tmp_path):

@@ -170,7 +170,7 @@ def test_a_certificate_that_is_none_is_refused(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "cert.pem").write_text("nonsense")
     refuse(["serve", "--certificate", "cert.pem"], "--certificate: cert.pem cannot be used")
     refuse(["serve", "--certificate", "absent.pem"], "--certificate: absent.pem", "No such file")
-    refuse(["serve", "--key", "key.pem"], "--key", "no --certificate")
+    refuse(["serve", "--key", "key.pem"], "--key", "expected --certificate")
 
 
 def test_a_port_that_is_taken_is_refused():

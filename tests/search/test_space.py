@@ -82,7 +82,7 @@ def test_values_become_those_of_the_field():
         ("dropout: [0.1, 1.5]", "space.dropout[1]: found 1.5, expected less than 1.0"),
         ("dropout: {choices: [0.1, [0.2]]}", "space.dropout.choices[1]: found [0.2], expected a single value"),
         ("dropout: []", "space.dropout.choices: found [], expected a list that is not empty"),
-        ("dropout: [0.1, 0.1]", "space.dropout: found [0.1, 0.1], expected choices that all differ"),
+        ("dropout: [0.1, 0.1]", "space.dropout: found [0.1, 0.1], expected choices without duplicates"),
         ("dropout: {low: 0, high: 0.5, step: 0.3}", "space.dropout: found {"),
         ("dropout: {low: 0, high: 0.5, step: 0}", "space.dropout: found {"),
         ("learning_rate: {low: 0, high: 1e-3, log: true}", "space.learning_rate: found {"),
@@ -100,10 +100,13 @@ def test_values_become_those_of_the_field():
             "focal_alpha: [none]",
             'space.focal_alpha: found "focal_alpha", expected a field of model or training; did you ',
         ),
-        ("focal_gamma: [1, 2]", "space.focal_gamma: no effect while training.loss is cross_entropy; it needs focal"),
+        (
+            "focal_gamma: [1, 2]",
+            "space.focal_gamma: has no effect, because training.loss is cross_entropy, expected focal",
+        ),
         (
             "loss: [cross_entropy], focal_gamma: [1, 2]",
-            "space.focal_gamma: no effect while space.loss is cross_entropy",
+            "space.focal_gamma: has no effect, because space.loss is cross_entropy",
         ),
     ],
 )
@@ -118,7 +121,8 @@ def test_a_condition_is_followed_to_its_own(tmp_path):
         tmp_path, "class_balanced_beta: [0.9, 0.99]", "training: {class_weights: class_balanced, loss: dice}"
     )
     assert message == (
-        "space.class_balanced_beta: no effect while training.loss is dice; it needs cross_entropy or focal or ldam"
+        "space.class_balanced_beta: has no effect, because training.loss is dice, expected cross_entropy or focal or "
+        "ldam"
     )
 
 
@@ -157,7 +161,7 @@ def test_a_grid_needs_values_that_can_be_listed(tmp_path):
     """A range without a step has no end of them."""
     message = refusal(tmp_path, "dropout: {low: 0, high: 0.5}", "study: {sampler: grid}")
     assert message.startswith("space.dropout: found {")
-    assert message.endswith("expected a step, for the sampler is grid")
+    assert message.endswith("expected a step, because the sampler is grid")
 
 
 def test_parameters_are_suggested_only_where_they_have_an_effect():

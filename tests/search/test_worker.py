@@ -182,7 +182,7 @@ def test_a_stop_is_recorded_with_its_chance(scripted_study: Studies, epochs: int
 
 
 def test_an_audited_trial_runs_on_and_is_recorded_once(scripted_study: Studies):
-    """The chance is that of the first stop that it was spared."""
+    """The chance is that of the first stop that it was kept from."""
     study = begun(scripted_study())
     study.policy = ScriptedRace(
         verdicts={

@@ -99,7 +99,7 @@ def test_arrays_and_checkpoints_hold_no_code(planted: bytes):
     with pytest.raises(TrialError, match="the checkpoint is damaged"):
         unpack(planted)
     Path("curves.npz").write_bytes(planted)
-    with pytest.raises(ConfigError, match=r"curves\.npz: is no curves file"):
+    with pytest.raises(ConfigError, match=r"curves\.npz: is not a curves file"):
         load_curves(Path("curves.npz"))
     Path("cache").mkdir()
     Path("cache/ids.npy").write_bytes(planted)
@@ -146,7 +146,7 @@ RESTORE = ("restore", "backup.tar", "--storage", "sqlite:///target.db", "--set",
 def test_backups_hold_no_code(planted: bytes):
     """Neither in their own place nor as the database in them."""
     Path("backup.tar").write_bytes(planted)
-    refused(search(*RESTORE), "backup.tar: damaged, or no file that `search backup` wrote")
+    refused(search(*RESTORE), "backup.tar: damaged, or not a file that `search backup` wrote")
     write_backup(planted)
     refused(search(*RESTORE), "backup.tar: study.db")
 

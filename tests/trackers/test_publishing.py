@@ -115,8 +115,8 @@ def test_an_outage_and_its_end_are_told_once(ledger: Ledger, warnings, monkeypat
     wait_for(lambda: tracker.sequences)
     assert publisher.drain(timeout_seconds=20) == {"list": 0}
     assert len(warnings) == 2
-    assert "list takes no events: http://host: Connection refused" in warnings[0]
-    assert "list gets events again" in warnings[1]
+    assert "list: results cannot be published: http://host: Connection refused" in warnings[0]
+    assert "list: results are published again" in warnings[1]
 
 
 def test_an_outage_of_the_study_s_own_database_is_no_tracker_s(ledger: Ledger, sqlite_url: str, warnings, monkeypatch):
@@ -131,9 +131,9 @@ def test_an_outage_of_the_study_s_own_database_is_no_tracker_s(ledger: Ledger, s
         wait_for(lambda: warnings)
         holder.execute("ROLLBACK")
     assert publisher.drain(timeout_seconds=20) == {"list": 0}
-    said = f"list gets no events, as the study's own database does not answer: {file}: database is locked"
-    assert warnings[0].startswith(said)
-    assert "list gets events again" in warnings[1]
+    said = "list: results cannot be published, because the study's own database does not answer: "
+    assert warnings[0].startswith(f"{said}{file}: database is locked")
+    assert "list: results are published again" in warnings[1]
     engine.dispose()
 
 

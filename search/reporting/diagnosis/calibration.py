@@ -63,12 +63,14 @@ def calibrate(evidence: Evidence) -> Calibration:
         ways.append(_judge("temperature scaling", scaled, truth, evidence.goal))
         temperature = fit_temperature(probabilities, truth)
     else:
-        missing.append("temperature scaling: one fold only is done, and its temperature is fitted on the others")
+        missing.append(
+            "temperature scaling: only one fold is done, and a fold's temperature is fitted on the other folds"
+        )
     shares = _shares(evidence)
     if shares is None:
-        missing.append("prior correction: the class counts that were trained on are not in the ledger")
+        missing.append("prior correction: the class counts of the training rows are not recorded")
     elif all(np.allclose(trained, wanted) for trained, wanted in shares.values()):
-        missing.append("prior correction: nothing to correct, for the loss saw the classes in the data's own shares")
+        missing.append("prior correction: not needed, because training used the class shares of the data")
     else:
         ways.append(_judge("prior correction", _correct_priors(evidence, shares), truth, evidence.goal))
     return Calibration(ways=tuple(ways), temperature=temperature, missing=tuple(missing))

@@ -78,11 +78,16 @@ def _choose(
     record: StudyRecord, trials: Sequence[TrialRecord], runs: Sequence[FoldRun], *, number: int | None
 ) -> TrialRecord:
     usable = [trial.number for trial in trials if _done(runs, trial.number)]
-    others = f"trials with one: {_listed(usable)}" if usable else "no trial of the study has one yet"
+    others = (
+        f"trials with a finished fold: {_listed(usable)}" if usable else "no trial of the study has a finished fold yet"
+    )
     if number is None:
         best = find_best(record, trials)
         if best is None:
-            raise ConfigError(f"study {record.name!r} has no complete trial; --trial N needs a finished fold; {others}")
+            raise ConfigError(
+                f"study {record.name!r} has no complete trial yet; --trial N can name one with a finished fold; "
+                f"{others}"
+            )
         number = best.trial
     by_number = {trial.number: trial for trial in trials}
     if number not in by_number:

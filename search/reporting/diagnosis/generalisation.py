@@ -1,4 +1,4 @@
-"""The generalisation gap on equal footing, and how it goes with dropout over a study's trials."""
+"""The generalisation gap with dropout off, and how it depends on dropout over a study's trials."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -80,7 +80,7 @@ def _losses(curves: Sequence[Curve], *, trial: int) -> Figure:
     for axes, curve in zip(panels, curves, strict=True):
         _draw_curve(axes, curve)
     panels[0].set_ylabel("loss")
-    figure.suptitle(f"Losses by epoch, trial {trial}: only solid lines can be compared")
+    figure.suptitle(f"Losses by epoch, trial {trial}: compare only the solid lines")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if len(curves) > 2 else 2)
     return figure
 
@@ -89,9 +89,9 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
     epochs = range(1, len(curve.train_loss) + 1)
     axes.axvline(curve.best_epoch, color=_GREY, linewidth=0.8, linestyle=":", label="best epoch")
     for values, colour, line, label in (
-        (curve.train_loss_running, _BLUE, "--", "training, as printed (dropout on)"),
-        (curve.train_loss, _BLUE, "-", "training, epoch's end"),
-        (curve.val_loss, _ORANGE, "-", "validation, epoch's end"),
+        (curve.train_loss_running, _BLUE, "--", "training, printed during the epoch (dropout on)"),
+        (curve.train_loss, _BLUE, "-", "training, at the epoch's end"),
+        (curve.val_loss, _ORANGE, "-", "validation, at the epoch's end"),
     ):
         axes.plot(epochs, values, color=colour, linestyle=line, marker="o", markersize=3, label=label)
     axes.set_title(f"fold {curve.fold}")
@@ -142,7 +142,7 @@ def _confusion(classes: Classes) -> Figure:
     axes.set_ylabel("true class")
     axes.spines[:].set_visible(False)
     _annotate(axes, shares, counts[np.ix_(chosen, chosen)])
-    figure.colorbar(image, ax=axes, label="share of the true class's rows", shrink=0.7, format="{x:.0%}")
+    figure.colorbar(image, ax=axes, label="share of the rows of the true class", shrink=0.7, format="{x:.0%}")
     all_there = len(chosen) == len(classes.label_names)
     which = "all classes" if all_there else f"the {len(chosen)} most confused of {len(counts)} classes"
     axes.set_title(f"Confusion out of fold: {which}", pad=10)
@@ -169,9 +169,9 @@ def _reliability(ways: Sequence[Calibrated]) -> Figure:
     figure, panels = _grid(len(ways), width=3.3, height=3.6, share_y=True)
     for axes, way in zip(panels, ways, strict=True):
         _draw_reliability(axes, way)
-    panels[0].set_ylabel("share of right rows")
+    panels[0].set_ylabel("share of correct rows")
     panels[0].legend(loc="upper left")
-    figure.suptitle("Reliability: on the dotted line, probabilities mean what they say")
+    figure.suptitle("Reliability: on the dotted line, a probability is the share of correct rows")
     return figure
 
 

@@ -72,7 +72,7 @@ def _gap(gaps: Sequence[FoldGap]) -> Section:
     ]
     columns = ("fold", "best epoch", "training loss", "validation loss", "gap", "printed loss", "printed - training")
     return Section(
-        title="Generalisation gap on equal footing",
+        title="Generalisation gap, both losses with dropout off",
         sentences=tuple(_read_gaps(gaps)),
         tables=(Table(columns=columns, rows=rows),),
         picture="losses",
@@ -81,43 +81,43 @@ def _gap(gaps: Sequence[FoldGap]) -> Section:
 
 def _read_gaps(gaps: Sequence[FoldGap]) -> Iterator[str]:
     yield (
-        "Training and validation loss are both taken at the end of the best epoch, with dropout off; the gap between "
-        "them is what was learnt by heart."
+        "Training and validation loss are both measured at the end of the best epoch, with dropout off. A large gap "
+        "between them means that the model memorises its training rows."
     )
     yield (
-        "The printed loss is what a training loop shows: the mean over the epoch's batches, with dropout on, on the "
-        "rows as sampled and augmented, while the weights still move. It cannot be compared with the validation loss."
+        "The printed loss is what a training loop shows: the mean over the batches of the epoch, with dropout on, on "
+        "resampled and augmented rows, while the weights still change. It cannot be compared with the validation loss."
     )
     puzzling = sum(gap.train_loss_running > gap.val_loss for gap in gaps)
     real = sum(gap.train_loss > gap.val_loss for gap in gaps)
     if puzzling > real:
         yield (
-            f"The printed loss is above the validation loss in {puzzling} of {len(gaps)} folds, the training loss on "
-            f"equal footing in {real}: the difference is in how it is measured, not in the model."
+            f"The printed loss is above the validation loss in {puzzling} of {len(gaps)} folds, the training loss "
+            f"with dropout off in {real}. So this comes from how the printed loss is measured, not from the model."
         )
     elif real:
         yield (
-            f"In {real} of {len(gaps)} folds the training loss is above the validation loss even on equal footing: "
-            "the training rows are the harder ones, or the model has not learnt them yet."
+            f"In {real} of {len(gaps)} folds the training loss is above the validation loss even with dropout off: "
+            "the training rows are harder, or the model has not learnt them yet."
         )
 
 
 def _dropout(found: DropoutRelation) -> Section:
     title = "Dropout and the gap"
     if found.reason:
-        return Section(title=title, sentences=(f"Cannot be told: {found.reason}.",))
+        return Section(title=title, sentences=(f"Not known: {found.reason}.",))
     sentences = [
         f"{len(found.points)} complete trials with the loss {found.loss}. Rank correlation of dropout with the gap: "
         f"{_correlation(found.gap)}; with what the printed loss adds to the training loss: "
         f"{_correlation(found.excess)}."
     ]
     if found.num_other_losses:
-        sentences.append(f"{found.num_other_losses} trials are left out: another loss has another unit.")
+        sentences.append(f"{found.num_other_losses} trials are left out, because another loss has another unit.")
     if found.loss_settings_searched:
         named = ", ".join(found.loss_settings_searched)
         sentences.append(f"The trials' losses differ in {named} too, which changes their unit: read this with care.")
     if found.also_searched:
-        sentences.append(f"Searched beside it: {', '.join(found.also_searched)}. A correlation is no proof of a cause.")
+        sentences.append(f"Also searched: {', '.join(found.also_searched)}. A correlation does not prove a cause.")
     return Section(title=title, sentences=tuple(sentences), picture="dropout")
 
 
@@ -131,7 +131,7 @@ def _never_predicted(classes: Classes) -> Section:
         rows=[_cells(class_name(score.label), score.rows) for score in never],
         words=("class",),
     )
-    lost = f"{len(never)} of {len(classes.scores)} classes, so that {rows} rows cannot be right."
+    lost = f"{len(never)} of {len(classes.scores)} classes are never predicted, so their {rows} rows are always wrong."
     return Section(title=title, sentences=(lost,), tables=(table,))
 
 
@@ -174,20 +174,20 @@ def _suspects(classes: Classes) -> Section:
         words=("label", "predicted", "text"),
     )
     sentence = (
-        "The rows whose own label is least probable to a model that never saw them, row 1 being the first data row of "
-        "the file. Read them: some are mislabelled, the others are what is hard."
+        "The rows whose label is least probable for a model that never saw them. Row 1 is the first data row of the "
+        "file. Read them: some have a wrong label, the others are hard."
     )
     return Section(title="Likely label errors", sentences=(sentence,), tables=(table,))
 
 
 def _calibration(found: Calibration) -> Section:
     sentences = [
-        "How far a probability can be believed: lower is better. No correction is fitted on the rows that it corrects."
+        "How true the probabilities are: lower is better. No correction is fitted on the rows that it corrects."
     ]
     if found.temperature is not None:
-        sure = "too sure of itself" if found.temperature > 1 else "not sure enough"
-        sentences.append(f"The temperature of all rows together is {found.temperature:.2f}: the model is {sure}.")
-    sentences += [f"Not there: {reason}." for reason in found.missing]
+        sure = "too confident" if found.temperature > 1 else "not confident enough"
+        sentences.append(f"The temperature fitted on all rows is {found.temperature:.2f}: the model is {sure}.")
+    sentences += [f"Left out: {reason}." for reason in found.missing]
     table = Table(
         columns=("probabilities", "expected calibration error", "log loss"),
         rows=[_cells(way.name, way.expected_calibration_error, way.log_loss) for way in found.ways],
@@ -207,9 +207,9 @@ def _residuals(residuals: Residuals) -> Section:
         words=("true numbers",),
     )
     sentences = (
-        "The label is a number: classes, confusions, label errors and calibration are left out.",
-        "Tenths of the rows by their true number. A bias above 0 at the low end and below 0 at the high end means that "
-        "the model keeps to the middle.",
+        "The label is a number, so classes, confusions, label errors and calibration are left out.",
+        "The rows in tenths by their true number. A bias above 0 at the low end and below 0 at the high end means that "
+        "the predictions stay too close to the middle.",
     )
     return Section(title="Residuals", sentences=sentences, tables=(table,), picture="residuals")
 
@@ -220,7 +220,7 @@ def _far_off(residuals: Residuals) -> Section:
         for row in residuals.far_off
     ]
     table = Table(columns=("row", "true", "predicted", "residual", "text"), rows=rows, words=("text",))
-    return Section(title="Rows farthest off", tables=(table,))
+    return Section(title="Rows with the largest error", tables=(table,))
 
 
 def _scores(scores: Sequence[PooledScore], *, metric: str) -> Section:
@@ -230,8 +230,8 @@ def _scores(scores: Sequence[PooledScore], *, metric: str) -> Section:
         words=("metric", "better"),
     )
     sentence = (
-        "Pooled: over all held-out rows at once, which is steadier for rare classes. Mean and standard deviation: over "
-        f"the folds. The study goes by the mean of {metric}."
+        "Pooled: one score over all held-out rows together; it varies less for rare classes. Mean and standard "
+        f"deviation: over the folds. The study ranks trials by the mean of {metric}."
     )
     return Section(title="Scores, pooled and by fold", sentences=(sentence,), tables=(table,))
 
@@ -239,13 +239,13 @@ def _scores(scores: Sequence[PooledScore], *, metric: str) -> Section:
 def _samples(samples: Sequence[FoldSample], *, names: Sequence[str]) -> Section:
     title = "What each fold trained on"
     if not samples:
-        return Section(title=title, sentences=("The ledger does not say for this trial.",))
+        return Section(title=title, sentences=("Not recorded for this trial.",))
     leaked = sum(sample.num_validation_rows_used for sample in samples)
-    verdict = "No fold trained on a row that it validates on."
+    verdict = "Leak check: no fold trained on a row that it validates on."
     if leaked:
-        verdict = f"LEAK: {leaked} validation rows were trained on; the scores are worth nothing."
+        verdict = f"LEAK: {leaked} validation rows were also used for training; the scores are not valid."
     folds = Table(
-        columns=("fold", "training rows", "of them used", "synthetic rows", "validation rows among them"),
+        columns=("fold", "training rows", "rows used", "synthetic rows", "validation rows used"),
         rows=[
             _cells(sample.fold, sample.num_rows_in, sample.num_rows_out, sample.num_synthetic)
             + _cells(sample.num_validation_rows_used)
@@ -276,7 +276,7 @@ def _change(before: int, after: int) -> str:
 
 def _correlation(found: Correlation | None) -> str:
     if found is None:
-        return "none, for it is the same in all trials"
+        return "none, because it is the same in all trials"
     return f"{found.rho:+.2f} (n = {found.n}, p = {found.p_value:.2g})"
 
 

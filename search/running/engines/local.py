@@ -69,7 +69,7 @@ class LocalEngine:
         now = time.monotonic()
         self.deaths = [*(at for at in self.deaths if now - at < WITHIN_SECONDS), now]
         if len(self.deaths) > MAX_DEATHS:
-            found = f"{len(self.deaths)} workers died within {WITHIN_SECONDS / 60:.0f} minutes"
+            found = f"{len(self.deaths)} worker processes died within {WITHIN_SECONDS / 60:.0f} minutes"
             self.error = f"{found}, the last with exit code {exitcode}"
             self.too_many_deaths = True
 
@@ -113,7 +113,9 @@ class LocalEngine:
             process.start()
         except OSError as error:
             found = f"worker {index + 1} of {self.num_workers} cannot be started: {reason_of(error)}"
-            raise ConfigError(f"--workers: {found}; expected fewer, or a machine that lets more be started") from None
+            raise ConfigError(
+                f"--workers: {found}; expected fewer workers, or a machine that allows more processes"
+            ) from None
         stopped.close()
         sender.close()
         return LocalWorker(process=process, owner=owner, stop=stop, errors=receiver)
