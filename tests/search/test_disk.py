@@ -70,9 +70,7 @@ def test_a_study_that_is_close_to_filling_the_disk_is_begun_with_a_warning(
 def test_a_study_that_cannot_fit_is_refused(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
     """Not even two checkpoints and one trial's weights would."""
     free(monkeypatch, 1e9)
-    expected = (
-        rf"^{tmp_path}: the study needs at least 1\.3 GB of disk space, found 1\.0 GB free; storage\.artifacts"
-    )
+    expected = rf"^{tmp_path}: the study needs at least 1\.3 GB of disk space, found 1\.0 GB free; storage\.artifacts"
     with pytest.raises(ConfigError, match=expected):
         check(tmp_path, dataset)
 
