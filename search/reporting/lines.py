@@ -40,7 +40,7 @@ def best_line(summary: Summary) -> str:
         return f"best {metric}: none yet (no trial is complete)"
     best = summary.best
     spread = f"{best.score:.4f} ± {best.std:.4f} over {len(best.fold_scores)} folds"
-    pooled = "" if best.pooled is None else f", {best.pooled:.4f} pooled over all rows"
+    pooled = "" if best.pooled is None else f", all rows pooled {best.pooled:.4f}"
     return f"best {metric}: {spread}{pooled} (trial {best.trial})"
 
 
@@ -60,7 +60,7 @@ def ties_line(ties: Sequence[Tie]) -> str:
     named = ", ".join(f"{tie.trial} ({tie.score:.4f})" for tie in ties[:MOST_TIES])
     more = f" and {len(ties) - MOST_TIES} more" if len(ties) > MOST_TIES else ""
     tied = f"trials {named}{more}" if ties else "no other trial"
-    return f"tied with the best (difference within the noise between folds): {tied}"
+    return f"tied with the best within the noise between folds: {tied}"
 
 
 def sample_line(sample: Mapping[str, Any]) -> str:

@@ -152,7 +152,7 @@ def _outcome(payload: dict[str, object], metric: str) -> str:
         if isinstance(payload.get("std"), float):
             text += f" ± {payload['std']:.4f}"
         if isinstance(payload.get("pooled"), float):
-            text += f", {payload['pooled']:.4f} pooled over all rows"
+            text += f", all rows pooled {payload['pooled']:.4f}"
     elif isinstance(payload.get("estimate"), float):
         text += f": {metric} about {payload['estimate']:.4f}"
     if payload.get("reason"):

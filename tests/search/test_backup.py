@@ -294,7 +294,7 @@ def test_a_study_that_is_there_is_not_restored_over(backup: Path, tmp_path: Path
     """Neither its rows nor its artifacts."""
     origin = f"sqlite:///{tmp_path}/origin.db"
     before = results(OpenedStudy(origin))
-    with pytest.raises(StorageError, match="has a study 'scripted' already"):
+    with pytest.raises(StorageError, match="already has a study 'scripted'"):
         restore(backup, url=origin, overrides=[f"storage.artifacts={tmp_path}/elsewhere"])
     with pytest.raises(ConfigError, match=r"is in storage\.artifacts already"):
         restore(backup, url=f"sqlite:///{tmp_path}/target.db")

@@ -181,7 +181,7 @@ def test_folds_that_another_version_made_stay_and_the_leak_is_seen(folder: Path,
     study = begin(load(folder), "twins", secrets=Secrets())
     [note] = apart(study)
     assert note.startswith(
-        f"{num_apart} rows have the same text as a row in another fold: an earlier version made these"
+        f"{num_apart} rows have the same text as a row in another fold: an earlier version of this program"
     )
     assert study.ledger.assignments().tolist() == folds.tolist()
     assert sum(leaks(study, load(folder))) == num_apart > 0
@@ -217,7 +217,7 @@ def test_a_document_in_two_folds_is_a_leak(folder: Path):
 
 def apart(study: OpenStudy) -> list[str]:
     """The notes on texts in several folds."""
-    return [note for note in study.notes if "of a row in another fold" in note]
+    return [note for note in study.notes if "as a row in another fold" in note]
 
 
 def leaks(study: OpenStudy, config: StudyConfig) -> list[int]:

@@ -275,7 +275,7 @@ def test_what_is_wrong_is_said_in_one_line(load, sections, message):
             "\ntraining: {dropout: 1e999}",
             'not valid YAML in line 2: found the number "1e999", expected one below 2**63',
         ),
-        (r'data: {path: "~a\0"}', r'not valid YAML in line 1: found "~a\u0000", expected no NUL'),
+        (r'data: {path: "~a\0"}', r'not valid YAML in line 1: found "~a\u0000", expected text without NUL'),
         (r'data: {path: "\ud800"}', r'not valid YAML in line 1: found "\ud800", expected text without NUL characters'),
         (b"a: 1\nb: \xff\n", "found the byte 0xff in line 2, expected UTF-8 text"),
         (b"#" * 100_001, "larger than 100,000 bytes, expected a study file"),

@@ -385,7 +385,7 @@ def test_one_fold_is_enough_for_everything_but_the_temperature(study: WrittenStu
     found = study.diagnose(trial=0)
     assert found.calibration is not None
     assert found.calibration.temperature is None
-    assert "one fold only" in words(found, "Calibration")
+    assert "only one fold is done" in words(found, "Calibration")
     assert write_report(found, study.folder / "report").exists()
 
 
@@ -407,7 +407,7 @@ def change_data(study: WrittenStudy) -> None:
     [
         (None, ["--trial", "7"], "--trial: found 7, but study 'written' has trials 0 to 1"),
         (None, ["--trial", "1"], "trial 1 of study 'written' has no finished fold; trials with a finished fold: 0"),
-        (damage, [], "trial 0, fold 1: the predictions 'trial-0-1.npy' are damaged"),
+        (damage, [], "trial 0, fold 1: the stored predictions 'trial-0-1.npy' are damaged"),
         (reshape, [], "have shape (12, 3), expected (12, 4)"),
         (lambda study: study.artifacts.delete("trial-0-1.npy"), [], "there is no such artifact"),
         (change_data, [], "the data has changed since the study began"),
