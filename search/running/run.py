@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fold_search.search.errors import ConfigError, ExitCode, RunFailed
 from fold_search.search.racing.live import live_race
+from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.continuing import has_work_left, how_to_add_trials
 from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
@@ -216,7 +217,8 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
     if summary.best is not None:
         return
     if study.ledger.study().state is StudyState.RUNNING:
-        raise RunFailed("no trial is complete yet; the same command continues the study", ExitCode.NONE_COMPLETE)
+        hint = "; `search export` gives a provisional model" if find_provisional(study.ledger) else ""
+        raise RunFailed(f"no trial is complete yet; the same command continues the study{hint}", ExitCode.NONE_COMPLETE)
     ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"
     reasons = [trial.reason for trial in study.ledger.trials() if trial.failure and trial.reason]
     last = f"; last failure: {reasons[-1]}" if reasons else ""
