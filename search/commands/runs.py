@@ -254,9 +254,9 @@ def _ended(study: "OpenStudy", config: "StudyConfig") -> int:
     from fold_search.search.running.run import check_complete, check_not_failed, last_reason
 
     check_not_failed(study, config)
+    check_complete(study, config)
     console = new_console()
     said = f"study {study.record.name!r} is finished: {last_reason(study.ledger)}; "
     console.print(said + how_to_add_trials(study.ledger, config), highlight=False, markup=False, soft_wrap=True)
     print_best(study, console)
-    check_complete(study, config)
     return ExitCode.DONE

@@ -174,8 +174,8 @@ class BudgetConfig(_Section):
     trials: int = Field(30, ge=1, description="Number of trials of the whole study, over all its runs.")
     time: Annotated[str | float | None, PlainValidator(_check_time)] = Field(
         None,
-        description="Time limit of one `search run`, counted from the command: 2h, 90m, 1h30m or seconds; null: no limit. "
-        "When the time gets short, the folds of the best trial go before all others.",
+        description="Time limit of one `search run`, counted from the command: 2h, 90m, 1h30m or seconds; null: no "
+        "limit. When the time gets short, the folds of the best trial go before all others.",
     )
     max_failures: int = Field(
         10,
