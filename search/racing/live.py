@@ -137,7 +137,7 @@ def _with_room(arrays: Matrix, *, num_trials: int, num_epochs: int) -> Matrix:
 
 
 class Policy(Protocol):
-    """What decides; the module `search.race` does."""
+    """What decides; the module `search.racing.policy` does."""
 
     def verdict(self, matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig, trials_left: int = 0) -> Verdict:
         """Judge a trial after an epoch of `fold`, or after that fold's end."""
