@@ -1,4 +1,4 @@
-"""What can go wrong, drawn once for all rooms, and which of it is the user's to correct.
+"""The errors of all rooms, drawn once, and which of them a user can mend.
 
 ::
 
@@ -32,7 +32,7 @@ class ConfigError(ValueError):
 class ExitCode(IntEnum):
     """What `search run` and `search worker` end with; the table of all endings is in docs/exit-codes.md.
 
-    Python itself ends with 1 where an error is nobody's but ours.
+    Python itself ends with 1 if the error is a bug of ours.
     """
 
     DONE = 0
@@ -45,7 +45,7 @@ class ExitCode(IntEnum):
 
 
 class RunFailed(ValueError):
-    """A run ended without what it was started for, and no input is to blame; one line: what happened, what helps."""
+    """A run ended without a result, and no input is wrong; one line: what happened, and what helps."""
 
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)
@@ -66,7 +66,7 @@ _FAILURES = {
 
 
 def failure_of(error: Exception) -> tuple[Failure, str]:
-    """What kind of failure an error is to a fold run, and the reason in words, which begin with the kind."""
+    """The kind of failure that an error is for a fold run, and the reason in words, which begins with the kind."""
     known = (kind for raised, kind in _FAILURES.items() if isinstance(error, raised))
     kind = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else next(known, Failure.CODE_ERROR)
     said = f"{type(error).__name__}: {error}" if kind is Failure.CODE_ERROR else str(error)

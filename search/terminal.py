@@ -1,4 +1,4 @@
-"""The terminal: what data, names and servers hold is shown there and never obeyed."""
+"""The terminal: control characters in data, names and answers of servers are shown, never obeyed."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A study's full fold x epoch matrix as one compact file, for replaying the race on it."""
+"""The scores of all folds and epochs of a study as one compact file, for replays of the race."""
 
 import io
 import json
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
-    """All trials of a study that have all their folds, by number, and what each epoch of them stood at.
+    """All trials of a study whose folds are all done, by number, with their scores after each epoch.
 
     `standing` is in the metric's own sign: the score of the epoch that is chosen so far, NaN after a fold run's last
     epoch. The test scores are NaN where the weights were not kept or no test file was given.
@@ -60,7 +60,7 @@ class HeldOutFile:
 def export_curves(
     study: OpenStudy, out: Path, *, test: HeldOutFile | None, overrides: Sequence[str] = (), say: Say
 ) -> Curves:
-    """Write the study's curves to `out`, whole or not at all; `say` is told of what is left out.
+    """Write the study's curves to `out`, whole or not at all; `say` is told what is left out.
 
     Raises ConfigError if no trial has all its folds or `out` cannot be written, DataError, StorageError, EncoderError.
     """
@@ -88,7 +88,7 @@ def export_curves(
 
 
 def load_curves(path: Path) -> Curves:
-    """Read what `export_curves` wrote; ConfigError if the file is none, of another version, or does not fit itself."""
+    """Read what `export_curves` wrote; ConfigError if it is another file, of another version or inconsistent."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -113,7 +113,7 @@ def load_curves(path: Path) -> Curves:
 
 
 def _misfit(curves: Curves) -> str | None:
-    """What does not fit, None if all does."""
+    """What is inconsistent; None if nothing is."""
     if not isinstance(curves.about, dict) or not all(isinstance(params, dict) for params in curves.params):
         return "params or about are not JSON objects"
     if curves.standing.ndim != 3 or not all(curves.standing.shape):

@@ -144,7 +144,7 @@ class _Source:
         return max(self.runs, key=lambda run: (sign * (run.score or 0.0), -run.fold))
 
     def _of_folds(self, runs: Sequence[FoldRun], folder: Path) -> Iterator[Member]:
-        """Write each fold's model; where they share frozen weights, these are in the first one's folder alone."""
+        """Write each fold's model. Frozen weights that they share are only in the first model's folder."""
         base: tuple[str, Classifier] | None = None
         for run in runs:
             member, classifier, job = self._of_fold(run)
@@ -168,7 +168,7 @@ class _Source:
         return member, self.objective.classifier(job, weights), job
 
     def _kept(self, run: FoldRun, job: FoldJob) -> Mapping[str, Tensor] | None:
-        """The weights that were stored when the fold was done, None if they are not there any more."""
+        """The weights that were stored when the fold was done; None if they have been deleted."""
         name = weights_name(run.predictions or "")
         artifacts = Artifacts(self.config.storage.artifacts)
         if run.predictions is None or not artifacts.exists(name):
@@ -195,7 +195,7 @@ class _Source:
         return read_weights(training.best_weights, job=job)
 
     def _refit(self, folder: Path) -> Member:
-        """Train on all rows, for as many epochs as the folds' best ones were at the median."""
+        """Train on all rows, for the median of the folds' best epochs."""
         epochs = round_half_up(statistics.median(run.best_epoch or 1 for run in self.runs))
         first = self.objective.job(self.trial.params, 0)
         training_params = first.params.training.model_copy(update={"epochs": epochs})
@@ -263,7 +263,7 @@ def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[
 
 
 def _temperature(held_out: HeldOut) -> float:
-    """The temperature that suits the out-of-fold predictions; 1 where all are right, which says nothing of it."""
+    """The temperature fitted to the out-of-fold predictions; 1 if all are right: then none can be fitted."""
     truth = held_out.truth.astype(np.int64)
     if (held_out.predictions.argmax(axis=1) == truth).all():
         return 1.0
@@ -294,7 +294,7 @@ def _choose(study: OpenStudy, number: int | None) -> tuple[TrialRecord, list[Fol
 
 
 def _check_free(out: Path, *, force: bool) -> None:
-    """Refuse a folder that holds anything, but for an exported model that may be replaced."""
+    """Refuse a folder that is not empty, except an exported model that may be replaced."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is a file, expected the name of a new folder")
     if not out.exists() or not any(out.iterdir()):
@@ -317,7 +317,7 @@ def _put_in_place(unfinished: Path, out: Path) -> None:
 
 
 def _write_words(description: Description, config: StudyConfig, folder: Path) -> None:
-    """Write model.json, the study file that the model is of, and the model card."""
+    """Write model.json, the study file of the model, and the model card."""
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
     sections = {name: keys for name, keys in to_record(config).items() if name not in OF_THIS_MACHINE}
     (folder / "study.yaml").write_text(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True), encoding="utf-8")

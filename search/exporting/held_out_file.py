@@ -1,4 +1,4 @@
-"""Trials scored on a file that their study never saw, by the weights that it kept."""
+"""Scores of trials on a file that their study never saw, from the weights that were kept."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +75,7 @@ def score_on(
 
 
 def _num_repeated(seen: Content, unseen: Content) -> int:
-    """How many texts the study has rows of; of images their files are not compared."""
+    """Number of texts that are also in the study's rows. Images are not compared."""
     if seen.spec.kind == "image":
         return 0
     groups = group_texts(chain.from_iterable(grouped_texts(part.columns, seen.spec) for part in (seen, unseen)))

@@ -38,8 +38,8 @@ LEVEL = 0.95
 class OtherFile:
     """How a file differs from the study's."""
 
-    columns: Mapping[str, str] = field(default_factory=dict)  # its own in place of the study's
-    images: Path | None = None  # what the paths of images start at; None: the folder it is in
+    columns: Mapping[str, str] = field(default_factory=dict)  # the file's column for each of the study's
+    images: Path | None = None  # what image paths are relative to; None: the file's folder
     encoding: str | None = None  # None: UTF-8, or what a byte order mark says
     quotes: Quotes | None = None  # None: as in the study if it has the format of the study's file, else "auto"
 
@@ -74,7 +74,7 @@ def is_image_folder(description: Description, path: Path) -> bool:
 
 
 def parse_columns(options: Sequence[str]) -> dict[str, str]:
-    """Return the file's column for each of the study's that `--columns STUDY=FILE,...` names; raises ConfigError."""
+    """Return the file's column for each of the study's columns in `--columns STUDY=FILE,...`; raises ConfigError."""
     columns: dict[str, str] = {}
     for part in (part for option in options for part in option.split(",")):
         own, _, theirs = part.partition("=")
@@ -205,7 +205,7 @@ def _predictions(
 
 
 def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
-    """Put the file's columns under the study's names; what the file has under these otherwise gives way."""
+    """Rename the file's columns to the study's names. A column of the file that already has that name is ignored."""
     table = chunk.table.copy(deep=False)
     for own, theirs in columns.items():
         if theirs not in chunk.table.columns:

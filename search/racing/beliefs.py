@@ -1,4 +1,4 @@
-"""What the race believes of every trial: its mean over all folds, and its chance to be the best."""
+"""What the race estimates of every trial: its mean over all folds, and its chance to be the best."""
 
 from dataclasses import dataclass, replace
 
@@ -19,11 +19,11 @@ MOST_ENDED = 300  # of the stopped and failed trials, how many of the latest cou
 class Beliefs:
     """For every trial of the matrix, each (trials,), larger is better.
 
-    `mean` and `deviation` are of its mean over all folds, exact for complete trials; `chance` is that of being better
-    than the best complete trial (0 for complete and failed ones), and while none is complete than the one that is
-    expected to be; `trained` is the share of its epochs that are trained. `outlook` is how likely its params alone
-    make it the best, against the trials that were begun: 1 where they say nothing. `best` is the row of the best
-    complete trial.
+    `mean` and `deviation` describe the trial's mean over all folds; they are exact for complete trials. `chance` is the
+    chance to be better than the best complete trial, 0 for complete and failed trials; while no trial is complete, the
+    chance to be better than the trial with the best expected mean. `trained` is the share of its epochs that are
+    trained. `outlook` says how likely its params alone make it the best, compared with the trials that were begun; 1 if
+    the params tell nothing. `best` is the row of the best complete trial.
     """
 
     mean: FloatArray
@@ -36,7 +36,7 @@ class Beliefs:
 
 
 def believe(matrix: Matrix) -> Beliefs:
-    """Work out the beliefs.
+    """Estimate every trial from all scores so far.
 
     With y = level + effect + noise (see `fit_noise`), k finished folds and partly trained ones that count as far as
     they can be predicted, the mean over all folds of a trial is normal around
@@ -102,7 +102,7 @@ def believe(matrix: Matrix) -> Beliefs:
 
 
 def _chance_to_lead(mean: FloatArray, variance: FloatArray) -> FloatArray:
-    """Each trial's chance to be better than the one that is expected to be the best, for that one than the next."""
+    """Each trial's chance to beat the trial with the best expected mean; for that trial, to beat the second best."""
     first = int(mean.argmax())
     rival = np.full(len(mean), mean[first])
     rival[first] = np.partition(mean, -2)[-2]
@@ -118,8 +118,8 @@ def _predict_folds(matrix: Matrix, standing: FloatArray, known: FinishedCurves) 
     for row, fold in zip(rows.tolist(), folds.tolist(), strict=True):
         curve = matrix.scores[row, fold]
         values[row, fold], uncertainty[row, fold] = known.predict(row, fold, curve[~np.isnan(curve)])
-    # A trial that learns late does so on every fold: together its unfinished folds say no more than the one of them
-    # that says most.
+    # A trial that learns late does so on every fold. So its unfinished folds together count only as much as the most
+    # informative one of them.
     information = np.where(uncertainty > 0, 1 / np.maximum(uncertainty, 1e-300), 0.0)
     most = information.max(axis=1, keepdims=True)
     shared = information.sum(axis=1, keepdims=True) / np.where(most > 0, most, 1.0)
@@ -146,13 +146,13 @@ def _best(complete: NDArray[np.bool_], mean: FloatArray) -> int | None:
 
 
 def rows_that_count(matrix: Matrix) -> NDArray[np.int64]:
-    """All trials but those that ended long ago, which only make decisions slow."""
+    """All trials except those that ended long ago: they only make decisions slower."""
     ended = np.flatnonzero(~(matrix.open | matrix.complete))[:-MOST_ENDED]
     return np.delete(np.arange(len(matrix.numbers)), ended)
 
 
 def _spread(beliefs: Beliefs, rows: NDArray[np.int64], num_trials: int) -> Beliefs:
-    """The beliefs of some rows among all: of the others nothing is expected, and they have no chance."""
+    """Put the beliefs of some rows among all rows. The other trials get no chance."""
     usual = float(beliefs.trained.mean())
     mean, deviation, chance, trained, outlook = (np.full(num_trials, at) for at in (-np.inf, 0.0, 0.0, usual, 0.0))
     mean[rows], deviation[rows] = beliefs.mean, beliefs.deviation
@@ -164,7 +164,7 @@ def _spread(beliefs: Beliefs, rows: NDArray[np.int64], num_trials: int) -> Belie
 def _prior(params: FloatArray, residual: FloatArray, precision: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean and variance, (trials,), of what each trial's level is without its own scores: by its params, if they tell.
 
-    What lies far below the good trials is raised to a floor: how bad it is tells nothing about where the best is.
+    Levels far below the good trials are raised to a floor: how bad a trial is does not tell where the best one is.
     """
     center, spread = _trials_at_large(residual, precision)
     weight = precision.sum(axis=1)

@@ -1,4 +1,4 @@
-"""What a fold run still gains after an epoch, from the curves of fold runs that are finished."""
+"""Predicts the final score of a partly trained fold run from the curves of finished fold runs."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,7 +21,10 @@ Prediction = tuple[float, float]  # mean and variance of what a fold run ends wi
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """The finished curves at one epoch: standardised features (curves, features), and how the way to the top shrank."""
+    """The finished curves at one epoch: standardised features (curves, features), and what followed.
+
+    `shrinkage` is by how much, as a logarithm, each curve's distance to the top shrank until its end.
+    """
 
     rows: NDArray[np.int64]
     features: FloatArray
@@ -51,8 +54,8 @@ class FinishedCurves:
     def predict(self, row: int, fold: int, curve: FloatArray) -> Prediction:
         """Predict what a partly trained fold run ends with, from its scores (epochs trained,).
 
-        Curves that stood near, with a slope like this one's, weigh most, and the trial's own curves on other folds more
-        than others'. The variance is infinite where too few curves are known.
+        Curves with a similar score and slope at this epoch weigh most, and curves of the same trial on other folds more
+        than those of other trials. The variance is infinite if too few curves are known.
         """
         key = (row, fold, len(curve))
         if key not in self._predictions:
@@ -97,7 +100,7 @@ class FinishedCurves:
         effects = self.effects[self.folds[there]]
         distances = self._distance_to_top(self.curves[there, :epoch] - effects[:, None])
         features = _features(distances, epoch)
-        # Where all curves stand at the same point, what is elsewhere is far away, but not infinitely so.
+        # If all curves have the same score here, another score is far from them, but not infinitely far.
         center, scale = features.mean(axis=0), np.maximum(features.std(axis=0), SMALLEST_SCALE)
         return _At(
             rows=self.rows[there],
@@ -109,7 +112,7 @@ class FinishedCurves:
 
 
 def _features(distances: FloatArray, epoch: int) -> FloatArray:
-    """Where a curve stands, and its slope since half as many epochs, as logarithms: (..., 1 or 2)."""
+    """Level and slope of a curve, as logarithms: (..., 1 or 2). The slope is measured since half as many epochs."""
     logarithms = np.log(distances)
     level = logarithms[..., -1]
     if epoch == 1:

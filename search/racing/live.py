@@ -1,4 +1,4 @@
-"""The race of a running study in one process: its matrix, kept up to date from the ledger, and what it says."""
+"""The race of a running study in one process: its scores, kept up to date from the ledger, and its verdicts."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -29,9 +29,9 @@ STATES = {
 
 
 class Scores:
-    """A study's matrix: the first look reads the whole ledger, each later one only the events since.
+    """A study's scores as a matrix: first the whole ledger is read, later only new events.
 
-    The matrices share their arrays, which grow by doubling: one is to be used before the next look, not kept.
+    The matrices share their arrays, which grow by doubling. Do not keep a matrix after asking for the next one.
     """
 
     def __init__(self, ledger: LedgerView) -> None:
@@ -62,7 +62,7 @@ class Scores:
         )
 
     def _read(self) -> Matrix:
-        """Read everything, the events' number first: what is written meanwhile is applied once more, to no effect."""
+        """Read everything, the last event's number first: later events may then be applied twice, without effect."""
         study = self._ledger.study()
         self._epochs = study.config.get("training", {}).get("epochs", 1)
         self._space = SPACE.validate_python(study.config.get("space", {}))
@@ -78,7 +78,7 @@ class Scores:
             maximize=study.direction == "maximize",
         )
         positions = np.array([position(self._space, params[number]) for number in matrix.numbers.tolist()], np.float64)
-        # Not by the seed alone, which most studies leave at 0: each would audit the same numbers.
+        # Not the seed alone: most studies leave it at 0, and all would audit the same trial numbers.
         key = f"{study.config.get('study', {}).get('seed', 0)}/{study.fingerprints.get('data', '')}"
         shaped = positions.reshape(len(params), len(self._space))
         return replace(matrix, params=shaped, audit_key=key, audited=self.audited)
@@ -138,7 +138,7 @@ def _with_room(arrays: Matrix, *, num_trials: int, num_epochs: int) -> Matrix:
 
 
 class Policy(Protocol):
-    """What decides; the module `search.race` does."""
+    """What decides; the module `search.racing.policy` does."""
 
     def verdict(self, matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig, trials_left: int = 0) -> Verdict:
         """Judge a trial after an epoch of `fold`, or after that fold's end."""
@@ -189,13 +189,13 @@ class LiveRace:
         return self.policy.next_fold_run(matrix, settings=self.settings, trials_left=self.trials_left(matrix))
 
     def trials_left(self, matrix: Matrix) -> int:
-        """How many new trials the budget still has; none once they are expected to gain nothing, if it ends there."""
+        """How many new trials the budget still has; none if `until_no_gain` and they are expected to gain nothing."""
         if self.until_no_gain and race.gain_is_within_noise(matrix):
             return 0
         return max(0, self.num_trials - len(matrix.numbers))
 
     def is_audited(self, trial: int) -> bool:
-        """Whether the trial would have been stopped and runs on."""
+        """Whether the trial would have been stopped, but is trained on."""
         return trial in self.scores.audited
 
 

@@ -29,7 +29,7 @@ class Matrix:
     `scores` is (trials, folds, epochs), larger is better: the metric times `sign` at the epoch that is chosen so far,
     NaN where nothing was trained, -inf where it was not finite. `states` is (trials, folds), of RunState; `lengths`
     (trials,) is how many epochs a fold run of the trial has. `params` is (trials, parameters):
-    where in its range a number lies, a choice as a whole number (see `search.space.position`); there may be none.
+    where in its range a number lies, a choice as a whole number (see `search.study.space.position`); there may be none.
     `audit_key` names the study in the draw of audited trials; `audited` are the trials that are audited already.
     """
 

@@ -16,8 +16,8 @@ FIRST_GUESS = 0.7  # of the noise's standard deviation, as a share of the trials
 class Noise:
     """The two-way model of the better half of the trials.
 
-    `effects` (folds,) is what a fold adds, with mean 0, and `counts` (folds,) on how many trials that rests; `variance`
-    is that of what is left, the trial x fold interaction, and `degrees` how many residuals that rests on.
+    `effects` (folds,) is what each fold adds, with mean 0, estimated from `counts` (folds,) trials. `variance` is that
+    of the rest, the trial x fold interaction, estimated from `degrees` residuals.
     """
 
     effects: FloatArray
@@ -29,9 +29,9 @@ class Noise:
 def fit_noise(values: FloatArray, done: BoolArray) -> Noise:
     """Fit the model to the finished folds' scores, (trials, folds), by expectation maximisation.
 
-    Trials are random, so that a fold that only promising trials were trained on is not taken for an easy one: what is
-    missing was left out because of scores that are in the matrix (Rubin 1976). Only the better half counts:
-    configurations that fail do so differently on every fold, and say nothing about the noise near the best.
+    Trials are random effects, so that a fold on which only promising trials were trained is not taken for an easy one:
+    scores are missing because of scores that are in the matrix (Rubin 1976). Only the better half of the trials counts:
+    bad configurations fail differently on every fold, and tell nothing about the noise near the best.
     """
     seen = done & np.isfinite(values)
     return _fit(np.where(seen, values, np.nan).tobytes(), values.shape)

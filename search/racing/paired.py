@@ -11,10 +11,12 @@ from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
 
 # The epochs after which a fold run is judged: the later, the less one more epoch tells.
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
-CROWD = 0.25  # how much less another fold run of a trial is worth for each that is being trained
-PATIENCE = 2.0  # how much more than this fold run another one must promise before this one is paused
-NEARLY_DONE = 0.8  # share of its work from which a trial is trained through: ending it saves little, and loses the best
-SURPRISE = 0.03  # a study's chance that its best trial is one of which the beliefs are wrong: what replays showed
+CROWD = 0.25  # how much less a further fold run of a trial is worth for each one that is being trained
+PATIENCE = 2.0  # a fold run is paused if another one promises this many times as much
+NEARLY_DONE = (
+    0.8  # a trial with this share of its work done is finished: stopping it saves little and may lose the best
+)
+SURPRISE = 0.03  # chance per study that the estimate of its best trial is wrong, as replays showed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,18 +98,18 @@ class Paired:
         return Choice(action=Action.END, chances=left)
 
     def _is_worth_it(self, beliefs: Beliefs, matrix: Matrix) -> bool:
-        """Whether what is not complete still has more chance together than the risk allows."""
+        """Whether the unfinished trials together still have a larger chance to be the best than the risk allows."""
         return beliefs.best is None or float(beliefs.chance.sum()) > self.risk
 
     def _reason(self, matrix: Matrix, beliefs: Beliefs, row: int) -> str:
-        # Without what is expected of the trial: that is recorded at its end, the one number that the sampler is told.
+        # Without the trial's own estimate: it is recorded when the trial ends, and the sampler is told that one number.
         best = 0 if beliefs.best is None else beliefs.best
         score, number = matrix.sign * beliefs.mean[best], int(matrix.numbers[best])
         return f"estimated chance of {percent(beliefs.chance[row])} to beat {score:.4f} of trial {number}, the best one"
 
 
 def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:
-    """Believe less firmly: any trial may surprise, as far as it is not trained, all of the study's with SURPRISE."""
+    """Add to every chance: any trial may surprise, in proportion to its untrained share; SURPRISE in all of a study."""
     beliefs = believe(matrix)
     possible = ~(matrix.complete | matrix.failed)
     surprise = SURPRISE / max(num_trials, 1) * (1 - beliefs.trained)
@@ -125,7 +127,7 @@ def is_audited(matrix: Matrix, trial: int, *, share: float) -> bool:
 
 
 def _is_fresh(matrix: Matrix, beliefs: Beliefs) -> BoolArray:
-    """Which trials nothing was trained of, nor is, (trials,)."""
+    """Which trials have not been trained at all, (trials,)."""
     return np.equal(beliefs.trained, 0) & np.equal(count(matrix.states == RunState.RUNNING), 0)
 
 
@@ -135,10 +137,10 @@ def _may_run(matrix: Matrix) -> BoolArray:
 
 
 def _promise(matrix: Matrix, beliefs: Beliefs, *, trials_left: int) -> FloatArray:
-    """The chance of a new best for the share of a trial's work that it takes, (trials,).
+    """The chance of a new best divided by the share of a trial's work that is left, (trials,).
 
-    A trial that was not begun promises what any new one does, as far as its params speak for it. One whose params speak
-    against it promises nothing while others can be drawn instead.
+    A trial that was not begun promises what any new trial does, times its outlook by params. If that is below 1, it
+    promises nothing while other trials can be drawn instead.
     """
     # Half an epoch's share: what is nearly trained would otherwise promise without bound.
     smallest = 0.5 / matrix.states.shape[1] / max(int(matrix.lengths.max(initial=1)), 1)
@@ -148,16 +150,17 @@ def _promise(matrix: Matrix, beliefs: Beliefs, *, trials_left: int) -> FloatArra
 
 
 def _crowd(matrix: Matrix) -> FloatArray:
-    """By how much less one more fold run of a trial tells beside those that are being trained, (trials,).
+    """By what the promise of one more fold run is divided, given the fold runs of the trial in training, (trials,).
 
-    Early on, one fold says nearly as much of a trial as five; but a likely best one is complete sooner with several.
+    Early on, one fold tells nearly as much about a trial as five. But a likely best trial is complete sooner if several
+    of its folds are trained at once.
     """
     crowd: FloatArray = 1 + CROWD * count(matrix.states == RunState.RUNNING).astype(np.float64)
     return crowd
 
 
 def _promise_of_a_new_one(beliefs: Beliefs) -> float:
-    """The next of n + 1 exchangeable trials is the best with 1 / (n + 1), and costs what they cost on average."""
+    """A new trial is the best of n + 1 alike ones with chance 1 / (n + 1), and costs as much as the average trial."""
     begun = beliefs.trained > 0
     num_begun = int(begun.sum())
     if not num_begun:

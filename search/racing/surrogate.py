@@ -1,4 +1,4 @@
-"""What params say of a trial: a Gaussian process over the levels of all trials."""
+"""Predicts a trial's level from its params: a Gaussian process over the levels of all trials."""
 
 from dataclasses import dataclass
 from functools import cache, lru_cache

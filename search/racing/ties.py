@@ -1,4 +1,4 @@
-"""Which trials cannot be told from the best one by their folds' scores; pure."""
+"""Which trials are tied with the best one: not different from it by their fold scores; pure functions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ class Tie:
 def tied_with(best: int, scores: Mapping[int, Sequence[float]]) -> list[Tie]:
     """Return the trials tied with the best, the nearest first; `scores` are the complete trials', one for each fold.
 
-    A trial is told from the best where the corrected resampled t-test over the same folds says so, after Holm's
-    correction over all trials, at 5%. Few folds say little of one difference's noise, so it is pooled over the better
-    half of the trials; of two trials alone it is their own. A trial with a score that is not finite is never tied.
+    A trial differs from the best if the corrected resampled t-test over the same folds says so, at 5% after Holm's
+    correction over all trials. Few folds tell little about the noise of one difference, so the noise is pooled over the
+    better half of the trials. A trial with a score that is not finite is never tied.
     """
     others = [trial for trial, own in scores.items() if trial != best and all(map(math.isfinite, own))]
     if not others:

@@ -1,4 +1,4 @@
-"""A cache folder: which processes train from it, and what of it may go."""
+"""A cache folder: which processes use it, and which of its entries may be deleted."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SCRATCH_SECONDS = 3600.0  # without a write: nobody is at it any more
+SCRATCH_SECONDS = 3600.0  # without a write: its process has died
 
 
 class Hold:
@@ -29,7 +29,7 @@ class Hold:
 
 @contextmanager
 def unused(folder: Path) -> Iterator[bool]:
-    """Whether nobody on this machine holds the folder; if so, whoever wants to must wait until this ends."""
+    """Whether no process on this machine holds the folder. If so, none can hold it until this ends."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -47,7 +47,7 @@ def unused(folder: Path) -> Iterator[bool]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What was computed for studies, whole or left behind half-way; nothing else that lies there."""
+    """The entries that were computed for studies, and unfinished ones of processes that died; no other files."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [path for path in found if not path.is_symlink() and (_is_entry(path) or _is_scratch(path))]
 
@@ -58,7 +58,7 @@ def size(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """Remove one of the `entries`; whoever looks for it meanwhile finds all of it or nothing. Raises OSError."""
+    """Remove one of the `entries`. Meanwhile other processes see all of it or nothing. Raises OSError."""
     if not _is_entry(path):
         shutil.rmtree(path)
         return
@@ -71,10 +71,10 @@ def _is_entry(path: Path) -> bool:
 
 
 def _is_scratch(path: Path) -> bool:
-    """Whether a process left it when it died; one of another machine, whose locks are not seen, may still write."""
+    """Whether a process left it when it died. One on another machine, whose locks are not seen, may still write."""
     if re.fullmatch(r"tmp[a-z0-9_]{8}", path.name) is None or not path.is_dir():
         return False
-    with suppress(FileNotFoundError):  # it was still written, and is whole by now
+    with suppress(FileNotFoundError):  # it was being written, and is complete now
         last = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
         return all(map(_is_entry, path.iterdir())) and last < time.time() - SCRATCH_SECONDS
     return False

@@ -1,4 +1,4 @@
-"""The checkpoints of a fold run: two generations while it is trained, one while it is paused, none after its end."""
+"""The checkpoints of a fold run: the last two while it is trained, one while it is paused, none after its end."""
 
 import logging
 import time
@@ -42,7 +42,7 @@ class Restorable(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Pace:
-    """When a worker writes the next checkpoint: that may take longer than a fast GPU takes for an epoch."""
+    """Decides when a worker writes the next checkpoint, since writing one may take longer than an epoch."""
 
     trained: float = 0.0  # seconds of training that no checkpoint holds
     costs: deque[float] = field(default_factory=lambda: deque(maxlen=3))  # seconds of the last ones, of all fold runs
@@ -67,7 +67,7 @@ class Checkpoints:
     def restore(self, training: Restorable) -> None:
         """Take the training back to the last recorded epoch that has a whole checkpoint, or leave it at its start.
 
-        What cannot be read is left where it is: it may be the way to it that is broken.
+        A checkpoint that cannot be read is not deleted: perhaps only the connection to it is broken.
         """
         candidates = self._recorded()
         while candidates:

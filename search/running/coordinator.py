@@ -1,4 +1,4 @@
-"""The coordinator: the one process at a time that talks to Optuna. It asks ahead, tells, and frees expired leases."""
+"""The coordinator: the one process that talks to Optuna. It asks for trials, tells results and frees expired leases."""
 
 import math
 import statistics
@@ -39,7 +39,7 @@ from fold_search.storage.studies import ask_afresh, close_study, end, next_numbe
 ROLE_SECONDS = 20.0
 RENEWAL_SECONDS = 1.0
 MAX_ATTEMPTS = 5
-MOST_PASSED_OVER = 10  # trials that are asked for in one step and not begun: the role is to be renewed
+MOST_PASSED_OVER = 10  # trials skipped in one step; more would delay the renewal of the role
 NOT_WORTH_IT = "more training is not expected to find a better trial"
 NO_EXPECTED_GAIN = "ten more trials are expected to improve the score by less than the noise between folds"
 
@@ -57,7 +57,7 @@ class Coordinator:
     url: str
     owner: str
     pooled_score: Callable[[int], float | None]
-    # Called when trials have ended: what was stored of those that are not kept may go.
+    # Called when trials have ended: deletes stored files of trials that are not kept.
     prune: Callable[[], None] = lambda: None
     # Without new trials the study only finishes what it has begun.
     asking: bool = True
@@ -74,7 +74,7 @@ class Coordinator:
         self.ledger = self.ledger.fenced(COORDINATOR_ROLE, self.owner)
 
     def step(self) -> bool:
-        """Do what is due; False once the study is finished. Without the role only the latter is looked at."""
+        """Do what is due; False once the study is finished. Without the role, only check that."""
         if self.ledger.study().state is not StudyState.RUNNING:
             return False
         try:
@@ -129,7 +129,7 @@ class Coordinator:
         self._close()
 
     def _settle(self) -> None:
-        """End the trials whose folds are through, and tell Optuna of them and of every other that got further."""
+        """End the trials whose folds are all done, and tell Optuna of them and of other trials that progressed."""
         open_trials = self._open_trials()
         if not open_trials:
             return
@@ -144,7 +144,7 @@ class Coordinator:
             self.prune()
 
     def _gives_up(self) -> bool:
-        """End the study if too many trials have failed in a row; those that are open stay so, to be continued."""
+        """End the study if too many trials have failed in a row. Open trials stay open, to be continued."""
         most = self.config.budget.max_failures
         ended = self.ledger.last_events((EventKind.TRIAL_FINISHED, EventKind.STUDY_REOPENED), limit=most)
         if len(ended) < most or not all(map(_teaches_nothing, ended)):
@@ -154,7 +154,7 @@ class Coordinator:
         return True
 
     def _open_trials(self) -> list[tuple[TrialRecord, list[FoldRun]]]:
-        """The trials of whose end Optuna does not know, with their fold runs."""
+        """The trials that Optuna does not know to have ended, with their fold runs."""
         trials = self.ledger.trials(told=False)
         runs: defaultdict[int, list[FoldRun]] = defaultdict(list)
         for run in self.ledger.fold_runs(trials=[trial.number for trial in trials]):
@@ -182,7 +182,7 @@ class Coordinator:
     ) -> None:
         """Write a trial's end into the ledger, then tell Optuna: a crash in between is mended by the next step.
 
-        With a `reason` the trial is stopped, whatever of it is open, at this `chance` to be the best.
+        With a `reason` the trial is stopped, whatever its fold runs do, at this `chance` to be the best.
         """
         scores = [run.score for run in runs if run.state is FoldRunState.DONE and run.score is not None]
         complete = len(scores) == len(runs) and trial.state is TrialState.RUNNING
@@ -227,7 +227,7 @@ class Coordinator:
         """
         num_running = int((self.race.scores.matrix().states == RunState.RUNNING).sum())
         wanted = max(0, num_workers - num_running) + 1 if num_workers > 1 else 1 - num_running
-        taken: list[tuple[int, int]] = []  # what the workers will claim, the idle ones first
+        taken: list[tuple[int, int]] = []  # what the workers will claim, idle workers first
         for _ in range(wanted + MOST_PASSED_OVER):
             if len(taken) == wanted:
                 break
@@ -297,7 +297,7 @@ def _has_ended(trial: TrialRecord, runs: Iterable[FoldRun]) -> bool:
 
 
 def _teaches_nothing(event: Event) -> bool:
-    """Whether the event is the end of a trial that failed; of one that diverged the sampler learns."""
+    """Whether the event is the end of a failed trial. A diverged trial does not count: the sampler learns from it."""
     failed = event.kind is EventKind.TRIAL_FINISHED and event.payload["state"] == TrialState.FAILED
     return failed and event.payload.get("failure") != Failure.DIVERGED
 

@@ -1,4 +1,4 @@
-"""From a study's record to the training of one claimed fold run: the place where the rooms meet in a worker."""
+"""Builds the training of a claimed fold run from the study's record."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

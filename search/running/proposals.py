@@ -1,4 +1,4 @@
-"""Who proposes a trial's params: Optuna's samplers, which also learn from trials that the race has only begun."""
+"""Proposes the params of trials: Optuna's samplers, which here learn from partly trained trials too."""
 
 import hashlib
 import warnings
@@ -20,7 +20,7 @@ Estimates = Mapping[int, float]  # by trial: what the race expects its mean over
 def make_sampler(config: StudyConfig, number: int, *, estimates: Estimates | None = None) -> BaseSampler:
     """The study's sampler for one trial, seeded from the study's seed and the trial's number.
 
-    `estimates` may be of any trial; those of complete ones are not looked at.
+    `estimates` may have any trial; those of complete trials are not used.
     """
     digest = hashlib.sha256(f"{config.study.seed}/trial/{number}".encode()).digest()
     seed = int.from_bytes(digest[:4], "big")
@@ -30,13 +30,12 @@ def make_sampler(config: StudyConfig, number: int, *, estimates: Estimates | Non
 
 
 class LearningSampler(TPESampler):
-    """TPE that takes a trial that is not complete for a complete one with the mean that the race expects of it.
+    """TPE that treats an unfinished trial as a complete one with the mean that the race expects.
 
-    TPE itself counts every trial that has not ended among the bad ones, whatever is known of it, and every stopped one
-    behind all that are complete, also behind those that were completed to check the race; and it draws at random until
-    ten have ended. In a race that pauses most trials it would hardly learn anything.
+    TPE itself counts every trial that has not ended as a bad one, ranks every stopped one behind all complete ones, and
+    draws at random until ten have ended. In a race that pauses most trials it would hardly learn anything.
 
-    A trial that diverged is ranked behind all others, whatever it had reached before.
+    A diverged trial is ranked behind all others, whatever its score was before.
     """
 
     def __init__(self, *, seed: int, estimates: Estimates) -> None:
@@ -63,7 +62,7 @@ class LearningSampler(TPESampler):
         return super().sample_independent(SeenStudy(study, self._see), trial, param_name, param_distribution)
 
     def _see(self, trial: FrozenTrial) -> FrozenTrial:
-        """A trial that has an estimate as if it were complete, with that as its value."""
+        """A trial with an estimate, as if it were complete with the estimate as its value."""
         if trial.state not in (TrialState.RUNNING, TrialState.PRUNED):
             return trial
         place: dict[str, Any] = {}

@@ -129,7 +129,7 @@ def run_study(
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """The loop of a run: coordinate, tend the workers, show progress, and leave in good order when it is time."""
+    """The loop of a run: coordinate, tend the workers, show progress, and stop in good order when it is time."""
 
     ledger: Ledger
     coordinator: Coordinator
@@ -140,7 +140,7 @@ class _Run:
     outage_since: float | None = None
 
     def to_its_end(self, deadline: float | None) -> Ending:
-        """Go round until the study is finished, the time is used or the user has had enough."""
+        """Loop until the study is finished, the time is used up or the user interrupts."""
         working = True
         while working or self.engine.alive():
             working = self._round()
@@ -157,7 +157,7 @@ class _Run:
         return self.ending
 
     def _round(self) -> bool:
-        """Do once what is due; whether the study still has work. An outage of the database is waited for."""
+        """Do what is due once; return whether the study still has work. Waits out an outage of the database."""
         try:
             working = self.coordinator.step()
             _release(self.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
@@ -203,7 +203,7 @@ def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts
 
 
 def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:
-    """Raise RunFailed, with what continues it, for a study that ended since its trials fail."""
+    """Raise RunFailed, which says how to continue, if the study ended because its trials fail."""
     if study.ledger.study().state is not StudyState.FAILED:
         return
     left = has_work_left(study.ledger, config)
@@ -212,7 +212,7 @@ def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:
 
 
 def check_complete(study: OpenStudy, config: StudyConfig) -> None:
-    """Raise RunFailed, with what continues it, where no trial is complete: a script is not to go on and export one."""
+    """Raise RunFailed, which says how to continue, if no trial is complete: a script must not go on to export one."""
     summary = summarise(study.ledger)
     if summary.best is not None:
         return
@@ -230,7 +230,7 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
 
 
 def last_reason(ledger: Ledger) -> str:
-    """Why the study ended, the last time that it did."""
+    """Why the study ended the last time."""
     ended = ledger.last_events([EventKind.STUDY_FINISHED], limit=1)
     return str(ended[0].payload["reason"]) if ended else "the study has ended"
 

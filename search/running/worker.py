@@ -35,7 +35,7 @@ MAX_OUTAGES = 3  # in a row, each as long as the database's patience; a broken c
 
 
 class Training(Protocol):
-    """One fold of one trial while it is trained; `objectives.training.FoldTraining` is the real one."""
+    """One fold of one trial while it is trained; `objectives.training.fold.FoldTraining` is the real one."""
 
     sample: LeakProof
 

@@ -1,4 +1,4 @@
-"""Whether any process works on a study: each holds a role in the ledger, a worker also the lease of its fold run."""
+"""Whether a process works on a study: each holds a role in the ledger, and a worker the lease of its fold run."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def is_attended(ledger: LedgerView) -> bool:
 
 
 def present_runs(ledger: LedgerView) -> list[FoldRun]:
-    """All fold runs by trial and fold; one whose lease has lapsed waits: who held it died, and nobody trains it."""
+    """All fold runs by trial and fold. One whose lease has lapsed counts as waiting, because its worker has died."""
     runs, live = ledger.fold_runs(), ledger.live_leases()
     return [
         replace(run, state=FoldRunState.WAITING) if run.state is FoldRunState.LEASED and run.id not in live else run

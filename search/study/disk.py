@@ -1,4 +1,4 @@
-"""The disk that a study will need, estimated before it begins, against what is free."""
+"""The disk space that a study will need, estimated before it begins and compared with what is free."""
 
 import json
 import math
@@ -40,7 +40,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSize:
-    """How many weights an encoder has, one layer of it, and of all layers those of a low-rank update of rank 1."""
+    """Number of weights: of the encoder, of one layer, and of low-rank updates of rank 1 in all layers."""
 
     weights: int
     layer: int
@@ -51,9 +51,9 @@ class EncoderSize:
 def check_disk(
     config: StudyConfig, dataset: Dataset, *, encoders: Mapping[str, EncoderSize], num_workers: int
 ) -> list[str]:
-    """Say what a new study will need on each disk, and what is free; raises ConfigError where it cannot fit.
+    """Return a line per disk: what a new study will need, and what is free; raises ConfigError if it cannot fit.
 
-    An estimate, the head aside. Places that are no local folders are left out.
+    An estimate, without the head. Only local folders are checked.
     """
     trained = [_trained(encoders[variant[0]], variant) * FLOAT for variant in _variants(config)]
     needs = _artifact_needs(config, dataset, trained, num_workers=num_workers)
@@ -90,7 +90,7 @@ def _artifact_needs(
         for optimiser, average in product(field_values(config, "optimiser"), field_values(config, "ema_decay"))
     ]
     paused = config.artifacts.paused_checkpoints if paired else 0
-    # While a third one is written, there are two. Seldom more fold runs are paused than this: docs/storage.md.
+    # There are two while a third one is written. More fold runs than this are seldom paused: docs/storage.md.
     most = (3 * num_workers + min(paused, int(1.3 * trials))) * max(trained) * max(states)
     yield Need(what="checkpoints", place=artifacts, least=2 * min(trained) * min(states), most=most)
     if config.artifacts.keep != "none":
@@ -130,7 +130,7 @@ def _variants(config: StudyConfig) -> list[_Variant]:
 
 
 def weigh(encoder: str) -> EncoderSize:
-    """Read how large the encoder is, and no weight of it; zeros where its files do not tell. Loads torch."""
+    """Read the encoder's size without its weights; zeros if its files do not show it. Loads torch."""
     from fold_search.models.encoders import resolve_encoder
     from fold_search.models.errors import EncoderError
 

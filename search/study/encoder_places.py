@@ -1,4 +1,4 @@
-"""Where the folders of encoders lie: what the study file calls them, what the study does, and where that is here."""
+"""Where encoders' folders are: their names in the study file and in the study, and their paths on this machine."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _CONFIG = "config:"
 
 
 def anchored(name: str, folder: Path) -> str:
-    """A name of the study file in `folder`: a folder as it is called in the working directory; other names stay."""
+    """Make a folder that a study file in `folder` names relative to the working directory; other names stay."""
     if not name or name.startswith(_NO_FOLDERS):
         return name
     prefix, given = _prefix(name), os.path.expanduser(name.removeprefix(_CONFIG))
@@ -26,20 +26,20 @@ def anchored(name: str, folder: Path) -> str:
 
 
 def located(name: str, config: "StudyConfig") -> str:
-    """What to load for an encoder of the study: the folder where `search run` found it, if that is here."""
+    """What to load for an encoder of the study: the folder where `search run` found it, if it exists here."""
     path = None if config.storage.encoders is None else _place(name, config.storage.encoders)
     return name if path is None else _prefix(name) + _relative(path, os.getcwd())
 
 
 def starting_here(config: "StudyConfig") -> "StudyConfig":
-    """Note that relative names start at the working directory, so that the folders are found from others."""
+    """Record that relative names start at the working directory, so that they are found from other directories."""
     here = os.getcwd()
     is_relative = any(_place(name, here) and not os.path.isabs(name) for name in _names(config))
     return _noting(config, here) if is_relative else config
 
 
 def as_begun(begun: "StudyConfig", now: "StudyConfig") -> "StudyConfig":
-    """Call the encoders as the study does, if they lie in the same places; else return `now` as it is.
+    """Use the study's names for the encoders if they are the same folders; else return `now` unchanged.
 
     Their names are in the params of trials, in checkpoints and in Optuna's study, and so may not change.
     """
@@ -55,7 +55,7 @@ def _starts(begun: "StudyConfig", now: "StudyConfig") -> Iterator[str | None]:
     start = begun.storage.encoders or os.getcwd()
     yield from (start, None)
     for known_as, name in zip(_names(begun), _names(now), strict=False):
-        # Of an earlier version, which noted no start, or begun on another machine: what the path ends with must do.
+        # An earlier version recorded no start, or the study began on another machine: compare the ends of the paths.
         path, tail = _place(name, os.getcwd()), os.sep + known_as.removeprefix(_CONFIG)
         if path is not None and path.endswith(tail) and _place(known_as, start) is None:
             yield path.removesuffix(tail) or os.sep

@@ -1,4 +1,4 @@
-"""A study's rows: the data as it was when the study began, its folds, and what was predicted of them out of fold."""
+"""The rows of a study: its data, its folds, and the out-of-fold predictions."""
 
 import logging
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRows:
-    """The rows of one study; `config` has this machine's paths. They are read when first asked for, and once.
+    """The rows of one study; `config` has this machine's paths. They are read once, when they are first needed.
 
-    `read` are the rows where they have been read already.
+    `read` are the rows if they were read before.
     """
 
     ledger: LedgerView
@@ -77,7 +77,7 @@ class StudyRows:
         return rows_together(self.dataset, self.config)
 
     def held_out(self, runs: Sequence[FoldRun]) -> HeldOut:
-        """Return the stored predictions of one trial's fold runs that are done.
+        """Return the stored predictions of the finished fold runs of one trial.
 
         Raises ConfigError where they are damaged or do not fit the rows, StorageError where they cannot be read.
         """
@@ -99,7 +99,7 @@ class StudyRows:
         )
 
     def pooled_score(self, trial: int) -> float | None:
-        """Score a complete trial's predictions of all rows together; None, and a warning, where they cannot be had."""
+        """Score a complete trial's predictions of all rows together; None, and a warning, if they are missing."""
         runs = [run for run in self.ledger.fold_runs() if run.trial == trial and run.state is FoldRunState.DONE]
         try:
             held_out = self.held_out(runs)
@@ -110,7 +110,7 @@ class StudyRows:
 
 
 def rows_together(dataset: Dataset, config: StudyConfig) -> NDArray[np.int64]:
-    """Return a number for each row, (rows,): those that share one are in one fold, as the study file has it."""
+    """Return a group number for each row, (rows,): rows of one group are in one fold, as the study file says."""
     together = config.folds.group_duplicates or config.data.group is not None
     return dataset.groups if together else np.arange(len(dataset.labels))
 

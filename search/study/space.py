@@ -1,4 +1,4 @@
-"""The space of a study: what a trial samples of it, what then stands for all parameters, and every combination."""
+"""The search space of a study: sampling a trial, all its parameters, and every combination of a grid."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ _SGD_FACTOR = 100.0
 
 
 def suggest(trial: "optuna.Trial", config: StudyConfig) -> dict[str, Scalar]:
-    """Sample the searched parameters in the order of their declaration, those alone that have any effect."""
+    """Sample the searched parameters in the order of their declaration; only those that have an effect."""
     sampled: dict[str, Scalar] = {}
     for name, domain in config.space.items():
         if is_active(name, config.fixed | sampled):
@@ -66,7 +66,7 @@ def field_values(config: StudyConfig, name: str) -> list[Scalar]:
 
 
 def position(space: Mapping[str, Domain], sampled: Mapping[str, Any]) -> list[float]:
-    """Where in the space a trial lies, a coordinate for every parameter.
+    """The trial's position in the space, one coordinate per parameter.
 
     A number goes from 0 to 0.9 along its range, by its logarithm where the range is on a log scale; one that is not
     sampled lies in the middle. A choice is its index, -1 where none is sampled.

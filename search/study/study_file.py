@@ -1,4 +1,4 @@
-"""Reads the study file: YAML without its surprises, and the `--set a.b=c` of the command line laid over it."""
+"""Reads the study file, a safe part of YAML, and applies `--set a.b=c` of the command line to it."""
 
 import math
 import re
@@ -22,7 +22,7 @@ _UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")  # in no path and no database
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only: no tags, aliases, dates or repeated keys, and nothing of a size to fear; 1e-5 is a number."""
+    """Plain data only: no tags, aliases, dates or repeated keys, and limits on size and depth; 1e-5 is a number."""
 
     _level = 0
 
@@ -89,7 +89,7 @@ class Override:
     value: Any
 
     def concerns(self, path: Sequence[int | str]) -> bool:
-        """Whether `path` leads to, into or towards what is set."""
+        """Whether `path` is the key that is set, or lies inside or above it."""
         shared = min(len(path), len(self.path))
         return tuple(path[:shared]) == self.path[:shared]
 
@@ -119,7 +119,7 @@ def read_study_file(path: Path, *, as_written: bool = False) -> dict[str, Any]:
 
 
 def apply_override(sections: dict[str, Any], override: Override) -> None:
-    """Set one value in place, with the sections that lead to it; raises ConfigError where a value stands in the way."""
+    """Set one value in place, with its parent sections; raises ConfigError if a parent is a value, not a section."""
     *parents, name = override.path
     section: Any = sections
     for depth, parent in enumerate(parents, start=1):
@@ -133,7 +133,7 @@ def apply_override(sections: dict[str, Any], override: Override) -> None:
 
 
 def text_at(file: Path, overrides: Sequence[str], path: Sequence[int | str]) -> str | None:
-    """Return the value that `path` leads to as the text that was written; None where that is no single value."""
+    """Return the value of the key `path` as it was written; None if it is not a single value."""
     sections: Any = read_study_file(file, as_written=True)
     for override in overrides:
         apply_override(sections, parse_override(override, as_written=True))

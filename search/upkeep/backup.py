@@ -1,7 +1,7 @@
-"""`search backup` and `search restore`: a study with all that is stored of it as one file, and back to any database.
+"""`search backup` and `search restore`: a study with all its stored files as one file, restored into any database.
 
 The file is a tar of a SQLite database with this study alone (`study.db`), its artifacts as they were stored
-(`artifacts/...`) and, last, `backup.json` with the SHA-256 of each: a file that was cut off has none.
+(`artifacts/...`) and, last, `backup.json` with the SHA-256 of each: an incomplete file has none.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ class Backup:
 
 
 def back_up(study: OpenStudy, out: Path, *, overrides: Sequence[str] = ()) -> Backup:
-    """Write the study to a file, whole or not at all; it may be worked on meanwhile.
+    """Write the study to a file, whole or not at all. The study may be running.
 
     Raises ConfigError if the file is there or cannot be written, or nothing is stored of the study; StorageError.
     """
@@ -85,7 +85,7 @@ def back_up(study: OpenStudy, out: Path, *, overrides: Sequence[str] = ()) -> Ba
 
 
 def restore(file: Path, *, url: str, overrides: Sequence[str] = ()) -> Backup:
-    """Bring a study back from a file; nobody holds a lease on it, and trackers are filled from its first event.
+    """Restore a study from a file. Nobody holds a lease on it, and trackers are filled from its first event.
 
     Raises ConfigError if the file is damaged or written by a newer version, StorageError if the database has a study
     of that name; nothing of it is there then.
@@ -159,7 +159,7 @@ def _write(file: IO[bytes], database: Path, copy: Ledger, artifacts: Artifacts) 
 
 
 def _artifact_names(ledger: Ledger, artifacts: Artifacts) -> list[str]:
-    """What is stored of the study: in its folder, and wherever the ledger knows of it; nothing unfinished."""
+    """The stored files of the study: those in its folder and those that the ledger names; no unfinished ones."""
     runs = ledger.fold_runs()
     predictions = {run.predictions for run in runs if run.predictions}
     recorded = predictions | {weights_name(name) for name in predictions}
@@ -189,7 +189,7 @@ def _opened(file: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _check(archive: tarfile.TarFile, file: Path) -> Manifest:
-    """Read the whole file; raises ConfigError if a byte of it is not what was written, or a member has no place."""
+    """Read the whole file; raises ConfigError if a byte has changed, or a member does not belong there."""
     found: dict[str, str] = {}
     for member in archive:
         is_plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
@@ -222,7 +222,7 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> io.Buffe
 
 @contextlib.contextmanager
 def _reading(database: Path, file: Path, *, alone: bool = True) -> Iterator[None]:
-    """Name the file that the user gave, whatever is wrong with the database in it; unless `alone`, another is used."""
+    """Make errors about the database in the file name that file; unless `alone`, another database is used too."""
     try:
         yield
     except (AssertionError, LookupError, RecursionError, SQLAlchemyError, TypeError, ValueError) as error:
@@ -240,7 +240,7 @@ def _config(record: StudyRecord, overrides: Sequence[str]) -> StudyConfig:
 
 @contextlib.contextmanager
 def _restored(archive: tarfile.TarFile, manifest: Manifest, artifacts: Artifacts) -> Iterator[None]:
-    """Store the artifacts, and take them away again if what follows fails; none may be there before."""
+    """Store the artifacts, and delete them again if what follows fails; none may exist before."""
     names = [name.removeprefix(ARTIFACTS) for name in manifest.sha256 if name.startswith(ARTIFACTS)]
     for name in names:
         if artifacts.exists(name):

@@ -76,7 +76,7 @@ class ChaosTraining(ScriptedTraining):
 
 
 class ScriptedObjective:
-    """In the place of `search.objective.Objective`."""
+    """In the place of `search.running.objective.Objective`."""
 
     def __init__(self, rows: StudyRows, **_: object) -> None:
         self._rows = rows

@@ -209,6 +209,22 @@ def test_a_worker_trains_what_the_race_chooses(scripted_study: Studies):
     assert worker.claim() is None  # the race's choice is somebody's by now
 
 
+class Polled(threading.Event):
+    """A stop that counts how often a worker waits for it, and does not let it wait for long."""
+
+    waits = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits += 1
+        return super().wait(0.01)
+
+    def outlast(self, *, waits: int) -> None:
+        """Return once a worker has waited so many times more."""
+        enough = self.waits + waits
+        while self.waits < enough:
+            time.sleep(0.01)
+
+
 @pytest.mark.parametrize("action", [Action.WAIT, Action.START, Action.END])
 def test_a_worker_without_work_asks_again_only_when_something_has_happened(scripted_study: Studies, action: Action):
     """It writes nothing, and leaves when the study is finished."""
@@ -221,12 +237,13 @@ def test_a_worker_without_work_asks_again_only_when_something_has_happened(scrip
 
     study.policy = ScriptedRace(choose=choose)
     sequence = study.ledger.last_sequence()
+    study.stop = Polled()
     thread = threading.Thread(target=study.worker(Script(lambda *_: [0.5])).work)
     thread.start()
-    time.sleep(1.0)
+    study.stop.outlast(waits=5)
     assert (asked, study.ledger.last_sequence()) == ([1], sequence)
     study.ledger.add_trial(1, {})
-    time.sleep(1.0)
+    study.stop.outlast(waits=5)
     assert asked == [1, 2]
     study.ledger.finish_study("enough")
     thread.join(timeout=20)

@@ -1,4 +1,4 @@
-"""How far the trial's probabilities can be believed: as trained, temperature scaled, corrected for shifted classes."""
+"""How true the trial's probabilities are: as trained, temperature scaled, and corrected for shifted class shares."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """One way to read the probabilities, and how far it can be believed."""
+    """One way to compute the probabilities, and how true they are."""
 
     name: str
     expected_calibration_error: float

@@ -65,7 +65,7 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropoutRelation:
-    """How dropout goes with the gap and with what the printed loss adds; None with the reason where unknown."""
+    """How dropout correlates with the gap and with what the printed loss adds; None, with the reason, if unknown."""
 
     points: tuple[DropoutPoint, ...]
     gap: Correlation | None
