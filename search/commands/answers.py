@@ -1,18 +1,23 @@
 """What commands print: lines, JSON, tables. Control characters in it are shown, never obeyed."""
 
 import codecs
+import csv
 import io
 import json
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from fold_search.search.study.opened import OpenStudy
 
+WATCH_SECONDS = 2.0
 _IN_ASCII = {"±": "+-", "…": "...", "→": "->"}
 _FAILING = ("strict", "surrogateescape", "backslashreplace")  # what Python sets by itself; a user's choice stays
 
@@ -44,6 +49,33 @@ def say(line: str, *, err: bool = False) -> None:
 def print_json(value: Any) -> None:
     """Print what other programs read: ASCII."""
     click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows that have the same columns; nothing where there is no row."""
+    from fold_search.search.terminal import visible
+
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: visible(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows)
+        click.echo(text.getvalue(), nl=False)
+
+
+def keep_showing(render: "Callable[[], RenderableType]", console: "Console") -> None:
+    """Show what `render` gives every two seconds, until Ctrl-C; in a pipe one after the other."""
+    from rich.live import Live
+
+    with suppress(KeyboardInterrupt):
+        if not console.is_terminal:
+            while True:
+                console.print(render())
+                time.sleep(WATCH_SECONDS)
+        with Live(render(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                time.sleep(WATCH_SECONDS)
+                live.update(render(), refresh=True)
 
 
 def new_console(*, stderr: bool = False) -> "Console":

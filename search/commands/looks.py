@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from fold_search.search.commands.answers import new_console, print_best, print_json, say
+from fold_search.search.commands.answers import keep_showing, new_console, print_best, print_csv, print_json, say
 from fold_search.search.commands.options import (
     database_url,
     find_study,
@@ -15,23 +16,46 @@ from fold_search.search.commands.options import (
     study_option,
 )
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 
 @click.command("status")
 @study_option
 @storage_option
 @json_option
-def status(name: str, storage: str | None, as_json: bool) -> None:
-    """Show the trials, fold runs and best score of a study."""
+@click.option("--csv", "as_csv", is_flag=True, help="Print all trials as CSV: scores, reasons and params.")
+@click.option("--reasons", is_flag=True, help="Show the reason of each trial in full.")
+@click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
+def status(name: str, storage: str | None, as_json: bool, as_csv: bool, reasons: bool, watch: bool) -> None:
+    """Show the trials, fold runs and best score of a study.
+
+    p is the estimated chance of a trial to be the best one, when it was last judged.
+    """
+    from fold_search.search.errors import ConfigError
     from fold_search.search.reporting.lines import how_to_continue
-    from fold_search.search.reporting.summary import summarise, trials_as_json
+    from fold_search.search.reporting.summary import summarise, trials_as_json, trials_as_rows
     from fold_search.search.reporting.tables import render_status
 
+    if as_json + as_csv + watch > 1:
+        raise ConfigError("--json, --csv and --watch: found more than one of them, expected one")
     study = find_study(name, storage)
     summary = summarise(study.ledger)
     if as_json:
         print_json({**summary.as_json(), "all_trials": trials_as_json(study.ledger)})
         return
-    new_console().print(render_status(study.ledger))
+    if as_csv:
+        print_csv(trials_as_rows(study.ledger))
+        return
+    console = new_console()
+
+    def render() -> "RenderableType":
+        return render_status(study.ledger, width=console.width, reasons=reasons)
+
+    if watch:
+        keep_showing(render, console)
+        return
+    console.print(render())
     for line in how_to_continue([summary], storage=storage):
         say(line)
 

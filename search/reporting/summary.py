@@ -189,6 +189,19 @@ def trials_as_json(ledger: Ledger) -> list[dict[str, Any]]:
     ]
 
 
+def trials_as_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """All trials as the rows of one table: a column for each number, fold and param; None where there is none."""
+    known = trials_as_json(ledger)
+    names = list(dict.fromkeys(name for trial in known for name in trial["params"]))
+    plain = ("number", "state", "score", "std", "pooled", "estimate", "chance", "audited", "failure", "reason")
+    return [
+        {name: trial[name] for name in plain}
+        | {f"fold_{fold}": score for fold, score in enumerate(trial["fold_scores"])}
+        | {name: trial["params"].get(name) for name in names}
+        for trial in known
+    ]
+
+
 def estimate_trials(ledger: Ledger, trials: Collection[int]) -> dict[int, float | None]:
     """What the final mean of each of these trials is expected to be."""
     expected = estimates(Scores(ledger).matrix()) if trials else {}

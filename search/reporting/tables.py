@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
@@ -14,34 +15,46 @@ from fold_search.search.reporting.provisional import Provisional, find_provision
 from fold_search.search.reporting.summary import Summary, best_ties, estimate_trials, samples_of, summarise, worth
 from fold_search.search.study.attended import present_runs
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.records import OPEN_STATES, FoldRun, StudyRecord, TrialRecord, TrialState
+from fold_search.storage.records import OPEN_STATES, FoldRun, FoldRunState, StudyRecord, TrialRecord, TrialState
 
 NONE = "-"
+NARROW = 60  # columns of a terminal
+COLUMNS = ("trial", "state", "score", "pooled", "folds", "epochs", "why")
+NARROW_COLUMNS = ("trial", "state", "score")
+NUMBERS = ("trial", "folds", "epochs")
 
 
-def render_status(ledger: Ledger, *, most: int = 20) -> RenderableType:
-    """A study as a table: its numbers, then its best trials and those still running."""
+def render_status(ledger: Ledger, *, width: int = 80, most: int = 20, reasons: bool = False) -> RenderableType:
+    """A study as a table, a line for each trial, the best first; then its numbers.
+
+    `width` is the terminal's: below 60 columns fewer columns of the table are shown. With `reasons` every trial's
+    reason follows in full.
+    """
     record, runs, trials, summary = ledger.study(), present_runs(ledger), ledger.trials(), summarise(ledger)
     runs_by_trial: dict[int, list[FoldRun]] = defaultdict(list)
     for run in runs:
         runs_by_trial[run.trial].append(run)
     states, paused = trial_states(trials, runs), estimate_trials(ledger, paused_trials(trials, runs))
-    table = Table(title=f"study {record.name} ({summary.state}): {record.metric}", title_justify="left")
-    for column in ("trial", "state", "score", "pooled", "epochs"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("folds", min_width=len("0.123"))
-    table.add_column("reason", overflow="fold", min_width=len("expected"))
-    for trial in _ranked(record, trials)[:most]:
+    title = f"study {record.name} ({summary.state}): {record.metric}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    columns = NARROW_COLUMNS if width < NARROW else COLUMNS
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="right" if column in NUMBERS else "left")
+    shown = _ranked(record, trials)[:most]
+    for trial in shown:
         expected = paused.get(trial.number, trial.estimate)
-        table.add_row(*_row(trial, runs_by_trial[trial.number], state=states[trial.number], expected=expected))
-    lines = [
+        cells = _cells(trial, runs_by_trial[trial.number], state=states[trial.number], expected=expected)
+        table.add_row(*(cells[column] for column in columns))
+    lines = [f"trial {trial.number}: {why}" for trial in shown if (why := _reason(trial, runs_by_trial[trial.number]))]
+    lines = lines if reasons else []
+    lines += [
         counts_line(summary),
         best_line(summary),
         f"stopping trials early saved {summary.work_saved:.0%} of the epochs of ended trials",
         race_line(summary.race),
     ]
     if len(trials) > most:
-        lines.append(f"{len(trials) - most} more trials; --json shows all, with their params")
+        lines.append(f"{len(trials) - most} more trials; --csv and --json show all, with their params")
     return Group(table, *lines)
 
 
@@ -91,8 +104,8 @@ def _provisional(found: Provisional, metric: str) -> RenderableType:
 
 
 def _ranked(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Running trials first, then complete ones from the best, then the others, each from the latest."""
-    order = {TrialState.RUNNING: 0, TrialState.COMPLETE: 1, TrialState.STOPPED: 2, TrialState.FAILED: 3}
+    """Complete trials from the best, then those that are open, then the others, each from the latest."""
+    order = {TrialState.COMPLETE: 0, TrialState.RUNNING: 1, TrialState.STOPPED: 2, TrialState.FAILED: 3}
 
     def place(trial: TrialRecord) -> tuple[int, float, int]:
         complete = trial.state is TrialState.COMPLETE
@@ -101,16 +114,36 @@ def _ranked(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRec
     return sorted(trials, key=place)
 
 
-def _row(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected: float | None) -> tuple[str, ...]:
-    """A trial's cells; `expected` is its estimate, if it has one."""
+def _cells(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected: float | None) -> dict[str, str]:
+    """A trial's cells by their columns; `expected` is its estimate, if it has one."""
     score = NONE
     if trial.score is not None:
         score = f"{trial.score:.4f} ± {trial.std or 0.0:.4f}"
     elif expected is not None:
-        score = f"(about {expected:.4f})"
-    pooled = NONE if trial.pooled is None else f"{trial.pooled:.4f}"
-    folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
-    epochs = str(sum(run.num_epochs for run in runs))
+        score = f"about {expected:.4f}"
+    done = sum(run.state is FoldRunState.DONE for run in runs)
+    return {
+        "trial": str(trial.number),
+        "state": state,
+        "score": score,
+        "pooled": NONE if trial.pooled is None else f"{trial.pooled:.4f}",
+        "folds": f"{done}/{len(runs)}",
+        "epochs": str(sum(run.num_epochs for run in runs)),
+        "why": _why(trial, runs),
+    }
+
+
+def _why(trial: TrialRecord, runs: Sequence[FoldRun]) -> str:
+    """Why a trial is where it is, in a word or two: its chance to be the best, an audit, a failure."""
+    notes = [trial.failure.words] if trial.failure else []
+    notes += ["audit"] if trial.audited else []
+    notes += [f"p={trial.chance:.2g}"] if trial.chance is not None else []
+    notes += [f"fold {run.fold}: {run.failure.words}" for run in runs if run.failure and run.state in OPEN_STATES]
+    return ", ".join(notes) or ("see --reasons" if trial.reason else "")
+
+
+def _reason(trial: TrialRecord, runs: Sequence[FoldRun]) -> str:
+    """The reason in full."""
     chance, reason = f"chance of {percent(trial.chance or 0.0)}", trial.reason or ""
     notes = [chance] if trial.chance is not None and chance not in reason else []
     notes += ["audit"] if trial.audited else []
@@ -118,4 +151,4 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected: f
     notes += [
         f"fold {run.fold} will be tried again: {run.reason}" for run in runs if run.failure and run.state in OPEN_STATES
     ]
-    return str(trial.number), state, score, pooled, epochs, folds, "; ".join(notes)
+    return "; ".join(notes)

@@ -62,7 +62,7 @@ def test_a_failure_is_seen_in_ledger_optuna_and_status(scripted_study: Studies, 
     assert told(study)[0].user_attrs == {"fold_scores": [], "failure": kind.value, "reason": reason}
     assert counts_line(summarise(study.ledger)).endswith(f"failures: 1 {kind.words}")
     console = Console(width=200, record=True)
-    console.print(render_status(study.ledger))
+    console.print(render_status(study.ledger, width=200, reasons=True))
     assert reason in console.export_text()
 
 
@@ -77,7 +77,7 @@ def test_what_is_not_the_trial_s_fault_is_given_back_with_its_kind(scripted_stud
     run = study.ledger.fold_runs()[0]
     assert (run.state, run.failure) == (FoldRunState.WAITING, Failure.DATA_ERROR)
     console = Console(width=200, record=True)
-    console.print(render_status(study.ledger))
+    console.print(render_status(study.ledger, width=200, reasons=True))
     assert "fold 0 will be tried again: data error: fox.jpg: no image" in console.export_text()
 
 

@@ -1,6 +1,9 @@
 """What `search status` and `search best` show of a study in a real database."""
 
+import csv
 import json
+import re
+import signal
 from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Any
@@ -14,6 +17,7 @@ from fold_search.objectives.jobs import EpochScore
 from fold_search.objectives.training.leaks import prove
 from fold_search.objectives.training.sampling import as_sample
 from fold_search.search.cli import app
+from fold_search.search.commands import answers
 from fold_search.search.reporting import summary
 from fold_search.search.reporting.summary import summarise, trials_as_json
 from fold_search.search.reporting.tables import render_status
@@ -27,6 +31,11 @@ from tests.claims import claim_first
 
 TRUTH = np.array([0, 0, 0, 0, 0, 1])
 VALIDATION = np.array([4])
+
+
+def columns_of(line: str) -> list[str]:
+    """The cells of a table's line."""
+    return re.split(r"  +", line.strip())
 
 
 class LookedAtStudy:
@@ -134,8 +143,8 @@ def test_a_trial_s_row_has_its_pooled_score(study: LookedAtStudy):
     study.add_trial(0.5)
     console = Console(file=StringIO(), width=120)
     console.print(render_status(study.ledger))
-    rows = [line.split("│") for line in console.file.getvalue().splitlines() if "complete " in line]
-    assert [(cells[3].strip(), cells[4].strip()) for cells in rows] == [
+    rows = [columns_of(line) for line in console.file.getvalue().splitlines() if " complete " in line]
+    assert [(cells[2], cells[3]) for cells in rows] == [
         ("0.7500 ± 0.2500", "0.6250"),
         ("0.5000 ± 0.2500", "-"),
     ]
@@ -184,8 +193,8 @@ def test_of_a_metric_that_is_minimised_the_smallest_is_the_best(sqlite_url: str)
     assert study.json("best")["trial"] == 1
     console = Console(file=StringIO(), width=120)
     console.print(render_status(study.ledger))
-    rows = [line.split("│") for line in console.file.getvalue().splitlines() if "complete " in line]
-    assert [cells[1].strip() for cells in rows] == ["1", "3", "0", "2"]
+    rows = [columns_of(line) for line in console.file.getvalue().splitlines() if " complete " in line]
+    assert [cells[0] for cells in rows] == ["1", "3", "0", "2"]
 
 
 def test_what_patience_left_out_is_not_saved_by_stopping(study: LookedAtStudy):
@@ -257,11 +266,12 @@ def test_a_paused_trial_is_shown_with_its_estimate_and_chance(study: LookedAtStu
     console = Console(file=StringIO(), width=160)
     console.print(render_status(study.ledger))
     output = console.file.getvalue()
-    [cells] = [line.split("│") for line in output.splitlines() if "│ paused" in line]
+    [cells] = [columns_of(line) for line in output.splitlines() if "  paused  " in line]
     [found] = [trial for trial in study.json("status")["all_trials"] if trial["paused"]]
-    assert cells[3].strip() == f"(about {found['estimate']:.4f})"
+    assert cells[2] == f"about {found['estimate']:.4f}"
     assert found["estimate"] == 0.75  # what it has reached: one trial is too little to say more
-    assert "chance of 12%" in cells[7]
+    assert cells[6] == "p=0.12"
+    assert "trial 1: chance of 12%" in study.search("status", "--reasons").stdout
     assert "trials 2/4 (1 complete, 1 paused)" in output
     assert "race: 0 trials stopped early, 1 paused" in output
     assert study.json("status")["race"]["paused"] == 1
@@ -333,6 +343,54 @@ def test_a_study_that_ends_while_one_looks_was_not_interrupted(study: LookedAtSt
     assert summarise(study.ledger).state == "finished"
 
 
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_status_has_a_line_for_each_trial(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, width: int):
+    """Whole, and no wider than the terminal; the best first, and the reasons in full where they are asked for."""
+    study = LookedAtStudy(sqlite_url, budget={"trials": 14})
+    for number in range(13):
+        state = TrialState.STOPPED if number % 3 else TrialState.COMPLETE
+        study.add_trial(0.125 + number / 1000, state=state, epochs=(10, 10) if state is TrialState.COMPLETE else (2,))
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = study.search("status").stdout.splitlines()
+    rows = [columns_of(line) for line in shown if re.match(r" +\d+  (complete|stopped)  ", line)]
+    assert [int(cells[0]) for cells in rows] == [12, 9, 6, 3, 0, 11, 10, 8, 7, 5, 4, 2, 1]
+    assert rows[0][:3] == ["12", "complete", "0.1370 ± 0.2500"]
+    assert (
+        max(len(line) for line in shown if not line.startswith("interrupted: ")) <= width
+    )  # that is a command to paste
+    assert "…" not in "".join(shown)
+    assert len(shown) < 32
+    assert "trial 11: hopeless" not in shown
+    assert "trial 11: hopeless" in study.search("status", "--reasons").stdout.splitlines()
+
+
+def test_status_as_csv_has_every_trial_and_param(study: LookedAtStudy):
+    """A row for each, which a table program reads; nothing of a study that has no trial."""
+    assert study.search("status", "--csv").stdout == ""
+    study.add_trial(0.5, pooled=0.625)
+    study.add_trial(0.25, state=TrialState.STOPPED, epochs=(3,))
+    best, stopped = csv.DictReader(StringIO(study.search("status", "--csv").stdout))
+    assert [best[name] for name in ("number", "state", "score", "pooled", "fold_1", "dropout")] == [
+        *("0", "complete", "0.5", "0.625", "0.5", "0.1"),
+    ]
+    assert [stopped[name] for name in ("number", "state", "score", "reason")] == ["1", "stopped", "", "hopeless"]
+
+
+def test_status_is_watched_until_ctrl_c(study: LookedAtStudy, monkeypatch: pytest.MonkeyPatch):
+    """It shows the study as it is each time; not together with another form."""
+    study.add_trial(0.5)
+    pauses = iter([lambda: study.add_trial(0.75), lambda: signal.raise_signal(signal.SIGINT)])
+    monkeypatch.setattr(answers.time, "sleep", lambda seconds: next(pauses)())
+    result = study.search("status", "--watch")
+    assert result.exit_code == 0
+    assert [line.split(": ")[1].split()[0] for line in result.stdout.splitlines() if line.startswith("best")] == [
+        "0.5000",
+        "0.7500",
+    ]
+    refused = study.search("status", "--watch", "--json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
 def test_a_stopped_trial_is_shown_with_one_estimate(study: LookedAtStudy):
     """That of its end: a reason has the numbers that were known when it was stopped, and those go on changing."""
     study.ledger.add_trial(0, {"dropout": 0.1})
@@ -344,7 +402,7 @@ def test_a_stopped_trial_is_shown_with_one_estimate(study: LookedAtStudy):
     [ended] = study.ledger.last_events([EventKind.TRIAL_FINISHED], limit=1)
     said = "trial 0 stopped: macro_f1 about 0.6250 (estimated chance of 0.1% to beat 0.9000 of trial 3, the best one)"
     assert describe(ended, metric="macro_f1") == said
-    assert "(about 0.6250)" in study.search("status").stdout
+    assert "about 0.6250" in study.search("status").stdout
 
 
 @pytest.mark.parametrize("look", ["trials", "fold_runs"])
