@@ -62,7 +62,7 @@ def by_trial(events: Iterable[Event]) -> dict[int, list[Event]]:
 
 def released(payload: Mapping[str, object]) -> str:
     """What became of a fold run that a worker let go of, in words; older events do not say its state."""
-    return "paused" if payload.get("state") == FoldRunState.PAUSED else "waiting"
+    return "paused" if payload.get("state") == FoldRunState.PAUSED else "given back"
 
 
 def num_unpublished(ledger: Ledger, tracker_name: str) -> int:
