@@ -93,8 +93,8 @@ def _row(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected: f
     pooled = NONE if trial.pooled is None else f"{trial.pooled:.4f}"
     folds = " ".join(NONE if value is None else f"{value:.3f}" for value in trial.fold_scores)
     epochs = str(sum(run.num_epochs for run in runs))
-    chance, reason = f"chance of {percent(trial.chance or 0.0)}", trial.reason or ""
-    notes = [chance] if trial.chance is not None and chance not in reason else []
+    chance, reason = f"{percent(trial.chance or 0.0)} chance", trial.reason or ""
+    notes = [f"{chance} to be the best"] if trial.chance is not None and chance not in reason else []
     notes += ["audit"] if trial.audited else []
     notes += [reason] if reason else []
     notes += [
