@@ -242,7 +242,7 @@ class Ledger(LedgerView):
     ) -> None:
         """End a trial with its result and stop what of it is still open; without effect if that was done before.
 
-        A `chance` replaces what the race last stated of the trial.
+        A `chance` replaces the race's last estimate of the trial.
         """
         with self._changing() as change:
             columns = (TrialRow.params, TrialRow.reason, TrialRow.failure, TrialRow.chance, TrialRow.audited)

@@ -117,9 +117,9 @@ class TrialRecord:
     """A trial and the score of each of its folds, None where the fold run is not DONE.
 
     `score` is their mean, `pooled` the same metric of the out-of-fold predictions of all rows together. `chance` is the
-    one of being the best after all folds that the race stated when it last paused or stopped the trial; an `audited`
-    trial would have been stopped at that chance, and runs on so that it can be checked. `failure` is that of the fold
-    run that ended the trial, if one did.
+    estimated chance to be the best after all folds, from when the race last paused or stopped the trial. An `audited`
+    trial would have been stopped at that chance, but is trained on to check it. `failure` is that of the fold run that
+    ended the trial, if one did.
     """
 
     number: int

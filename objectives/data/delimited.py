@@ -127,9 +127,9 @@ def _damaged_quote(source: Source, with_quotes: _Reading, without: _Reading) -> 
     if with_quotes.first_long is not None:
         line = with_quotes.first_long.first
     return Misread(
-        f"{source.path}: line {line}: the quote that opens a cell here is not closed as it should be, and "
-        f"{without.num_enclosed:,} of {without.num_rows:,} rows have a cell in quotes; expected that line mended, or "
-        "data.quotes off, which keeps all quotes as text",
+        f"{source.path}: line {line}: the quote that opens a cell here is not closed correctly, and "
+        f"{without.num_enclosed:,} of {without.num_rows:,} rows have a quoted cell; expected a correction of that "
+        "line, or data.quotes off, which reads quotes as text",
         setting="quotes",
         value="off",
     )
@@ -197,9 +197,9 @@ def _unclosed(source: Source, error: csv.Error, *, first: int, last: int, quoted
         return _Damage(f"{source.path}: line {first}: {error}", line=first)
     where = f" in line {last}" if last > first else ""
     # With auto, the file could not be read without quotes either.
-    advice = "; with data.quotes off, quotes are text" if source.quotes == "on" else ""
+    advice = "; data.quotes off reads quotes as text" if source.quotes == "on" else ""
     return _Damage(
-        f"{source.path}: line {first}: the quote that opens a cell here is not closed as it should be: {error}{where}"
+        f"{source.path}: line {first}: the quote that opens a cell here is not closed correctly: {error}{where}"
         f"{advice}",
         line=first,
         is_of_quotes=True,

@@ -18,7 +18,7 @@ host_option = click.option("--host", default="127.0.0.1", show_default=True, hel
 @storage_option
 @click.option("--mlflow", metavar="URI", help=f"MLflow tracking URI.  [default: the study's, or {defaults.MLFLOW}]")
 @host_option
-@click.option("--port", default=8080, show_default=True)
+@click.option("--port", default=8080, show_default=True, help="Port to listen on.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM file of the certificate; serves with HTTPS.")
 @click.option("--key", type=click.Path(path_type=Path), help="PEM file of the certificate's key.")
 def serve(
@@ -49,7 +49,7 @@ def serve(
 @click.option("--study", "name", metavar="NAME", help="Check first that this study exists.")
 @storage_option
 @host_option
-@click.option("--port", default=8080, show_default=True)
+@click.option("--port", default=8080, show_default=True, help="Port to listen on.")
 def dashboard(name: str | None, storage: str | None, host: str, port: int) -> None:
     """Serve only the Optuna dashboard."""
     from fold_search.search.reporting.serve import Address, optuna_app, serve
@@ -65,7 +65,7 @@ def dashboard(name: str | None, storage: str | None, host: str, port: int) -> No
 @click.option("--study", "name", metavar="NAME", help="Use the MLflow of this study.")
 @storage_option
 @host_option
-@click.option("--port", default=5000, show_default=True)
+@click.option("--port", default=5000, show_default=True, help="Port to listen on.")
 def ui(name: str | None, storage: str | None, host: str, port: int) -> None:
     """Serve only MLflow's UI."""
     from fold_search.search.reporting.serve import Address, mlflow_app, serve

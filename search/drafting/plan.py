@@ -44,7 +44,7 @@ _MINOR = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What follows from a survey before any parameter is looked at."""
+    """What follows from a survey for the whole study file."""
 
     found: Survey
 
@@ -56,12 +56,12 @@ class Plan:
 
     @property
     def max_length(self) -> int:
-        """Tokens that hold 95% of the texts, as far as a CPU can read them in good time."""
+        """Tokens that hold 95% of the texts, up to what a CPU reads in good time."""
         return min(_MOST_TOKENS, 32 * math.ceil(self.found.lengths["tokens"].most / 32))
 
     @property
     def image_size(self) -> int:
-        """Pixels that hold 95% of the images, as far as most pretrained encoders read them."""
+        """Pixels that hold 95% of the images, up to what most pretrained encoders read."""
         longer = max(self.found.lengths[side].most for side in ("width", "height"))
         return min(_MOST_PIXELS, 32 * math.ceil(longer / 32))
 

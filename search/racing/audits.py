@@ -87,14 +87,16 @@ def race_line(figures: RaceFigures) -> str:
 def _audit_line(figures: RaceFigures) -> str:
     """How many stops would have been wrong; of several audits with the share's interval and what the race expected."""
     count = figures.audits_complete
+    whom = f"{_trials(count or figures.audited)} that the race would have stopped"
     if not count:
-        return f"audit: {_trials(figures.audited)} trained on as a check, though the race would have stopped them"
-    checked = f"audit: {_trials(count)} that the race would have stopped trained to the end as a check"
+        return f"audit: training on {whom}, as a check"
     if count == 1:
-        return f"{checked}; stopping it would have been {'wrong' if figures.false_stops else 'right'}"
+        right = "wrong" if figures.false_stops else "right"
+        return f"audit: {whom} was trained to the end as a check; stopping it would have been {right}"
     interval = f"95% interval: {figures.false_stop_low:.0%} to {figures.false_stop_high:.0%}"
     estimate = f"the race estimated {percent(figures.audited_chance / count)}"
-    return f"{checked}; stopping would have been wrong for {figures.false_stops} ({interval}; {estimate})"
+    wrong = f"{figures.false_stops} of these stops would have been wrong ({interval}; {estimate})"
+    return f"audit: {whom} were trained to the end as a check; {wrong}"
 
 
 def _trials(count: int) -> str:

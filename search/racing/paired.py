@@ -105,7 +105,7 @@ class Paired:
         # Without the trial's own estimate: it is recorded when the trial ends, and the sampler is told that one number.
         best = 0 if beliefs.best is None else beliefs.best
         score, number = matrix.sign * beliefs.mean[best], int(matrix.numbers[best])
-        return f"estimated chance of {percent(beliefs.chance[row])} to beat {score:.4f} of trial {number}, the best one"
+        return f"{percent(beliefs.chance[row])} chance to beat {score:.4f} of trial {number}, the best one"
 
 
 def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:

@@ -144,8 +144,8 @@ def _why(trial: TrialRecord, runs: Sequence[FoldRun]) -> str:
 
 def _reason(trial: TrialRecord, runs: Sequence[FoldRun]) -> str:
     """The reason in full."""
-    chance, reason = f"chance of {percent(trial.chance or 0.0)}", trial.reason or ""
-    notes = [chance] if trial.chance is not None and chance not in reason else []
+    chance, reason = f"{percent(trial.chance or 0.0)} chance", trial.reason or ""
+    notes = [f"{chance} to be the best"] if trial.chance is not None and chance not in reason else []
     notes += ["audit"] if trial.audited else []
     notes += [reason] if reason else []
     notes += [

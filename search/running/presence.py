@@ -1,4 +1,4 @@
-"""Which processes live: each holds a role in the ledger; a worker's is renewed from a thread beside its training."""
+"""Shows which processes live: each holds a role in the ledger; a thread beside the training renews a worker's role."""
 
 import logging
 import os
@@ -63,7 +63,7 @@ class Presence:
 
 @contextmanager
 def announced(ledger: Ledger, owner: str) -> Iterator[None]:
-    """Say that a run begins, before a coordinator or a worker of it has a role of its own."""
+    """Announce that a run begins, until its coordinator or its workers have roles of their own."""
     ledger.acquire_role(RUN_ROLE + owner, owner, lease_seconds=START_SECONDS)
     try:
         yield
@@ -73,5 +73,5 @@ def announced(ledger: Ledger, owner: str) -> Iterator[None]:
 
 
 def end_announcement(ledger: Ledger, owner: str) -> None:
-    """From now on there is a coordinator, whose role lapses soon after its death; that of a run would live on."""
+    """End it once the coordinator has its role: that lapses soon after a crash, the announcement much later."""
     ledger.release_role(RUN_ROLE + owner, owner)

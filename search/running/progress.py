@@ -137,7 +137,7 @@ def describe(event: Event, *, metric: str) -> str:
         case EventKind.FOLD_RELEASED if payload.get("state") == FoldRunState.PAUSED:
             return f"{where} paused: {payload['reason']}"
         case EventKind.TRIAL_AUDITED:
-            return f"{where} audit: {payload['reason']}"
+            return f"{where}: {payload['reason']}"
         case EventKind.FOLD_RELEASED:
             return f"{where} will be tried again: {payload['reason']}"
         case EventKind.STUDY_FINISHED:

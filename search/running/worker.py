@@ -53,7 +53,7 @@ class Training(Protocol):
 
     @property
     def best(self) -> EpochScore:
-        """The epoch that is chosen so far."""
+        """The best epoch so far."""
 
     @property
     def best_predictions(self) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ class Training(Protocol):
 
     @property
     def best_weights(self) -> bytes:
-        """What was trained, as it was at the chosen epoch."""
+        """The trained weights at the best epoch."""
 
     def epochs(self, stop: Callable[[], bool]) -> Iterator[EpochScore]:
         """Train the remaining epochs, until `stop` says so: also in the middle of one. Raises TrialError."""
@@ -77,7 +77,7 @@ class Training(Protocol):
 class Worker:
     """Trains the fold runs of one study until it is finished or `stop` is set.
 
-    `stop` is looked at before every step: the fold run is then given back with its checkpoint and loses nothing.
+    `stop` is checked before every step. The fold run is then given back with its checkpoint, and nothing is lost.
     """
 
     ledger: Ledger
@@ -101,7 +101,7 @@ class Worker:
                 try:
                     sequence = self.ledger.last_sequence()
                     if sequence == seen:
-                        self.stop.wait(POLL_SECONDS)  # nothing has happened since there was nothing to do
+                        self.stop.wait(POLL_SECONDS)  # nothing has changed since there was nothing to do
                         continue
                     if self.ledger.study().state is not StudyState.RUNNING:
                         return
@@ -120,14 +120,14 @@ class Worker:
                     presence.claim = None
 
     def claim(self) -> Claim | None:
-        """Claim what the race chooses; None if that is nothing by now, or if somebody else was faster."""
+        """Claim what the race chooses; None if there is nothing to train now, or another worker was faster."""
         choice = self.race.next_fold_run()
         if choice.action is not Action.RUN:
             return None
         return self.ledger.claim_run(self.owner, trial=choice.trial, fold=choice.fold, lease_seconds=self.lease_seconds)
 
     def train(self, claim: Claim) -> None:
-        """Train one fold run to its end, a verdict or a stop; what goes wrong with it ends its trial alone."""
+        """Train one fold run to its end, a verdict or a stop. An error in it ends only its trial."""
         try:
             self._train(claim)
         except LeaseLost as error:
@@ -164,7 +164,7 @@ class Worker:
         for score in training.epochs(self.stop.is_set):
             self.pace.trained += score.seconds
             if score.epoch <= claim.num_epochs:
-                continue  # recorded after its checkpoint, or that was lost; the same seed gave the same score
+                continue  # recorded already, and no checkpoint holds it; the same seed gave the same score
             checkpoint = checkpoints.save_when_due(training, epoch=score.epoch)
             trial_state = self._record(claim, score, checkpoint)
             checkpoints.keep(2)
@@ -177,7 +177,7 @@ class Worker:
                 checkpoints.keep(0)
                 return
             if judged.decision is Decision.PAUSE and not last:
-                # The checkpoint stays: whoever continues the fold run begins there.
+                # The checkpoint stays: the fold run is continued from it.
                 checkpoints.save_last(training, epoch=score.epoch)
                 self.ledger.finish_fold(claim, FoldRunState.PAUSED, reason=judged.reason, chance=judged.chance)
                 checkpoints.keep(1)
@@ -198,7 +198,7 @@ class Worker:
             return self.ledger.record_epoch(claim, score, checkpoint=checkpoint)
 
     def _record_sample(self, sample: LeakProof, claim: Claim) -> None:
-        """Keep which rows go in and out; equal ones are kept once a study."""
+        """Store which rows are trained on and validated; equal sets are stored once per study."""
         proof = sample.to_bytes()
         name = f"{self.ledger.folder}/samples/{hashlib.sha256(proof).hexdigest()[:32]}.npz"
         if not self.artifacts.exists(name):
@@ -236,7 +236,7 @@ class Worker:
         return judged
 
     def _give_back(self, claim: Claim, error: Exception) -> None:
-        """What went wrong is not this configuration's fault: whoever claims the fold run next continues it."""
+        """Give the fold run back: the error is not its trial's fault, and the next worker continues it."""
         failure, reason = failure_of(error)
         try:
             self.ledger.release(claim, reason=reason, failure=failure)
@@ -244,7 +244,7 @@ class Worker:
             log.warning("trial %d fold %d: another worker has taken it over: %s", claim.trial, claim.fold, error)
 
     def _fail(self, claim: Claim, error: Exception) -> None:
-        """End the trial: what diverged is a bad configuration and was stopped, unless the study says otherwise."""
+        """End the trial. A diverged trial counts as stopped, unless the study file says otherwise."""
         failure, reason = failure_of(error)
         try:
             if failure is Failure.DIVERGED and self.diverged == "worst":

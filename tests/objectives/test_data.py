@@ -215,7 +215,7 @@ def test_parquet_columns_of_any_plain_type_are_read_as_text(tmp_path):
         ("text,label\nx,a\ny", "data row 2 has 1 cells, expected 2 as in the header"),
         (
             'text,label\nx,a\n"y, z,b',
-            "line 3: the quote that opens a cell here is not closed as it should be: unexpected end of data",
+            "line 3: the quote that opens a cell here is not closed correctly: unexpected end of data",
         ),
         ("text,label,text\nx,a,y", "the header names column 'text' more than once"),
         ("text,label\nx,\ny,b\nz, ", "the label column 'label' is empty in data rows 1, 3"),

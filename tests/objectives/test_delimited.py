@@ -150,9 +150,9 @@ def test_quotes_of_a_text(tmp_path: Path, file_format: str, cells: dict[int, str
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('c,d\n"a, b",x\n"c, d,y\n', "line 3: the quote that opens a cell here is not closed as it should be: unexp"),
-        ('"c","d"\n"a",x\n"c,y\n', "line 3: the quote that opens a cell here is not closed as it should be: unexp"),
-        ('c,d\n"a, b",x\n"c" d,y,z\n', "line 3: the quote .* not closed as it should be: ',' expected after '\"'"),
+        ('c,d\n"a, b",x\n"c, d,y\n', "line 3: the quote that opens a cell here is not closed correctly: unexp"),
+        ('"c","d"\n"a",x\n"c,y\n', "line 3: the quote that opens a cell here is not closed correctly: unexp"),
+        ('c,d\n"a, b",x\n"c" d,y,z\n', "line 3: the quote .* not closed correctly: ',' expected after '\"'"),
         (
             'c,d,e\n1,"a,b"\n',
             "line 2: a quote opens .* too few cells; if quotes are text, .* has 1 rows; expected data.quotes",
@@ -210,10 +210,10 @@ def test_damage_where_most_rows_have_quotes_is_refused(tmp_path: Path, file_form
 def test_advice_is_only_given_where_it_helps(tmp_path: Path):
     """A file that cannot be read without quotes either is not said to be read with `off`."""
     content = 'text,label\n"a \\"b\\" c, d",x\n'
-    with pytest.raises(DataError, match="not closed as it should be") as refusal:
+    with pytest.raises(DataError, match="not closed correctly") as refusal:
         rows_of(tmp_path / "r.csv", content)
     assert "off" not in str(refusal.value)
-    with pytest.raises(DataError, match=r"with data\.quotes off, quotes are text"):
+    with pytest.raises(DataError, match=r"data\.quotes off reads quotes as text"):
         rows_of(tmp_path / "r.csv", content, quotes="on")
 
 

@@ -64,19 +64,21 @@ def test_a_paused_trial_was_begun_and_is_trained_by_nobody():
 @pytest.mark.parametrize(
     ("audits", "line"),
     [
-        ([audited(2, None)], "1 trial trained on as a check, though the race would have stopped them"),
+        ([audited(2, None)], "training on 1 trial that the race would have stopped, as a check"),
         (
             [audited(2, 0.6)],
-            "1 trial that the race would have stopped trained to the end as a check; stopping it would have been right",
+            "1 trial that the race would have stopped was trained to the end as a check; stopping it would have been "
+            "right",
         ),
         (
             [audited(2, 0.8)],
-            "1 trial that the race would have stopped trained to the end as a check; stopping it would have been wrong",
+            "1 trial that the race would have stopped was trained to the end as a check; stopping it would have been "
+            "wrong",
         ),
         (
             [audited(2, 0.6, 0.01), audited(3, 0.8, 0.02), audited(4, None)],
-            "2 trials that the race would have stopped trained to the end as a check; stopping would have been wrong "
-            "for 1 (95% interval: 1% to 99%; the race estimated 1.5%)",
+            "2 trials that the race would have stopped were trained to the end as a check; 1 of these stops would have "
+            "been wrong (95% interval: 1% to 99%; the race estimated 1.5%)",
         ),
     ],
 )

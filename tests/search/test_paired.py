@@ -172,7 +172,7 @@ def test_a_hopeless_trial_is_stopped_with_its_chance_and_a_promising_one_is_not(
     assert stopped.chance is not None
     assert stopped.chance < 0.05 / 60
     best = f"{believe(bad).mean[21]:.4f} of trial 21, the best one"
-    assert stopped.reason == f"estimated chance of {percent(stopped.chance)} to beat {best}"
+    assert stopped.reason == f"{percent(stopped.chance)} chance to beat {best}"
     assert verdict(good, trial=21, fold=0, settings=PAIRED, trials_left=10).decision is Decision.CONTINUE
 
 

@@ -271,7 +271,7 @@ def test_a_paused_trial_is_shown_with_its_estimate_and_chance(study: LookedAtStu
     assert cells[2] == f"about {found['estimate']:.4f}"
     assert found["estimate"] == 0.75  # what it has reached: one trial is too little to say more
     assert cells[6] == "p=0.12"
-    assert "trial 1: chance of 12%" in study.search("status", "--reasons").stdout
+    assert "trial 1: 12% chance to be the best" in study.search("status", "--reasons").stdout
     assert "trials 2/4 (1 complete, 1 paused)" in output
     assert "race: 0 trials stopped early, 1 paused" in output
     assert study.json("status")["race"]["paused"] == 1
@@ -395,12 +395,10 @@ def test_a_stopped_trial_is_shown_with_one_estimate(study: LookedAtStudy):
     """That of its end: a reason has the numbers that were known when it was stopped, and those go on changing."""
     study.ledger.add_trial(0, {"dropout": 0.1})
     claim = study.ledger.claim_run("test", trial=0, fold=0, lease_seconds=60)
-    study.ledger.stop_trial(
-        claim, reason="estimated chance of 0.1% to beat 0.9000 of trial 3, the best one", chance=0.001
-    )
+    study.ledger.stop_trial(claim, reason="0.1% chance to beat 0.9000 of trial 3, the best one", chance=0.001)
     study.ledger.finish_trial(0, TrialState.STOPPED, estimate=0.625)
     [ended] = study.ledger.last_events([EventKind.TRIAL_FINISHED], limit=1)
-    said = "trial 0 stopped: macro_f1 about 0.6250 (estimated chance of 0.1% to beat 0.9000 of trial 3, the best one)"
+    said = "trial 0 stopped: macro_f1 about 0.6250 (0.1% chance to beat 0.9000 of trial 3, the best one)"
     assert describe(ended, metric="macro_f1") == said
     assert "about 0.6250" in study.search("status").stdout
 

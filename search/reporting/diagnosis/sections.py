@@ -92,8 +92,8 @@ def _read_gaps(gaps: Sequence[FoldGap]) -> Iterator[str]:
     real = sum(gap.train_loss > gap.val_loss for gap in gaps)
     if puzzling > real:
         yield (
-            f"The printed loss is above the validation loss in {puzzling} of {len(gaps)} folds, the training loss "
-            f"with dropout off in {real}. So this comes from how the printed loss is measured, not from the model."
+            f"The printed loss is above the validation loss in {puzzling} of {len(gaps)} folds, the training loss with "
+            f"dropout off in {real}. The difference comes from how the printed loss is measured, not from the model."
         )
     elif real:
         yield (
