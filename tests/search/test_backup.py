@@ -136,6 +136,7 @@ def test_what_is_recorded_while_a_backup_is_written_is_not_in_it(tmp_path: Path,
         if not late:
             late.append(url)
             script.on_epoch = lambda *_: None
+            study.stop.clear()
             run(study, script)
         return open_study(url, **options)
 

@@ -161,7 +161,7 @@ def test_a_setting_of_the_toolbox_that_cannot_be_is_refused(run: Run, sections, 
         ({"study": {"epoch_metric": "r2"}}, ["study.epoch_metric", "r2 is undefined for classes"]),
         (
             {"study": {"metric": "micro_f1_without_negative", "negative_label": "none"}},
-            ["study.negative_label", "'none'", "expected one of 'a', 'b', 'c'"],
+            ["study.negative_label", "'none'", "there are 'a', 'b', 'c'"],
         ),
         ({"study": {"metric": "micro_f1_without_negative"}}, ["study.metric", "study.negative_label must name it"]),
         ({"study": {"metric": "class_f1", "positive_label": "A"}}, ["study.positive_label", "did you mean 'a'?"]),
