@@ -11,7 +11,7 @@ import numpy as np
 
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.policy import next_fold_run, verdict
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 NUM_COMPLETE, NUM_PAUSED, NUM_PARAMETERS, ROUNDS = 31, 100, 10, 30
 

@@ -21,7 +21,7 @@ from benchmarks.replay.policies import Policy
 from fold_search.search.racing.matrix import Matrix, RunState, last_scores
 from fold_search.search.racing.policy import next_fold_run
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 CONTINUE = Verdict(decision=Decision.CONTINUE)
 STOP = Verdict(decision=Decision.STOP)

@@ -14,7 +14,7 @@ from benchmarks.replay.policies import Policy, RacePolicy
 from benchmarks.replay.recorded import TIE, Recorded, Unit, recorded
 from benchmarks.replay.simulator import Replay, Stated, replay
 from fold_search.search.exporting.curves import Curves
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 OrderName = Literal["random", "tpe"]
 Rules = Mapping[str, Callable[[], Policy]]  # a new policy for each study

@@ -14,7 +14,7 @@ from benchmarks.replay.simulator import replay
 from fold_search.search.exporting.curves import load_curves
 from fold_search.search.racing.matrix import Matrix
 from fold_search.search.racing.verdicts import Choice, Verdict
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Protocol
 from fold_search.search.racing.matrix import Matrix
 from fold_search.search.racing.policy import next_fold_run, verdict
 from fold_search.search.racing.verdicts import Choice, Verdict
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 
 class Policy(Protocol):

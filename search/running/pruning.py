@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fold_search.search.study.config import ArtifactsConfig
+from fold_search.search.study.sections import ArtifactsConfig
 from fold_search.search.study.stored import CHECKPOINT, WEIGHTS, trial_folder
 from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.errors import StorageError

@@ -9,7 +9,7 @@ from benchmarks.replay.policies import RacePolicy
 from fold_search.search.exporting.curves import Curves
 from fold_search.search.racing.matrix import Matrix
 from fold_search.search.racing.verdicts import Choice, Decision, Verdict
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 CONTINUE = Verdict(decision=Decision.CONTINUE)
 

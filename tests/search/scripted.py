@@ -13,7 +13,7 @@ from fold_search.objectives.training.leaks import LeakProof
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.policy import next_fold_run
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 from fold_search.storage.records import Claim
 
 

@@ -12,7 +12,6 @@ import pytest
 from fold_search.objectives.scoring.metrics import METRICS
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import (
-    GoalConfig,
     StudyConfig,
     config_from_record,
     differences,
@@ -21,6 +20,7 @@ from fold_search.search.study.config import (
     to_record,
 )
 from fold_search.search.study.environment import Secrets, missing_sign_in, mlflow_uri, storage_url
+from fold_search.search.study.sections import GoalConfig
 
 MINIMAL = "data: {path: rows.csv, label: topic, text: [title, body]}\nmodel: {encoder: tiny}\n"
 

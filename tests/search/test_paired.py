@@ -20,7 +20,7 @@ from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.paired import SURPRISE, is_audited
 from fold_search.search.racing.policy import gain_is_within_noise, next_fold_run, verdict
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict, percent
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 PAIRED = RaceConfig(rule="paired", audit=0.0)
 NUM_EPOCHS = 6

@@ -9,7 +9,7 @@ from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
 from fold_search.search.racing.policy import verdict
 from fold_search.search.racing.verdicts import Decision
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 
 EARLY_STOPPING = RaceConfig(rule="early_stopping_cv", min_trials=2, min_epochs=2)
 

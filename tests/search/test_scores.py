@@ -13,7 +13,7 @@ from fold_search.objectives.jobs import EpochScore
 from fold_search.search.racing.live import LiveRace, Scores
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.verdicts import Decision, Verdict
-from fold_search.search.study.config import RaceConfig
+from fold_search.search.study.sections import RaceConfig
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import FoldRunState, TrialState
 from tests.claims import claim_first
