@@ -9,10 +9,9 @@ from typing import Any
 
 import optuna
 
-from fold_search.search.running.coordinator import TOLD_AS
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Event, EventKind, Failure, FoldRunState, StudyState, TrialState
-from fold_search.storage.studies import close_study, open_study
+from fold_search.storage.studies import TOLD_AS, close_study, open_study
 from tests.chaos.study import NAME, Study
 
 FINAL = {FoldRunState.DONE, FoldRunState.STOPPED, FoldRunState.FAILED}
