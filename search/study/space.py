@@ -46,7 +46,7 @@ def usual(config: StudyConfig) -> dict[str, Scalar]:
 
 
 def _usual_rate(values: Mapping[str, Any]) -> float:
-    rate = 1e-3 if values["trainable_layers"] == 0 else 3e-4 if values["lora_rank"] else 5e-5
+    rate = 1e-2 if values["trainable_layers"] == 0 else 3e-4 if values["lora_rank"] else 5e-5
     return rate * _SGD_FACTOR if values["optimiser"] == "sgd" else rate
 
 

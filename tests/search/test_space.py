@@ -341,7 +341,7 @@ def test_the_nearest_value_of_a_domain(domain: Any, value: Any, nearest: Any):
     [
         ({}, {}, 5e-5),
         ({"trainable_layers": 2}, {}, 5e-5),
-        ({"trainable_layers": 0}, {}, 1e-3),
+        ({"trainable_layers": 0}, {}, 1e-2),
         ({"lora_rank": 8}, {}, 3e-4),
         ({}, {"optimiser": "sgd"}, 5e-3),
     ],
