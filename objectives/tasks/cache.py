@@ -3,9 +3,10 @@
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fold_search.models.encoders import resolve_encoder
 
 Arrays = dict[str, NDArray[Any]]
 
+_SCRATCH: set[Path] = set()
 ATTEMPTS = 100  # at an entry that goes away as often as it is published
 
 
@@ -44,8 +46,8 @@ def publish(folder: Path, fill: Callable[[Path], None]) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            complete = Path(scratch, folder.name)
+        with scratch_beside(folder) as scratch:
+            complete = scratch / folder.name
             complete.mkdir()
             fill(complete)
             try:
@@ -55,6 +57,23 @@ def publish(folder: Path, fill: Callable[[Path], None]) -> None:
                     raise
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what is not whole yet; it is removed in the end."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+        _SCRATCH.add(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            _SCRATCH.discard(Path(name))
+
+
+def remove_scratch() -> None:
+    """Remove the folders of what this process is in the middle of: it ends without unwinding."""
+    for folder in list(_SCRATCH):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_parts(file: Path, parts: Iterable[NDArray[Any]], *, shape: tuple[int, ...], dtype: DTypeLike) -> None:

@@ -1,7 +1,6 @@
 """Images as model inputs: decoded once a study into a memory-mapped file, changed at random and normalised by batch."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from fold_search.objectives.data.image_files import decode_images, stamps
 from fold_search.objectives.devices import rows_per_forward
 from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce
-from fold_search.objectives.tasks.cache import write_parts
+from fold_search.objectives.tasks.cache import scratch_beside, write_parts
 from fold_search.objectives.tasks.feeds import Batch
 from fold_search.objectives.tasks.image_augmentation import ImageAugmentation
 
@@ -188,8 +187,8 @@ def _cached(file: Path, *, shape: tuple[int, ...], dtype: str, compute: Callable
             array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-                complete = Path(scratch, file.name)
+            with scratch_beside(file) as scratch:
+                complete = scratch / file.name
                 write_parts(complete, compute(), shape=shape, dtype=dtype)
                 complete.replace(file)
         else:

@@ -48,10 +48,10 @@ def read_best(checkpoint: bytes, *, fingerprint: str) -> "Chosen":
         raise TrialError("the checkpoint is of another job: other settings, rows or seed")
     if not metadata["scores"]:
         raise TrialError("no epoch is trained to its end")
-    score = metadata["scores"][-1]["standing"]
+    best = metadata["scores"][metadata.get("best_epoch", 0) - 1]  # earlier versions noted none: the last one
     return Chosen(
-        epoch=next(epoch["epoch"] for epoch in metadata["scores"] if epoch["score"] == score),
-        score=score,
+        epoch=best["epoch"],
+        score=best["score"],
         weights={name.removeprefix(_BEST): tensor for name, tensor in tensors.items() if name.startswith(_BEST)},
         predictions=tensors["best_predictions"].numpy(),
     )

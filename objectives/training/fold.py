@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,7 +190,9 @@ class FoldTraining:
         tensors = {"best_predictions": torch.from_numpy(self._best_predictions)}
         tensors |= {f"model/{name}": weight for name, weight in self._state.items()}
         tensors |= {f"best/{name}": weight for name, weight in self._best_weights.items()}
-        metadata = {"job": self.job.fingerprint(), "scores": [asdict(score) for score in self.scores]}
+        metadata: dict[str, Any] = {"job": self.job.fingerprint(), "scores": [asdict(score) for score in self.scores]}
+        if self.scores:
+            metadata["best_epoch"] = self.best.epoch
         if self._within is not None:
             tensors |= self._within.tensors()
             metadata |= self._within.metadata()

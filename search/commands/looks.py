@@ -19,6 +19,8 @@ from fold_search.search.commands.options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+NUMBER_LINES = 14  # of a status beside its trials
+
 
 @click.command("status")
 @study_option
@@ -50,7 +52,8 @@ def status(name: str, storage: str | None, as_json: bool, as_csv: bool, reasons:
     console = new_console()
 
     def render() -> "RenderableType":
-        return render_status(study.ledger, width=console.width, reasons=reasons)
+        most = max(3, console.height - NUMBER_LINES) if watch and console.is_terminal else 20
+        return render_status(study.ledger, width=console.width, most=most, reasons=reasons)
 
     if watch:
         keep_showing(render, console)

@@ -165,8 +165,7 @@ def run(
     with announced(study.ledger, owner):
         if not reopen_if_work_is_left(study, config):
             return _ended(study, config)
-        deadline = None if config.budget.seconds is None else began + config.budget.seconds
-        engine = _engine(study, config, workers=workers, memory_limit=memory_limit, deadline=deadline)
+        engine = _engine(study, config, workers=workers, memory_limit=memory_limit, began=began)
         return _run(study, config, owner=owner, engine=engine, secrets=secrets)
 
 
@@ -207,17 +206,23 @@ def _engine(
     *,
     workers: int | None,
     memory_limit: int | None,
-    deadline: float | None = None,
+    began: float | None = None,
 ) -> "LocalEngine":
+    """The workers of this machine; a time limit counts from when the command `began`, in seconds since 1970."""
+    from fold_search.search.racing.haste import TimeLimit
     from fold_search.search.running.engines.local import LocalEngine, num_gpus
 
+    num_workers, seconds = workers or max(1, num_gpus()), config.budget.seconds
+    limit = None
+    if began is not None and seconds is not None:
+        limit = TimeLimit(deadline=began + seconds, num_workers=num_workers)
     return LocalEngine(
         url=study.url,
         study=study.record.name,
         config=config,
-        num_workers=workers or max(1, num_gpus()),
+        num_workers=num_workers,
         memory_limit=memory_limit,
-        deadline=deadline,
+        limit=limit,
     )
 
 
@@ -233,7 +238,7 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
         console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
         ending = run_study(
-            study, config, owner=owner, engine=engine, secrets=secrets, console=console, deadline=engine.deadline
+            study, config, owner=owner, engine=engine, secrets=secrets, console=console, limit=engine.limit
         )
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):

@@ -46,6 +46,7 @@ from fold_search.storage.errors import StorageError
 from fold_search.storage.records import FoldRun, FoldRunState, TrialRecord, TrialState
 
 PACKAGES = ("fold-search", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+MOST_LOOKS = 5
 OF_THIS_MACHINE = {"storage", "trackers", "artifacts"}
 
 Say = Callable[[str], None]
@@ -70,16 +71,21 @@ def export(
     """
     _check_free(out, force=force)
     config = on_this_machine(study.record, overrides)
-    chosen, runs, provisional = _choose(study, trial)
+    picked = _pick(study, trial, artifacts=Artifacts(config.storage.artifacts))
     rows = StudyRows(ledger=study.ledger, config=config)
+    objective = Objective(rows, device=choose_device(0))
+    runs, chosen = picked.runs, picked.chosen(objective)
+    if chosen is not None:
+        runs = (replace(runs[0], score=chosen.score, best_epoch=chosen.epoch),)
     source = _Source(
         study=study,
         config=config,
-        trial=chosen,
+        trial=picked.trial,
         runs=runs,
-        provisional=provisional,
+        provisional=picked.provisional,
+        chosen=chosen,
         rows=rows,
-        objective=Objective(rows, device=choose_device(0)),
+        objective=objective,
         say=say,
     )
     unfinished = out.absolute().parent / f".{out.absolute().name}.{uuid.uuid4().hex}"
@@ -107,6 +113,7 @@ class _Source:
     trial: TrialRecord
     runs: Sequence[FoldRun]
     provisional: str | None
+    chosen: Chosen | None  # of the one fold run, where that is not done
     rows: StudyRows
     objective: Objective
     say: Say
@@ -123,21 +130,12 @@ class _Source:
 
     def held_out(self) -> HeldOut:
         """The predictions of the rows that the models were not trained on."""
-        if self.runs[0].state is FoldRunState.DONE:
+        if self.chosen is None:
             return self.rows.held_out(self.runs)
         [run] = self.runs
         rows = np.flatnonzero(self.rows.assignments == run.fold)
-        chosen = self._chosen(run, self.objective.job(self.trial.params, run.fold))
-        folds = np.full(len(rows), run.fold, np.int16)
-        return HeldOut(rows=rows, folds=folds, truth=self.rows.dataset.labels[rows], predictions=chosen.predictions)
-
-    def _chosen(self, run: FoldRun, job: FoldJob) -> Chosen:
-        """The best epoch so far of a fold run that is not done."""
-        checkpoint = Artifacts(self.config.storage.artifacts).get(run.checkpoint or "")
-        try:
-            return read_best(checkpoint, fingerprint=job.fingerprint())
-        except TrialError as error:
-            raise ConfigError(f"trial {run.trial} fold {run.fold}: {error}") from None
+        folds, truth = np.full(len(rows), run.fold, np.int16), self.rows.dataset.labels[rows]
+        return HeldOut(rows=rows, folds=folds, truth=truth, predictions=self.chosen.predictions)
 
     def _best_run(self) -> FoldRun:
         sign = 1 if self.study.record.direction == "maximize" else -1
@@ -158,11 +156,7 @@ class _Source:
 
     def _of_fold(self, run: FoldRun) -> tuple[Member, Classifier, FoldJob]:
         job = self.objective.job(self.trial.params, run.fold)
-        if run.state is FoldRunState.DONE:
-            weights = self._kept(run, job) or self._train_again(run, job)
-        else:
-            chosen = self._chosen(run, job)
-            weights, run = chosen.weights, replace(run, best_epoch=chosen.epoch)
+        weights = self.chosen.weights if self.chosen else self._kept(run, job) or self._train_again(run, job)
         counts = (run.sample or {}).get("counts_after") or job.counts(job.training_rows).tolist()
         member = _member(job, fold=run.fold, epochs=run.best_epoch or 0, score=run.score, class_counts=tuple(counts))
         return member, self.objective.classifier(job, weights), job
@@ -270,8 +264,28 @@ def _temperature(held_out: HeldOut) -> float:
     return fit_temperature(held_out.predictions, truth)
 
 
-def _choose(study: OpenStudy, number: int | None) -> tuple[TrialRecord, list[FoldRun], str | None]:
-    """Return the trial, its fold runs that there is a model of and, if it is not complete, what is missing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picked:
+    """The trial to be exported, and its fold runs that there is a model of; `provisional` is what is missing of it."""
+
+    trial: TrialRecord
+    runs: Sequence[FoldRun]
+    provisional: str | None = None
+    checkpoint: bytes | None = None  # of the one fold run, where that is not done
+
+    def chosen(self, objective: Objective) -> Chosen | None:
+        """The best epoch so far of the one fold run that is not done."""
+        if self.checkpoint is None:
+            return None
+        [run] = self.runs
+        try:
+            job = objective.job(self.trial.params, run.fold)
+            return read_best(self.checkpoint, fingerprint=job.fingerprint())
+        except TrialError as error:
+            raise ConfigError(f"trial {run.trial} fold {run.fold}: {error}") from None
+
+
+def _pick(study: OpenStudy, number: int | None, *, artifacts: Artifacts) -> _Picked:
     trials = study.ledger.trials()
     complete = {trial.number: trial for trial in trials if trial.state is TrialState.COMPLETE}
     best = find_best(study.record, trials)
@@ -279,11 +293,9 @@ def _choose(study: OpenStudy, number: int | None) -> tuple[TrialRecord, list[Fol
         number = best.trial
     if number in complete:
         runs = [run for run in study.ledger.fold_runs() if run.trial == number]
-        return complete[number], runs, None
-    found = find_provisional(study.ledger, number)
-    if found is not None:
-        runs = [replace(run, score=score) for run, score in zip(found.runs, found.scores, strict=True)]
-        return found.trial, runs, found.reason
+        return _Picked(trial=complete[number], runs=runs)
+    if (picked := _pick_provisional(study, number, artifacts=artifacts)) is not None:
+        return picked
     if number is None:
         raise ConfigError(f"study {study.record.name!r} has no trained epoch yet, so there is nothing to export")
     known = ", ".join(map(str, complete)) or "none"
@@ -291,6 +303,27 @@ def _choose(study: OpenStudy, number: int | None) -> tuple[TrialRecord, list[Fol
         f"--trial: found {number}, expected a trial of study {study.record.name!r} of which something is trained; "
         f"complete trials: {known}"
     )
+
+
+def _pick_provisional(study: OpenStudy, number: int | None, *, artifacts: Artifacts) -> _Picked | None:
+    """Pick what is trained so far; None if that is nothing.
+
+    A worker that trains meanwhile removes a checkpoint when it has two later ones: then the later one is looked for.
+    """
+    for attempt in range(1, MOST_LOOKS + 1):
+        found = find_provisional(study.ledger, number)
+        if found is None:
+            return None
+        if found.runs[0].state is FoldRunState.DONE:
+            return _Picked(trial=found.trial, runs=found.runs, provisional=found.reason)
+        try:
+            checkpoint = artifacts.get(found.runs[0].checkpoint or "")
+        except StorageError:
+            if attempt == MOST_LOOKS:
+                raise
+            continue
+        return _Picked(trial=found.trial, runs=found.runs, provisional=found.reason, checkpoint=checkpoint)
+    return None
 
 
 def _check_free(out: Path, *, force: bool) -> None:

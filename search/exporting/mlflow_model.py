@@ -96,6 +96,7 @@ def register(study: OpenStudy, folder: Path, description: Description, *, name: 
     uri, secrets = on_this_machine(study.record, overrides).trackers.mlflow.uri, Secrets.read()
     score = statistics.fmean(description.fold_scores)
     said = f"{description.form} of trial {description.trial}: {description.goal.metric} {score:.4f}, cross-validated"
+    said += f"; provisional: {description.provisional}" if description.provisional else ""
     try:
         tracker = MlflowTracker(mlflow_uri(uri, secrets))
         return tracker.register(study.record, folder, trial=description.trial, name=name, description=said)

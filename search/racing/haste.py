@@ -19,31 +19,41 @@ RECENT_EPOCHS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimit:
+    """When the time of a run is over, in seconds since 1970, and how many workers it has."""
+
+    deadline: float
+    num_workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Haste:
     """Chooses in place of the race once the time that is left is short for the best trial that is begun.
 
-    `deadline` is when the time is over, by `clock`; `epoch_seconds` says how long an epoch takes by now, None if
+    `limit` is that of the run, by `clock`; `epoch_seconds` says how long an epoch takes by now, None if
     that is not known.
     """
 
-    deadline: float
-    num_workers: Callable[[], int]
+    limit: TimeLimit
+    live_workers: Callable[[], int]
     epoch_seconds: Callable[[], float | None]
     clock: Callable[[], float] = time.time
 
     def choose(self, matrix: Matrix) -> Choice | None:
         """Choose a fold run; None as long as the race is to choose.
 
-        Where a trial is complete, only one that is expected to be better, and that can be complete in time, is hurried.
+        Workers of other runs go on when this one's time is over: beside them nothing is hurried. Where a trial is
+        complete, only one is hurried that is expected to be better and can be complete in time.
         """
-        left, seconds = self.deadline - self.clock(), self.epoch_seconds()
+        left, seconds = self.limit.deadline - self.clock(), self.epoch_seconds()
         num_epochs = matrix.num_epochs
         begun = matrix.open & (num_epochs.sum(axis=1) > 0)
-        if seconds is None or not begun.any():
+        if seconds is None or not begun.any() or self.live_workers() > self.limit.num_workers:
             return None
         epochs_left = np.where(matrix.done, 0, matrix.lengths[:, None] - num_epochs)
-        needed = seconds * np.maximum(epochs_left.sum(axis=1) / max(1, self.num_workers()), epochs_left.max(axis=1))
-        hurried = begun & (needed <= left) if matrix.complete.any() else begun
+        needed = seconds * np.maximum(epochs_left.sum(axis=1) / self.limit.num_workers, epochs_left.max(axis=1))
+        in_time = begun & (needed <= left)
+        hurried = in_time if in_time.any() or matrix.complete.any() else begun
         if not hurried.any() or left > MARGIN * needed[hurried].max():
             return None
         expected = estimates(matrix)
@@ -56,15 +66,11 @@ class Haste:
         return Choice(action=Action.RUN, trial=int(matrix.numbers[best]), fold=fold)
 
 
-def haste(ledger: LedgerView, deadline: float) -> Haste:
-    """The haste of a study whose time is over at `deadline`, in seconds since 1970."""
+def haste(ledger: LedgerView, limit: TimeLimit) -> Haste:
+    """The haste of a run with a time limit."""
 
     def epoch_seconds() -> float | None:
         seconds = [event.payload["seconds"] for event in ledger.last_events([EventKind.EPOCH], limit=RECENT_EPOCHS)]
         return fmean(seconds) if seconds else None
 
-    return Haste(
-        deadline=deadline,
-        num_workers=lambda: len(ledger.live_roles(WORKER_ROLE)),
-        epoch_seconds=epoch_seconds,
-    )
+    return Haste(limit=limit, live_workers=lambda: len(ledger.live_roles(WORKER_ROLE)), epoch_seconds=epoch_seconds)

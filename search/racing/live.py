@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from fold_search.search.racing import policy as race
-from fold_search.search.racing.haste import Haste, haste
+from fold_search.search.racing.haste import Haste, TimeLimit, haste
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
 from fold_search.search.study.config import StudyConfig
@@ -200,12 +200,12 @@ class LiveRace:
         return trial in self.scores.audited
 
 
-def live_race(ledger: LedgerView, config: StudyConfig, *, deadline: float | None = None) -> LiveRace:
-    """The race of a study by its study file; its time is over at `deadline`, in seconds since 1970."""
+def live_race(ledger: LedgerView, config: StudyConfig, *, limit: TimeLimit | None = None) -> LiveRace:
+    """The race of a study by its study file, in a run with a time limit where `limit` is given."""
     return LiveRace(
         scores=Scores(ledger),
         settings=config.race,
         num_trials=most_trials(config),
         until_no_gain=config.budget.until == "no-expected-gain",
-        haste=None if deadline is None else haste(ledger, deadline),
+        haste=None if limit is None else haste(ledger, limit),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import Scores
-from fold_search.storage.records import FoldRun, FoldRunState, TrialRecord, TrialState
+from fold_search.storage.records import OPEN_STATES, FoldRun, FoldRunState, TrialRecord, TrialState
 from fold_search.storage.view import LedgerView
 
 
@@ -68,7 +68,8 @@ def find_provisional(ledger: LedgerView, trial: int | None = None) -> Provisiona
         scores = tuple(run.score or 0.0 for run in chosen)
     else:
         standing = {(epoch.trial, epoch.fold): epoch.standing for epoch in ledger.epochs()}
-        begun = [run for run in runs if run.checkpoint is not None and (run.trial, run.fold) in standing]
+        open_runs = [run for run in runs if run.state in OPEN_STATES and run.checkpoint is not None]
+        begun = [run for run in open_runs if (run.trial, run.fold) in standing]
         if not begun:
             return None
         chosen = [max(begun, key=lambda run: sign * standing[run.trial, run.fold])]

@@ -38,6 +38,7 @@ from fold_search.storage.studies import ask_afresh, close_study, end, next_numbe
 
 ROLE_SECONDS = 20.0
 RENEWAL_SECONDS = 1.0
+HASTE_SECONDS = 2.0
 MAX_ATTEMPTS = 5
 MOST_PASSED_OVER = 10  # trials skipped in one step; more would delay the renewal of the role
 NOT_WORTH_IT = "more training is not expected to find a better trial"
@@ -65,6 +66,7 @@ class Coordinator:
     _last_renewal: float = 0.0
     _expires_from: float = 0.0
     _seen: tuple[int, int] | None = None
+    _look_again: float = math.inf
     _study: optuna.Study | None = None
     _grid: list[dict[str, Scalar]] = field(default_factory=list)  # if that is the sampler, once it is asked for
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Coordinator:
             if not self._lead():
                 return True
             seen = (self.ledger.last_sequence(), len(self.ledger.live_roles(WORKER_ROLE)))
-            if seen == self._seen:
+            if seen == self._seen and time.monotonic() < self._look_again:
                 return True  # nothing has happened since the last step
             with optuna_errors(self.url):
                 self._settle()
@@ -95,6 +97,8 @@ class Coordinator:
             self._close()
             return True
         self._seen = seen
+        # With a time limit the race's choice depends on the clock too.
+        self._look_again = time.monotonic() + HASTE_SECONDS if self.race.haste else math.inf
         return working
 
     def _lead(self) -> bool:

@@ -11,6 +11,7 @@ from types import FrameType
 from rich.console import Console
 
 from fold_search.search.errors import ConfigError, ExitCode, RunFailed
+from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.racing.live import live_race
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.reporting.summary import summarise
@@ -78,11 +79,9 @@ def run_study(
     engine: Engine,
     secrets: Secrets,
     console: Console,
-    deadline: float | None = None,
+    limit: TimeLimit | None = None,
 ) -> Ending:
     """Run the study as `owner`, who may have announced it, with the workers of `engine`.
-
-    `deadline` is when the time budget is used, in seconds since 1970.
 
     Raises ConfigError if a worker cannot work at all, RunFailed if too many of them died or too many trials failed in a
     row; StorageError.
@@ -90,7 +89,7 @@ def run_study(
     coordinator = Coordinator(
         ledger=study.ledger,
         config=config,
-        race=live_race(study.ledger, config, deadline=deadline),
+        race=live_race(study.ledger, config, limit=limit),
         url=study.url,
         owner=owner,
         pooled_score=(study.rows or StudyRows(ledger=study.ledger, config=config)).pooled_score,
@@ -102,11 +101,12 @@ def run_study(
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
         try:
             publisher.start()
-            engine.start()
+            if limit is None or time.time() < limit.deadline:
+                engine.start()
             going = _Run(
                 ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
             )
-            ending = going.to_its_end(deadline)
+            ending = going.to_its_end(None if limit is None else limit.deadline)
         finally:
             owners = engine.kill()
             # Without the database the leases lapse by themselves.
@@ -218,6 +218,8 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
         return
     if study.ledger.study().state is StudyState.RUNNING:
         hint = "; `search export` gives a provisional model" if find_provisional(study.ledger) else ""
+        if not summary.epochs_trained:
+            hint = "; no epoch is trained yet: the rows are prepared first, so a first run needs more time"
         raise RunFailed(f"no trial is complete yet; the same command continues the study{hint}", ExitCode.NONE_COMPLETE)
     ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"
     reasons = [trial.reason for trial in study.ledger.trials() if trial.failure and trial.reason]

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.2
+HASTE_SECONDS = 2.0
 MAX_OUTAGES = 3  # in a row, each as long as the database's patience; a broken connection is one of no length
 
 
@@ -95,12 +97,12 @@ class Worker:
 
     def work(self) -> None:
         """Claim and train until the study is finished or a stop is asked for."""
-        seen, outages = None, 0
+        seen, outages, look_again = None, 0, 0.0
         with Presence(self.ledger, self.owner, lease_seconds=self.lease_seconds) as presence:
             while not self.stop.is_set():
                 try:
                     sequence = self.ledger.last_sequence()
-                    if sequence == seen:
+                    if sequence == seen and time.monotonic() < look_again:
                         self.stop.wait(POLL_SECONDS)  # nothing has changed since there was nothing to do
                         continue
                     if self.ledger.study().state is not StudyState.RUNNING:
@@ -114,6 +116,8 @@ class Worker:
                     self.stop.wait(POLL_SECONDS)
                     continue
                 seen, outages = sequence, 0
+                # With a time limit the choice depends on the clock too.
+                look_again = time.monotonic() + HASTE_SECONDS if self.race.haste else math.inf
                 if claim is not None:
                     presence.claim = claim  # from now on its lease is renewed as well
                     self.train(claim)

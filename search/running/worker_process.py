@@ -9,7 +9,9 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from fold_search.search.errors import USER_ERRORS
+from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.racing.live import live_race
+from fold_search.search.study.attended import WORKER_ROLE
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.rows import StudyRows
 from fold_search.storage.artifacts import Artifacts
@@ -41,7 +43,7 @@ class WorkerJob:
     num_workers: int
     memory_limit: int | None
     owner: str
-    deadline: float | None = None  # of the run that started it, in seconds since 1970
+    limit: TimeLimit | None = None  # of the run that started it
 
 
 def main(job: WorkerJob, stop: "Connection[str, str]", errors: "Connection[str, str]") -> None:
@@ -74,13 +76,17 @@ def watch(stop: "Connection[str, str]", leave: threading.Event, told: list[int],
 def leave_preparation(worker: "Worker", told: list[int]) -> None:
     """End this process as soon as it is to leave and prepares a training, which cannot be stopped in between.
 
-    Nothing is lost: what is computed once a study is stored whole or not at all, and would be computed anew.
+    No epoch is lost. What is computed once a study is stored whole or not at all: it is computed anew.
     """
+    from fold_search.objectives.tasks.cache import remove_scratch
+
     worker.stop.wait()
     while not worker.preparing.wait(0.1):
         pass
     with suppress(StorageError):
         worker.ledger.release_owner(worker.owner, reason=LEAVING)
+        worker.ledger.release_role(WORKER_ROLE + worker.owner, worker.owner)
+    remove_scratch()
     os._exit(LEFT if told else FINISHED)
 
 
@@ -103,7 +109,7 @@ def run_worker(job: WorkerJob, stop: threading.Event, told: list[int]) -> None:
         ledger=ledger,
         artifacts=Artifacts(job.config.storage.artifacts),
         objective=Objective(rows, device=device, ledger=ledger, memory_limit=job.memory_limit),
-        race=live_race(ledger, job.config, deadline=job.deadline),
+        race=live_race(ledger, job.config, limit=job.limit),
         owner=job.owner,
         stop=stop,
         keeps_weights=job.config.artifacts.keep != "none",

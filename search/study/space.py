@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import optuna
 
 MOST_COMBINATIONS = 100_000
-_SGD_FACTOR = 100.0
+_SGD_FACTOR, _MOST_SGD = 100.0, 0.1
 
 
 def suggest(trial: "optuna.Trial", config: StudyConfig) -> dict[str, Scalar]:
@@ -47,7 +47,7 @@ def usual(config: StudyConfig) -> dict[str, Scalar]:
 
 def _usual_rate(values: Mapping[str, Any]) -> float:
     rate = 1e-2 if values["trainable_layers"] == 0 else 3e-4 if values["lora_rank"] else 5e-5
-    return rate * _SGD_FACTOR if values["optimiser"] == "sgd" else rate
+    return min(rate * _SGD_FACTOR, _MOST_SGD) if values["optimiser"] == "sgd" else rate
 
 
 def resolve(config: StudyConfig, sampled: dict[str, Scalar]) -> Params:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fold_search.search.racing.haste import Haste
+from fold_search.search.racing.haste import Haste, TimeLimit
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
 
 EPOCHS = 4
@@ -20,9 +20,12 @@ def matrix_of(*trials: tuple[float, list[int]]) -> Matrix:
     return build_matrix([(trial, EPOCHS) for trial in range(len(trials))], runs, scores, num_folds=3)
 
 
-def choose(matrix: Matrix, *, left: float, workers: int = 1, seconds: float | None = 10.0) -> tuple[int, int] | None:
+def choose(
+    matrix: Matrix, *, left: float, workers: int = 1, live: int = 0, seconds: float | None = 10.0
+) -> tuple[int, int] | None:
     """The trial and fold that are hurried with so many seconds left, epochs taking ten; None: the race chooses."""
-    haste = Haste(deadline=left, num_workers=lambda: workers, epoch_seconds=lambda: seconds, clock=lambda: 0.0)
+    limit = TimeLimit(deadline=left, num_workers=workers)
+    haste = Haste(limit=limit, live_workers=lambda: live or workers, epoch_seconds=lambda: seconds, clock=lambda: 0.0)
     choice = haste.choose(matrix)
     return None if choice is None else (choice.trial, choice.fold)
 
@@ -36,6 +39,8 @@ def choose(matrix: Matrix, *, left: float, workers: int = 1, seconds: float | No
         ([(0.0, [4, 0, 0]), (0.1, [4, 0, 0])], 1, 159, (1, 1)),
         # Where nothing is complete, also when it is too late for it: more folds make a better provisional model.
         ([(0.0, [4, 0, 0]), (0.1, [4, 0, 0])], 1, 20, (1, 1)),
+        # But one that can be complete goes before a better one that cannot.
+        ([(0.1, [4, 0, 0]), (0.0, [4, 4, 3])], 1, 15, (1, 2)),
         # Two workers need half the time.
         ([(0.0, [4, 0, 0]), (0.1, [4, 0, 0])], 2, 85, None),
         ([(0.0, [4, 0, 0]), (0.1, [4, 0, 0])], 2, 79, (1, 1)),
@@ -67,3 +72,10 @@ def test_folds_that_others_train_are_left_to_them():
 def test_before_any_epoch_is_timed_the_race_chooses():
     """Nobody knows how long an epoch takes."""
     assert choose(matrix_of((0.1, [4, 0, 0])), left=1, seconds=None) is None
+
+
+def test_with_workers_of_other_runs_nothing_is_hurried():
+    """Their time goes on, and they would not be told."""
+    matrix = matrix_of((0.1, [4, 0, 0]))
+    assert choose(matrix, left=10, workers=2, live=2) == (0, 1)
+    assert choose(matrix, left=10, workers=2, live=3) is None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fold_search.objectives.predicting.exported import read_description
+from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.records import FoldRunState, TrialState
 from tests.claims import claim_first
 from tests.search.trained import TrainedStudy, refused, search
@@ -93,6 +94,30 @@ def test_the_epochs_of_a_fold_make_a_model(study: TrainedStudy, tmp_path: Path):
     made = tmp_path / "predictions.csv"
     assert search("predict", "--model", tmp_path / "model", tmp_path / "data.csv", "--out", made).exit_code == 0
     assert len(made.read_text().splitlines()) == 31
+    epochs = [record for record in study.ledger.epochs() if record.trial == 1]
+    best_epoch = min(record.epoch for record in epochs if record.score == standing[1, 1])
+    assert [member.epochs for member in description.members] == [best_epoch]
+    assert study.export(tmp_path / "refit", "--form", "refit").exit_code == 0
+    assert [member.epochs for member in read_description(tmp_path / "refit").members] == [best_epoch]
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_is_looked_for_anew(
+    study: TrainedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A worker goes on while the model is exported; the scores are those of the checkpoint that was read."""
+    train(study, trial=1, fold=1, steps=3 * STEPS)
+    get = Artifacts.get
+
+    def get_late(artifacts: Artifacts, name: str) -> bytes:
+        monkeypatch.setattr(Artifacts, "get", get)
+        train(study, trial=1, fold=1, steps=6 * STEPS)
+        return get(artifacts, name)
+
+    monkeypatch.setattr(Artifacts, "get", get_late)
+    result = study.export(tmp_path / "model")
+    assert result.exit_code == 0, result.output
+    description = read_description(tmp_path / "model")
+    assert description.pooled["macro_f1"] == pytest.approx(description.fold_scores[0])
 
 
 def test_folds_that_are_done_go_before_epochs(study: TrainedStudy, tmp_path: Path):

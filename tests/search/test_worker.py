@@ -2,21 +2,26 @@
 
 import errno
 import io
+import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fold_search.objectives.errors import Diverged, TrialError
+from fold_search.objectives.tasks.cache import publish
 from fold_search.search.racing.matrix import Matrix
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
+from fold_search.search.running import worker_process
 from fold_search.storage.errors import StorageError
 from fold_search.storage.records import Claim, EventKind, FoldRun, FoldRunState, TrialState
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
-from tests.search.scripted import Script, ScriptedRace, least_trained, waits
+from tests.search.scripted import Script, ScriptedRace, ScriptedTraining, least_trained, waits
 
 Studies = Callable[..., ScriptedStudy]
 
@@ -270,3 +275,38 @@ def test_two_workers_that_choose_the_same_both_find_work(scripted_study: Studies
         (trial, fold, epoch) for trial in range(3) for fold in range(3) for epoch in (1, 2, 3)
     ]
     assert {run.owner for run in study.ledger.fold_runs()} == {"one", "two"}
+
+
+@pytest.mark.parametrize(("told", "code"), [([], worker_process.FINISHED), ([signal.SIGTERM], worker_process.LEFT)])
+def test_a_preparation_is_left_at_once(
+    scripted_study: Callable[..., ScriptedStudy],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: list[int],
+    code: int,
+):
+    """It cannot be stopped in between: the process ends, without its claim, its role and what is half computed."""
+    study, ended = scripted_study(), []
+    study.ledger.add_trial(0, {"learning_rate": 1e-4})
+    monkeypatch.setattr(worker_process.os, "_exit", lambda number: ended.append((number, list(tmp_path.glob("tmp*")))))
+
+    def prepare(claim: Claim) -> ScriptedTraining:
+        def fill(folder: Path) -> None:
+            (folder / "half.npy").write_bytes(b"half")
+            study.stop.set()
+            leaving.join(10)
+
+        publish(tmp_path / "cache", fill)
+        return ScriptedTraining(curve=[0.5])
+
+    worker = replace(study.worker(Script(lambda *_: [0.5])), objective=prepare)
+    leaving = threading.Thread(target=worker_process.leave_preparation, args=(worker, told))
+    leaving.start()
+    claim = claim_first(study.ledger, worker.owner, lease_seconds=60)
+    assert claim is not None
+    with pytest.raises(StorageError):  # the process would be gone by now
+        worker.train(claim)
+    assert ended == [(code, [])]
+    [run, *_] = study.ledger.fold_runs()
+    assert (run.state, run.attempt, run.num_epochs) == (FoldRunState.WAITING, 1, 0)
+    assert study.ledger.live_roles("") == []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fold_search.objectives.cores import settle_threads
 from fold_search.search.errors import ConfigError
+from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.running import worker_process
 from fold_search.search.running.presence import make_owner
 from fold_search.search.running.worker_process import FINISHED, LEFT, USER_ERROR, WorkerJob
@@ -30,7 +31,7 @@ class LocalEngine:
     config: StudyConfig
     num_workers: int
     memory_limit: int | None = None
-    deadline: float | None = None  # of the run, in seconds since 1970
+    limit: TimeLimit | None = None  # of the run
     deaths: list[float] = field(default_factory=list)  # when, by time.monotonic
     error: str | None = None
     too_many_deaths: bool = False  # that is the error, and no user's
@@ -103,7 +104,7 @@ class LocalEngine:
             num_workers=self.num_workers,
             memory_limit=self.memory_limit,
             owner=owner,
-            deadline=self.deadline,
+            limit=self.limit,
         )
         # Pipes, not an Event: to set one waits for every process that waits for it, also for those that were killed.
         try:
