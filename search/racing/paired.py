@@ -51,7 +51,7 @@ class Paired:
                 decision = Decision.PAUSE if trials_left else Decision.CONTINUE
                 return Verdict(
                     decision=decision,
-                    reason="the race would have stopped it; trained to the end as a check (audit)",
+                    reason="the race would have stopped it; it is trained to the end as a check (audit)",
                     chance=chance,
                     audited=True,
                 )
