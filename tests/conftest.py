@@ -1,5 +1,6 @@
 """Real databases for every room's tests: SQLite files and a PostgreSQL server that lives as long as the session."""
 
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+
+# Set before torch is loaded: the models are tiny, and the threads of several test processes would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class PostgresServer:
