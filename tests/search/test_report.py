@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Callable, Sequence
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -380,7 +381,7 @@ def test_status_is_watched_until_ctrl_c(study: LookedAtStudy, monkeypatch: pytes
     """It shows the study as it is each time; not together with another form."""
     study.add_trial(0.5)
     pauses = iter([lambda: study.add_trial(0.75), lambda: signal.raise_signal(signal.SIGINT)])
-    monkeypatch.setattr(answers.time, "sleep", lambda seconds: next(pauses)())
+    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=lambda seconds: next(pauses)()))
     result = study.search("status", "--watch")
     assert result.exit_code == 0
     assert [line.split(": ")[1].split()[0] for line in result.stdout.splitlines() if line.startswith("best")] == [
