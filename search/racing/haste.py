@@ -16,6 +16,7 @@ from fold_search.storage.view import LedgerView
 
 MARGIN = 2.0  # how many times as long as it needs a trial is given: epochs differ in length, and a fold takes a start
 RECENT_EPOCHS = 20
+RECONSIDER_SECONDS = 2.0  # a choice depends on the clock too: it is made anew though nothing has happened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import optuna
 from fold_search.models.params import Scalar
 from fold_search.objectives.scoring.metrics import METRICS
 from fold_search.search.racing.estimates import estimates
+from fold_search.search.racing.haste import RECONSIDER_SECONDS
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.verdicts import Action
@@ -38,7 +39,6 @@ from fold_search.storage.studies import ask_afresh, close_study, end, next_numbe
 
 ROLE_SECONDS = 20.0
 RENEWAL_SECONDS = 1.0
-HASTE_SECONDS = 2.0
 MAX_ATTEMPTS = 5
 MOST_PASSED_OVER = 10  # trials skipped in one step; more would delay the renewal of the role
 NOT_WORTH_IT = "more training is not expected to find a better trial"
@@ -97,8 +97,7 @@ class Coordinator:
             self._close()
             return True
         self._seen = seen
-        # With a time limit the race's choice depends on the clock too.
-        self._look_again = time.monotonic() + HASTE_SECONDS if self.race.haste else math.inf
+        self._look_again = time.monotonic() + RECONSIDER_SECONDS if self.race.haste else math.inf
         return working
 
     def _lead(self) -> bool:

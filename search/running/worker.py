@@ -18,10 +18,11 @@ from fold_search.objectives.errors import Diverged, TrialError
 from fold_search.objectives.jobs import EpochScore
 from fold_search.objectives.training.leaks import LeakProof
 from fold_search.search.errors import USER_ERRORS, failure_of
+from fold_search.search.racing.haste import RECONSIDER_SECONDS
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.racing.verdicts import Action, Decision, Verdict
 from fold_search.search.running.checkpoints import Checkpoints, Pace
-from fold_search.search.running.presence import Presence
+from fold_search.search.running.presence import STOPPED, Presence
 from fold_search.search.study.stored import PREDICTIONS, fold_folder, weights_name
 from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.errors import LeaseLost, StorageError, StorageUnavailable, reason_of
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.2
-HASTE_SECONDS = 2.0
 MAX_OUTAGES = 3  # in a row, each as long as the database's patience; a broken connection is one of no length
 
 
@@ -116,8 +116,7 @@ class Worker:
                     self.stop.wait(POLL_SECONDS)
                     continue
                 seen, outages = sequence, 0
-                # With a time limit the choice depends on the clock too.
-                look_again = time.monotonic() + HASTE_SECONDS if self.race.haste else math.inf
+                look_again = time.monotonic() + RECONSIDER_SECONDS if self.race.haste else math.inf
                 if claim is not None:
                     presence.claim = claim  # from now on its lease is renewed as well
                     self.train(claim)
@@ -189,7 +188,7 @@ class Worker:
                 return
         if not training.finished:
             checkpoints.save_left(training)
-            self.ledger.release(claim, reason="the worker was stopped")
+            self.ledger.release(claim, reason=STOPPED)
             return
         self._finish(training, claim)
         checkpoints.keep(0)

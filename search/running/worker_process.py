@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fold_search.search.errors import USER_ERRORS
 from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.racing.live import live_race
+from fold_search.search.running.presence import STOPPED
 from fold_search.search.study.attended import WORKER_ROLE
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.rows import StudyRows
@@ -23,7 +24,6 @@ from fold_search.storage.ledger import Ledger
 if TYPE_CHECKING:
     from fold_search.search.running.worker import Worker
 
-LEAVING = "the worker was stopped"
 PATIENCE_SECONDS = 600.0  # with a database that went away
 
 # Exit codes: what the process that started it needs to know.
@@ -84,7 +84,7 @@ def leave_preparation(worker: "Worker", told: list[int]) -> None:
     while not worker.preparing.wait(0.1):
         pass
     with suppress(StorageError):
-        worker.ledger.release_owner(worker.owner, reason=LEAVING)
+        worker.ledger.release_owner(worker.owner, reason=STOPPED)
         worker.ledger.release_role(WORKER_ROLE + worker.owner, worker.owner)
     remove_scratch()
     os._exit(LEFT if told else FINISHED)

@@ -57,7 +57,7 @@ def test_a_command_to_copy_is_complete(page, line):
     """Known options, values that they take, and all that must be given."""
     for words in commands_of(line):
         command, arguments = resolve(words)
-        command.make_context("search", list(arguments))
+        assert command.make_context("search", list(arguments)).command is command
 
 
 @pytest.mark.parametrize(("page", "line"), MENTIONED)
