@@ -69,7 +69,7 @@ class Progress:
         while events := self._ledger.events(after=self._seen, limit=500):
             self._seen = events[-1].sequence
             for event in events:
-                if self._live is None or _is_resampled(event):
+                if _is_resampled(event) or (self._live is None and not _ends_with_its_trial(event)):
                     at = datetime.fromtimestamp(event.at).strftime("%H:%M:%S")
                     self.say(f"{at} {describe(event, metric=self._metric)}")
 
@@ -98,6 +98,11 @@ class Progress:
 def _is_resampled(event: Event) -> bool:
     sampled = event.kind is EventKind.FOLD_SAMPLED and event.fold == 0
     return sampled and event.payload["counts_before"] != event.payload["counts_after"]
+
+
+def _ends_with_its_trial(event: Event) -> bool:
+    """Whether the end of the trial says it all: a fold run that is stopped stops with its trial, for one reason."""
+    return event.kind is EventKind.FOLD_FINISHED and event.payload["state"] == FoldRunState.STOPPED
 
 
 def duration(seconds: float) -> str:
@@ -153,6 +158,8 @@ def _outcome(payload: dict[str, object], metric: str) -> str:
             text += f" ± {payload['std']:.4f}"
         if isinstance(payload.get("pooled"), float):
             text += f", all rows pooled {payload['pooled']:.4f}"
+        if payload.get("best_epoch"):
+            text += f", best epoch {payload['best_epoch']}"
     elif isinstance(payload.get("estimate"), float):
         text += f": {metric} about {payload['estimate']:.4f}"
     if payload.get("reason"):

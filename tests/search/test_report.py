@@ -22,7 +22,7 @@ from fold_search.search.commands import answers
 from fold_search.search.reporting import summary
 from fold_search.search.reporting.summary import summarise, trials_as_json
 from fold_search.search.reporting.tables import render_status
-from fold_search.search.running.progress import describe
+from fold_search.search.running.progress import Progress, describe
 from fold_search.search.study.config import StudyConfig, to_record
 from fold_search.storage.catalog import create_study
 from fold_search.storage.database import connect, migrate
@@ -402,6 +402,24 @@ def test_a_stopped_trial_is_shown_with_one_estimate(study: LookedAtStudy):
     said = "trial 0 stopped: macro_f1 about 0.6250 (0.1% chance to beat 0.9000 of trial 3, the best one)"
     assert describe(ended, metric="macro_f1") == said
     assert "about 0.6250" in study.search("status").stdout
+
+
+def test_a_stopped_trial_is_one_line_of_the_progress(sqlite_url: str):
+    """Its fold runs stop with it, for the same reason. What a fold has reached is a line of its own."""
+    study = LookedAtStudy(sqlite_url, folds={"k": 5})
+    printed = Console(file=StringIO())
+    with Progress(study.ledger, printed):
+        study.ledger.add_trial(0, {"dropout": 0.1})
+        done, begun = (study.ledger.claim_run("test", trial=0, fold=fold, lease_seconds=60) for fold in (0, 1))
+        study.ledger.finish_fold(done, FoldRunState.DONE, score=0.5, best_epoch=11)
+        study.ledger.stop_trial(begun, reason="hopeless")
+        study.ledger.finish_trial(0, TrialState.STOPPED, estimate=0.625)
+    lines = [line.split(maxsplit=1)[1] for line in printed.file.getvalue().splitlines()]
+    assert lines[-2:] == [
+        "trial 0 fold 0 done: macro_f1 0.5000, best epoch 11",
+        "trial 0 stopped: macro_f1 about 0.6250 (hopeless)",
+    ]
+    assert sum("stopped" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("look", ["trials", "fold_runs"])
