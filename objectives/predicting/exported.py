@@ -98,6 +98,11 @@ class Description(_Section):
     packages: dict[str, str]
     fingerprints: dict[str, str]
 
+    @property
+    def num_outputs(self) -> int:
+        """One for each class, or one number."""
+        return 1 if self.task == "regression" else len(self.label_names)
+
     @model_validator(mode="after")
     def _knows_each_whole_one(self) -> Self:
         whole = {member.folder for member in self.members if member.base is None}
@@ -151,7 +156,7 @@ class ExportedModel:
     @torch.inference_mode()
     def _votes(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
         """Return each member's predictions, (members, rows, outputs)."""
-        votes = np.empty((len(self._voters), len(rows), len(self.description.label_names) or 1), np.float32)
+        votes = np.empty((len(self._voters), len(rows), self.description.num_outputs), np.float32)
         order = np.argsort(feed.lengths(rows), kind="stable")
         try:
             for chosen, predictions in self._at_once.in_parts(order, lambda some: self._votes_at_once(feed, some)):

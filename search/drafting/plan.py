@@ -134,7 +134,7 @@ def propose(plan: Plan) -> dict[str, Proposal]:
 
 def concerns(parameter: Parameter, plan: Plan) -> bool:
     """Whether the parameter can have an effect on such data: its kind, its columns, classes or a numeric label."""
-    spec, numeric = plan.found.spec, plan.found.spread is not None
+    spec, numeric = plan.found.spec, plan.found.spec.task == "regression"
     if any(parameter.name in names for kind, names in _OF_KIND.items() if kind != spec.kind):
         return False
     if spec.kind == "image" and parameter.name in (*NOT_FOR_IMAGES, "max_length", "lora_alpha", "lora_targets"):

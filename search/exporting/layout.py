@@ -101,7 +101,7 @@ def read_template(path: Path, description: Description) -> Layout:
         problem = min(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
         raise ConfigError(f"{path}: {describe(problem, _Template)}") from None
     names = description.label_names
-    columns = {name: _source(name, text, names, path=path) for name, text in template.columns.items()}
+    columns = {name: _source(name, text, description, path=path) for name, text in template.columns.items()}
     if template.labels:
         for label in template.labels:
             _check_label(label, names, where=f"{path}: labels")
@@ -125,16 +125,17 @@ def _predicted(description: Description, *, top_k: int | None, probabilities: bo
     return pair | ({f"p_{name}": Source(kind="class", of=name) for name in names} if probabilities else {})
 
 
-def _source(name: str, text: str, label_names: Sequence[str], *, path: Path) -> Source:
-    known = ("row", *RANKED) if label_names else ("row", "prediction")
+def _source(name: str, text: str, description: Description, *, path: Path) -> Source:
+    are_classes = description.task == "classification"
+    known = ("row", *RANKED) if are_classes else ("row", "prediction")
     if text in known:
         return Source(kind=text)
     if text in (*RANKED, "prediction"):
-        what = "classes" if label_names else "numbers"
+        what = "classes" if are_classes else "numbers"
         raise ConfigError(f"{path}: columns.{name}: found {text}, but the model predicts {what}")
     if text.startswith(CLASS):
         label = text.removeprefix(CLASS)
-        _check_label(label, label_names, where=f"{path}: columns.{name}")
+        _check_label(label, description.label_names, where=f"{path}: columns.{name}")
         return Source(kind="class", of=label)
     return Source(kind="column", of=text)
 

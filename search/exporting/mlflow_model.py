@@ -41,7 +41,7 @@ class PyfuncModel:
         """
         spec = _spec_of_table(self._model.description.data)
         names = self._model.description.label_names
-        predictions = np.empty((0, len(names) or 1), np.float32)
+        predictions = np.empty((0, self._model.description.num_outputs), np.float32)
         if len(table):
             predictions = np.concatenate(list(self._predictions(_as_text(table), spec)))
         if self._model.description.task == "regression":
