@@ -77,8 +77,8 @@ def write_mlflow_files(folder: Path, description: Description) -> None:
             path=scratch,
             loader_module=__name__,
             signature=_signature(description),
-            input_example=_example(description.data, *description.entity_types[:1]),
-            pip_requirements=_requirements(description),
+            input_example=example(description.data, *description.entity_types[:1]),
+            pip_requirements=requirements(description),
         )
         shutil.copytree(scratch, folder, dirs_exist_ok=True)
     model = Model.load(str(folder))
@@ -119,7 +119,7 @@ def _signature(description: Description) -> Any:
     )
 
 
-def _example(spec: DataSpec, entity_type: str = "TYPE") -> pd.DataFrame:
+def example(spec: DataSpec, entity_type: str = "TYPE") -> pd.DataFrame:
     """One row of words that stand in nobody's data."""
     if spec.relation is None:
         return pd.DataFrame({name: [f"the {name}" if spec.image is None else "image.png"] for name in spec.columns})
@@ -133,7 +133,7 @@ def _type(column: str, spec: DataSpec) -> str:
     return "long" if spec.relation is not None and column.endswith(SPAN_ENDS) else "string"
 
 
-def _requirements(description: Description) -> list[str]:
+def requirements(description: Description) -> list[str]:
     """The packages whose versions decide what is predicted, without the build that one machine has of them."""
     needed = {"images": description.data.kind == "image", "korean": description.params.model.morphemes != "none"}
     extras = ",".join(name for name, is_needed in needed.items() if is_needed)

@@ -55,7 +55,7 @@ def model_card(description: Description) -> str:
 def _parts(description: Description) -> Iterator[str]:
     what = f"{len(description.label_names)} classes" if description.task == "classification" else "a number"
     members = description.members
-    yield f"# {_text(description.study)}: {description.data.kind}s into {what}\n"
+    yield f"# {as_markdown(description.study)}: {description.data.kind}s into {what}\n"
     form = _FORMS[description.form].format(members=len(members), epochs=members[0].epochs)
     yield f"{form} Trial {description.trial} of the study; encoder `{description.params.model.encoder}`.\n"
     if description.provisional:
@@ -80,16 +80,16 @@ def _parts(description: Description) -> Iterator[str]:
     if description.task == "classification":
         yield "## Classes\n\n| class | rows trained on, by model |\n| --- | --- |"
         for name, *counts in zip(description.label_names, *(member.class_counts for member in members), strict=True):
-            yield f"| {_text(class_name(name))} | {', '.join(map(str, counts))} |"
+            yield f"| {as_markdown(class_name(name))} | {', '.join(map(str, counts))} |"
         yield f"\nProbabilities are calibrated with temperature {description.temperature:.3f}.\n"
     yield "## Made with\n\n" + ", ".join(f"{name} {version}" for name, version in description.packages.items()) + "\n"
 
 
 def _columns(description: Description) -> str:
-    names = [f'"{_text(name)}"' for name in description.data.columns]
+    names = [f'"{as_markdown(name)}"' for name in description.data.columns]
     return f"column{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def _text(name: str) -> str:
+def as_markdown(name: str) -> str:
     """A name from a file or a user as Markdown that shows it, on one line and with no markup, whatever it holds."""
     return re.sub(r"([\\`*_\[\]<>&|])", r"\\\1", " ".join(visible(name).split()))

@@ -151,7 +151,7 @@ def _evaluate(description: Description, truth: Labels, predictions: NDArray[np.f
     names = defined_metrics(goal, task=description.task, num_classes=len(description.label_names))
     random = np.random.default_rng(0)
     if description.task == "classification":
-        metric, drawn = "macro_f1", _draw_macro_f1(truth.astype(np.int64), predictions, random)
+        metric, drawn = "macro_f1", draw_macro_f1(truth.astype(np.int64), predictions, random)
     else:
         metric, drawn = "mae", _draw_mae(truth, predictions, random)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -162,7 +162,7 @@ def _evaluate(description: Description, truth: Labels, predictions: NDArray[np.f
     )
 
 
-def _draw_macro_f1(
+def draw_macro_f1(
     truth: NDArray[np.int64], predictions: NDArray[np.float32], random: np.random.Generator
 ) -> list[float]:
     """Macro-F1 of rows drawn with replacement: the counts of a confusion matrix's cells are then multinomial."""

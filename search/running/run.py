@@ -103,7 +103,7 @@ def run_study(
             publisher.start()
             if limit is None or time.time() < limit.deadline:
                 engine.start()
-            going = _Run(
+            going = RunLoop(
                 ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
             )
             ending = going.to_its_end(None if limit is None else limit.deadline)
@@ -128,7 +128,7 @@ def run_study(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run:
+class RunLoop:
     """The loop of a run: coordinate, tend the workers, show progress, and stop in good order when it is time."""
 
     ledger: Ledger
@@ -143,7 +143,7 @@ class _Run:
         """Loop until the study is finished, the time is used up or the user interrupts."""
         working = True
         while working or self.engine.alive():
-            working = self._round()
+            working = self.once()
             if not working:
                 self.engine.stop()  # in a study that failed fold runs may be under way
             if self.counter.count >= 2:
@@ -151,12 +151,12 @@ class _Run:
             if self.ending is Ending.FINISHED:
                 self._leave_if_due(deadline)
             elif not self.engine.alive():
-                self._round()
+                self.once()
                 break
             time.sleep(STEP_SECONDS)
         return self.ending
 
-    def _round(self) -> bool:
+    def once(self) -> bool:
         """Do what is due once; return whether the study still has work. Waits out an outage of the database."""
         try:
             working = self.coordinator.step()

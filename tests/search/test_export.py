@@ -233,7 +233,7 @@ def test_the_interval_is_as_wide_as_that_of_rows_drawn_one_by_one():
     random = np.random.default_rng(0)
     truth = random.integers(0, 4, 300)
     predictions = apply_temperature(random.dirichlet(np.ones(4), 300) + 2 * np.eye(4)[truth], 1.0)
-    drawn = prediction._draw_macro_f1(truth, predictions.astype(np.float32), np.random.default_rng(1))
+    drawn = prediction.draw_macro_f1(truth, predictions.astype(np.float32), np.random.default_rng(1))
     goal = Goal(metric="macro_f1", epoch_metric="macro_f1")
     by_rows = [
         METRICS["macro_f1"](truth[rows], predictions[rows], goal) for rows in random.integers(0, 300, (1000, 300))
