@@ -213,7 +213,8 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
             close = nearest(theirs, chunk.table.columns)
             there = ", ".join(map(repr, chunk.table.columns))
             advice = f"did you mean {close!r}?" if close else f"there are {there};"
-            raise DataError(f"{path}: there is no column {theirs!r}; {advice} use --columns {own}={close or 'NAME'}")
+            name = close if close and close.isprintable() else "NAME"
+            raise DataError(f"{path}: there is no column {theirs!r}; {advice} use --columns {own}={name}")
         if not isinstance(chunk.table[theirs], pd.Series):
             raise DataError(f"{path}: the header names column {theirs!r} more than once")
         if own != theirs:

@@ -290,6 +290,7 @@ def test_what_cannot_be_exported_is_refused(study: Trained, tmp_path: Path, opti
     ("content", "options", "expected"),
     [
         ("txt,label\na,animal\n", (), ["there is no column 'text'; did you mean 'txt'? use --columns text=txt"]),
+        ("\x0btext,label\na,animal\n", (), ["did you mean '\\x0btext'? use --columns text=NAME"]),
         ("title\na\n", (), ["data.csv: there is no column 'text'; there are 'title'; use --columns text=NAME"]),
         ("a\nb\n", ("--columns", "text=b"), ["data.csv: there is no column 'b'", "--columns text=NAME"]),
         ("a\nb\n", ("--columns", "txt=a"), ["--columns: found 'txt', expected a column of the study: text"]),
