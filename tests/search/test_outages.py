@@ -15,7 +15,7 @@ import fold_search.search.running.coordinator
 import fold_search.search.running.run
 from fold_search.search.running import worker_process
 from fold_search.search.running.coordinator import ROLE_SECONDS
-from fold_search.search.running.run import RunLoop
+from fold_search.search.running.run import PATIENCE_SECONDS, RunLoop
 from fold_search.search.study.attended import COORDINATOR_ROLE
 from fold_search.storage import database
 from fold_search.storage.errors import StorageUnavailable
@@ -109,7 +109,8 @@ def test_a_worker_waits_at_least_five_minutes_for_its_database():
 
 def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):
     """It has said before for how long it tries."""
-    monkeypatch.setattr(fold_search.search.running.run, "PATIENCE_SECONDS", 0.05)
+    seconds = 0.0
+    monkeypatch.setattr(fold_search.search.running.run, "time", SimpleNamespace(monotonic=lambda: seconds))
     said: list[str] = []
 
     def step() -> bool:
@@ -118,9 +119,12 @@ def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):
     parts: dict[str, Any] = {"coordinator": SimpleNamespace(step=step), "progress": SimpleNamespace(say=said.append)}
     going = RunLoop(ledger=None, engine=None, counter=None, **parts)
     assert going.once()
-    assert said == ["the database is locked; trying again for up to 0 s; nothing is lost"]
-    time.sleep(0.1)
-    with pytest.raises(StorageUnavailable, match="is locked; gave up after 0 s; the same command continues the study"):
+    seconds += PATIENCE_SECONDS
+    assert going.once()
+    assert said == [f"the database is locked; trying again for up to {PATIENCE_SECONDS:.0f} s; nothing is lost"]
+    seconds += 1
+    message = f"is locked; gave up after {PATIENCE_SECONDS:.0f} s; the same command continues the study"
+    with pytest.raises(StorageUnavailable, match=message):
         going.once()
 
 
