@@ -351,10 +351,13 @@ REFUSED_PRIORS = [
 ]
 
 
-def refusal(names, *, task="classification", **settings: object) -> str:
-    with pytest.raises(DataError) as refused:
+def refusal(names, *, task="classification", **settings: object) -> str | None:
+    """What is said against a loss and its settings, if anything is."""
+    try:
         check_loss(TrainingParams(**settings), task=task, label_names=names)
-    return str(refused.value)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize(("weights", "names", "message"), REFUSED_WEIGHTS)
@@ -397,4 +400,4 @@ def test_the_loss_must_fit_the_kind_of_label():
 )
 def test_settings_that_fit_the_labels_pass(settings, task, names):
     """Weights and priors for every label, one number for two classes, a numeric label's loss."""
-    check_loss(TrainingParams(**settings), task=task, label_names=names)
+    assert refusal(names, task=task, **settings) is None
