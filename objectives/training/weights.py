@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from fold_search.objectives.data.names import quoted, which_label
 from fold_search.objectives.errors import DataError
-from fold_search.objectives.params import REGRESSION_LOSSES, TrainingParams
+from fold_search.objectives.loss_params import REGRESSION_LOSSES, WEIGHTED
+from fold_search.objectives.params import TrainingParams
 from fold_search.objectives.scoring.metrics import Task
 from fold_search.words import listed
-
-WEIGHTED = ("cross_entropy", "focal", "ldam")
 
 
 def class_weights(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fold_search.models.params import ColumnsParams, ImageParams, RelationParams
-from fold_search.objectives.params import REGRESSION_LOSSES
+from fold_search.objectives.loss_params import REGRESSION_LOSSES
 from fold_search.search.drafting.survey import Survey
 from fold_search.search.study.checks import NOT_FOR_IMAGES
 from fold_search.search.study.parameters import PARAMETERS, Choices, Parameter, Range

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from fold_search.models.params import ModelParams
 from fold_search.objectives.data.names import class_name
 from fold_search.objectives.data.spec import DataSpec
-from fold_search.objectives.params import REGRESSION_LOSSES, TrainingParams
+from fold_search.objectives.loss_params import REGRESSION_LOSSES
+from fold_search.objectives.params import TrainingParams
 from fold_search.search.drafting.plan import TRIALS, Plan, concerns, propose
 from fold_search.search.drafting.survey import Survey, name_some, readable
 from fold_search.search.errors import ConfigError

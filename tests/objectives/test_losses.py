@@ -13,7 +13,8 @@ from scipy.stats import entropy
 from torch.nn import functional
 
 from fold_search.objectives.errors import DataError
-from fold_search.objectives.params import REGRESSION_LOSSES, SMOOTHABLE, TrainingParams
+from fold_search.objectives.loss_params import REGRESSION_LOSSES, SMOOTHABLE
+from fold_search.objectives.params import TrainingParams
 from fold_search.objectives.training.losses import Loss, build_loss
 from fold_search.objectives.training.weights import check_loss, class_weights
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fold_search.objectives.data.spec import DataSpec, RelationSpec
-from fold_search.objectives.params import SMOOTHABLE
+from fold_search.objectives.loss_params import SMOOTHABLE
 from fold_search.search.drafting.survey import survey
 from fold_search.search.drafting.template import as_yaml, write_study_file
 from fold_search.search.errors import ConfigError
