@@ -140,7 +140,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def _connected(engine: Engine, *, begin: bool = False) -> Connection:
-    """A connection, on which a transaction may have begun; waited for with back-off while the database is away."""
+    """A connection on which a transaction may have begun. While the database is away, it is tried ever less often."""
     deadline = time.monotonic() + engine.get_execution_options().get("patience_seconds", 0.0)
     pause = FIRST_PAUSE_SECONDS
     while True:

@@ -9,7 +9,7 @@ Direction = Literal["maximize", "minimize"]
 
 
 class StudyState(StrEnum):
-    """Whether a study still wants trials; FAILED: too many of them failed one after the other."""
+    """Whether a study still wants trials. FAILED: too many trials in a row failed."""
 
     RUNNING = auto()
     FINISHED = auto()
@@ -17,7 +17,7 @@ class StudyState(StrEnum):
 
 
 class TrialState(StrEnum):
-    """RUNNING until the trial's end is decided; then no fold run of it is claimed any more."""
+    """RUNNING until it is decided how the trial ends. After that none of its fold runs is claimed."""
 
     RUNNING = auto()
     COMPLETE = auto()
@@ -26,7 +26,7 @@ class TrialState(StrEnum):
 
 
 class FoldRunState(StrEnum):
-    """WAITING, LEASED and PAUSED change into one another; DONE, STOPPED and FAILED are for good."""
+    """A fold run changes between WAITING, LEASED and PAUSED. DONE, STOPPED and FAILED are final."""
 
     WAITING = auto()
     LEASED = auto()
@@ -116,10 +116,10 @@ class StudyRecord:
 class TrialRecord:
     """A trial and the score of each of its folds, None where the fold run is not DONE.
 
-    `score` is their mean, `pooled` the same metric of the out-of-fold predictions of all rows together. `chance` is the
-    estimated chance to be the best after all folds, from when the race last paused or stopped the trial. An `audited`
-    trial would have been stopped at that chance, but is trained on to check it. `failure` is that of the fold run that
-    ended the trial, if one did.
+    `score` is their mean. `pooled` is the pooled score: the same metric of the out-of-fold predictions of all rows
+    together. `chance` is the race's estimate that the trial is the best after all folds, from when it last paused or
+    stopped the trial. An `audited` trial would have been stopped at that chance, but is trained on as a check.
+    `failure` is that of the fold run that ended the trial, if one did.
     """
 
     number: int
@@ -141,9 +141,9 @@ class TrialRecord:
 class FoldRun:
     """One fold of one trial; `owner` is who holds it or held it last.
 
-    `attempt` counts from 1 and rises when a lease was lost, not when it was given back; `num_epochs` are the epochs
-    recorded so far and `seconds` the time they took. `sample` says what resampling made of the training rows.
-    `failure` is of the last time that the fold run ended or was given back, None if nothing went wrong.
+    `attempt` counts from 1. It rises when a lease is lost, not when a worker gives the fold run back. `num_epochs` are
+    the epochs recorded so far and `seconds` the time they took. `sample` says what resampling made of the training
+    rows. `failure` is what went wrong when the fold run last ended or was given back; None if nothing did.
     """
 
     id: int
@@ -178,7 +178,7 @@ class ScoredEpoch(Protocol):
 
     @property
     def standing(self) -> float:
-        """The score that the fold would end with by now: that of the epoch that is chosen so far."""
+        """The score that the fold would have if it ended now: that of the best epoch so far."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -204,7 +204,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A fold run under a lease; every write shows the fencing `token`, and later claims have larger ones."""
+    """A fold run under a lease. Every write shows its `token`; a later claim has a larger one (see storage.leases)."""
 
     fold_run: int
     trial: int

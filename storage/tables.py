@@ -26,7 +26,7 @@ from fold_search.storage.records import EventKind, Failure, FoldRunState, StudyS
 
 
 class Json(TypeDecorator[Any]):
-    """JSON as text that we write: PostgreSQL's JSON types refuse NaN and infinities, which real metrics contain."""
+    """JSON, stored as text: PostgreSQL's JSON types refuse NaN and infinity, which real metrics contain."""
 
     impl = Text
     cache_ok = True
@@ -41,9 +41,9 @@ class Json(TypeDecorator[Any]):
 
 
 class Real(Double[float]):
-    """A double that keeps NaN on SQLite too, which turns a bound NaN into NULL: there it is the text 'NaN'.
+    """A double that can be NaN. SQLite would turn NaN into NULL, so there it is stored as the text 'NaN'.
 
-    On both databases NaN is ordered after every number.
+    Both databases sort NaN after every number.
     """
 
     def bind_processor(self, dialect: Dialect) -> Callable[[float | None], Any] | None:
@@ -102,9 +102,9 @@ class StudyRow(Table):
 
 
 class CounterRow(Table):
-    """A study's last event; whoever changes the study locks this row first.
+    """The number of a study's last event. Whoever changes the study locks this row first.
 
-    It is apart from the study because it is rewritten with every event.
+    It is a table of its own because the row is rewritten with every event.
     """
 
     __tablename__ = "ledger_counters"
@@ -193,7 +193,7 @@ class EventRow(Table):
 
 
 class MemoryRow(Table):
-    """How many rows of one shape fit into a device's memory at once, where more did not."""
+    """How many rows of one shape fit into a device's memory at once; only for shapes of which more did not fit."""
 
     __tablename__ = "ledger_memory"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
@@ -212,7 +212,7 @@ class CursorRow(Table):
 
 
 class RoleRow(Table):
-    """A role of which a study has one holder at a time, under a lease."""
+    """A role in a study, held under a lease by one owner at a time."""
 
     __tablename__ = "ledger_roles"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)

@@ -1,4 +1,4 @@
-"""Reading a ledger: each method is one look at the database that keeps no writer waiting."""
+"""Reading a ledger: each method looks at the database once and makes no writer wait."""
 
 import zlib
 from collections.abc import Collection
@@ -50,7 +50,7 @@ class LedgerView:
 
     @cached_property
     def folder(self) -> str:
-        """The study's folder among the artifacts; no other study has it, whatever database that is in."""
+        """The study's folder among the artifacts; no other study has the same, not even in another database."""
         return f"study-{study_key(self.study())}"
 
     def assignments(self) -> NDArray[np.int16]:
@@ -62,7 +62,7 @@ class LedgerView:
         return np.frombuffer(zlib.decompress(packed), dtype="<i2").astype(np.int16)
 
     def trials(self, *, told: bool | None = None) -> list[TrialRecord]:
-        """All trials by number, or those alone of whose end the sampler knows, or does not know."""
+        """All trials by number; or only those of whose end the sampler was told, or was not told."""
         trials = select(*TRIAL_COLUMNS).where(TrialRow.study_id == self.study_id).order_by(TrialRow.number)
         runs = (
             select(FoldRunRow.trial, FoldRunRow.state, FoldRunRow.score)
@@ -72,7 +72,7 @@ class LedgerView:
         if told is not None:
             trials = trials.where(TrialRow.told.is_(told))
             runs = runs.where(FoldRunRow.trial.in_(trials.with_only_columns(TrialRow.number).order_by(None)))
-        # The trials first: a trial that is added between the two questions is missing in both, not in one.
+        # The trials first. A trial that is added between the two queries is then missing in both, not in one.
         with reading(self.engine) as connection:
             rows = connection.execute(trials).mappings().all()
             by_trial = groupby(connection.execute(runs), key=lambda run: run.trial)
@@ -115,7 +115,7 @@ class LedgerView:
             return [(trial, fold, state) for trial, fold, state in rows]
 
     def audited(self) -> set[int]:
-        """The trials that would have been stopped and run on."""
+        """The trials that the race would have stopped, and that are trained on as a check."""
         trials = select(TrialRow.number).where(TrialRow.study_id == self.study_id, TrialRow.audited.is_(True))
         with reading(self.engine) as connection:
             return set(connection.scalars(trials))
@@ -128,7 +128,7 @@ class LedgerView:
             return dict(connection.execute(trials).tuples().all())
 
     def rows_that_fit(self, device: str) -> dict[str, int]:
-        """How many rows fit into the device's memory at once, by the shapes of which more did not."""
+        """How many rows fit into the device's memory at once, for each shape of which more did not fit."""
         here = (MemoryRow.study_id == self.study_id, MemoryRow.device == device)
         known = select(MemoryRow.shape, MemoryRow.rows).where(*here)
         with reading(self.engine) as connection:

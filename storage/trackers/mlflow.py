@@ -1,7 +1,7 @@
 """The MLflow tracker: one experiment per study, in it the study's run and one nested run per trial.
 
-Runs are found by their tags, a metric keeps the time of its event, and MLflow's stores hold one (metric, time, step,
-value) once: so publishing the same events again changes nothing.
+Publishing the same events again changes nothing: runs are found by their tags, a metric has the time of its event, and
+MLflow stores one (metric, time, step, value) only once.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class MlflowTracker:
         import_quietly()
         from mlflow import MlflowClient
 
-        # Beside the database: MLflow's default is a folder `mlruns` wherever the process was started.
+        # Beside the database. MLflow's default would be a folder `mlruns` wherever the process was started.
         artifacts = self._database.with_name("mlartifacts").as_uri() if self._database else None
         if self._database and not self._database.exists():
             create_database(self._database)
@@ -121,7 +121,7 @@ class _Session:
         finally:
             self._client.finalize_logged_model(model.model_id, status)
         self._client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
-        # Its place, not its name: a name is looked up in whatever MLflow the process is set to.
+        # By its place, not by its name: a name would be looked up in the MLflow that the process is set to.
         source = model.artifact_location
         version = self._client.create_model_version(name, source, run, description=description, model_id=model.model_id)
         return str(version.version)
@@ -177,7 +177,7 @@ class _Session:
         try:
             self._client.log_text(self._run, without_secrets(study_file), "study.yaml")
         except Exception as error:
-            # Some servers keep artifacts where only they can write; that must not hold up everything else.
+            # Some servers keep artifacts where only they can write. That must not stop everything else.
             self._client.set_tag(self._run, "search.study_file", f"not stored: {one_line(error)}")
 
 
@@ -236,7 +236,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def create_database(file: Path) -> None:
-    """Create MLflow's tables under another name, then link: several processes may do so at once, and any be killed."""
+    """Create MLflow's tables in another file, then link it. Several processes may do so at once, or be killed."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     file.parent.mkdir(parents=True, exist_ok=True)
