@@ -86,7 +86,7 @@ def app(context: click.Context, debug: bool) -> None:
 
 
 for command in (
-    drafts.init,
+    *(drafts.init, drafts.plan),
     *(runs.run, runs.worker),
     *(looks.status, looks.list_studies, looks.best, looks.diagnose, looks.neptune),
     *(servers.serve, servers.dashboard, servers.ui),

@@ -1,17 +1,19 @@
 """Commands before a study: a study file for a data file, and what a study will take."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fold_search.search.commands.answers import new_console
-from fold_search.search.commands.options import encoding_option, images_option, quotes_option
+from fold_search.search.commands.answers import new_console, print_json
+from fold_search.search.commands.options import encoding_option, images_option, json_option, quotes_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fold_search.objectives.data.sources import Quotes
+    from fold_search.search.drafting.measured import Measured
     from fold_search.search.drafting.plan import Plan
     from fold_search.search.drafting.survey import Survey
 
@@ -93,8 +95,11 @@ def init(
     (columns sentence, subject, subject_start and so on) needs --label only.
     """
     from fold_search.search.drafting.columns import find_columns
+    from fold_search.search.drafting.plan import Plan
     from fold_search.search.drafting.survey import render_table, survey
     from fold_search.search.drafting.template import refuse_existing, write_study_file
+    from fold_search.search.study.config import load_config
+    from fold_search.search.study.forecasts import keep_forecast
 
     if not force:
         refuse_existing(out)
@@ -111,60 +116,106 @@ def init(
     )
     found = survey(spec)
     console.print(render_table(found))
-    plan = _plan(found, console, out=out, seconds=seconds, preset=preset, encoder=encoder, probe=probe)
+    plan = Plan(found=found, encoder=encoder)
+    if probe:
+        plan = _plan(found, console, out=out, seconds=seconds, preset=preset, encoder=encoder)
     write_study_file(plan, out, full=full, overwrite=force)
+    if plan.fit:
+        keep_forecast(load_config(out), plan.fit.summary())
     console.print(f"wrote {out}; next: search run --study NAME --config {out}", highlight=False)
 
 
 def _plan(
-    found: "Survey",
-    console: "Console",
-    *,
-    out: Path,
-    seconds: float | None,
-    preset: str,
-    encoder: str | None,
-    probe: bool,
+    found: "Survey", console: "Console", *, out: Path, seconds: float | None, preset: str, encoder: str | None
 ) -> "Plan":
     """The plan for the data: fitted to this machine and the time, where the encoder can be tried here."""
-    from fold_search.search.drafting.advice import more_time, reason, render_comparison, warnings
-    from fold_search.search.drafting.encoders import proposed_encoder, write_architecture
+    from fold_search.search.drafting.advice import TIMES_AS_LONG, more_time, reason, render_comparison, warnings
     from fold_search.search.drafting.fitting import default_seconds, fit
+    from fold_search.search.drafting.plan import Plan
+
+    name, measured = _measured(found, console, out=out, encoder=encoder)
+    plan = Plan(found=found, encoder=name)
+    if measured is None:
+        return plan
+    given = seconds or default_seconds(measured)
+    fitted = fit(measured, plan.load, seconds=given, preset=preset)
+    longer = (given * factor for factor in TIMES_AS_LONG)
+    ways = ((time, fit(measured, plan.load, seconds=time, preset=preset).way) for time in longer)
+    console.print(render_comparison(fitted))
+    lines = [reason(fitted), more_time(ways, fitted.way)]
+    for line in (*filter(None, lines), *warnings(measured, encoder=name, max_length=fitted.shape.max_length)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return Plan(found=found, encoder=name, fit=fitted)
+
+
+def _measured(found: "Survey", console: "Console", *, out: Path, encoder: str | None) -> "tuple[str, Measured | None]":
+    """Return an encoder that can be used here, as the study file names it, and what was measured of it."""
+    from fold_search.search.drafting.encoders import proposed_encoder, write_architecture
+    from fold_search.search.drafting.measured import Wanted
     from fold_search.search.drafting.measuring import NotMeasured, try_encoder
     from fold_search.search.drafting.plan import Plan
 
-    plan, name = Plan(found=found, encoder=encoder), encoder or proposed_encoder(found.spec)[0]
-    if not probe:
-        return plan
-    size = plan.image_size if found.spec.kind == "image" else 0
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    spec, name = found.spec, encoder or proposed_encoder(found.spec)[0]
+    wanted = Wanted(image_size=Plan(found=found).image_size if spec.kind == "image" else 0)
+    why = ""
     with console.status("timing the encoder on this machine, up to half a minute ..."):
         try:
-            measured = try_encoder(found.spec, name, image_size=size)
+            return name, try_encoder(spec, name, wanted)
         except NotMeasured as error:
-            if encoder is not None or found.spec.kind != "image":
-                say(f"note: nothing was measured: {error}. Another encoder can be named with --encoder.")
-                return plan
-            say(f"note: {error}. A small network that starts from random weights is proposed instead.")
+            why = str(error)
+        if encoder is None and spec.kind == "image":
+            console.print(f"note: {why}", highlight=False, markup=False, soft_wrap=True)
+            console.print("note: a small network that starts from random weights is proposed instead", highlight=False)
             name = write_architecture(out)
             try:
-                measured = try_encoder(found.spec, f"config:{out.parent / 'encoder.json'}", image_size=size)
+                return name, try_encoder(spec, f"config:{out.parent / name.removeprefix('config:')}", wanted)
             except NotMeasured as error:
-                say(f"note: nothing was measured: {error}.")
-                return Plan(found=found, encoder=name)
-    fitted = fit(
-        measured,
-        num_rows=found.num_rows,
-        most_folds=plan.most_folds,
-        seconds=seconds or default_seconds(measured),
-        preset=preset,
-        embeds=plan.embeds,
-    )
-    console.print(render_comparison(fitted))
-    lines = [reason(fitted), more_time(fitted), *warnings(measured, encoder=name, max_length=fitted.shape.max_length)]
-    for line in filter(None, lines):
-        say(line)
-    return Plan(found=found, encoder=None if encoder is None and name.startswith("package:") else name, fit=fitted)
+                why = str(error)
+    line = f"note: nothing was measured: {why}; another encoder can be named with --encoder"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return name, None
+
+
+@click.command("plan")
+@click.option("--config", "file", required=True, type=click.Path(path_type=Path), help="The study file.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one per GPU, or 1 without a GPU]"
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one key of the study file; repeat for more.",
+)
+@json_option
+def plan(file: Path, workers: int | None, overrides: Sequence[str], as_json: bool) -> None:
+    """Say what a study will take on this machine: time, device hours, money, memory, disk.
+
+    Trains a few steps and nothing more. When the study has ended, `search status` compares this with what it took.
+    """
+    from fold_search.objectives.data.dataset import read_dataset
+    from fold_search.search.drafting.advice import render_outlook
+    from fold_search.search.drafting.measuring import NotMeasured
+    from fold_search.search.drafting.outlook import look_ahead
+    from fold_search.search.errors import ConfigError
+    from fold_search.search.running.engines.local import num_gpus
+    from fold_search.search.study.checks import check_encoders
+    from fold_search.search.study.config import load_config
+    from fold_search.search.study.disk import check_disk
+    from fold_search.search.study.forecasts import keep_forecast
+
+    config, console = load_config(file, overrides), new_console()
+    num_workers = workers or max(1, num_gpus())
+    with new_console(stderr=True).status("timing a few steps on this machine; this takes a minute or two ..."):
+        dataset = read_dataset(config.data)
+        disk = check_disk(config, dataset, encoders=check_encoders(config), num_workers=num_workers)
+        try:
+            outlook = look_ahead(config, dataset, workers=num_workers)
+        except NotMeasured as error:
+            raise ConfigError(f"{file}: nothing could be timed: {error}") from None
+    keep_forecast(config, outlook.summary())
+    if as_json:
+        print_json({**outlook.as_json(), "disk": disk})
+        return
+    console.print(render_outlook(outlook, price=None, disk=disk))

@@ -5,6 +5,26 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fold_search.search.drafting.ways import WAYS, Way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be measured of an encoder."""
+
+    ways: tuple[Way, ...] = tuple(WAYS.values())
+    longest: int | None = None  # the largest max_length; None: what such a machine reads in good time
+    image_size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What memory a training step takes, in bytes."""
+
+    peak: int
+    total: int  # that the device or the machine has
+    rows_at_once: int  # of a batch; fewer than the batch has where memory ended
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -12,6 +32,7 @@ class Measured:
 
     device: str  # in words
     num_gpus: int
+    is_busy: bool  # other programs used the cores when it was measured
     start: float  # seconds until a new process has loaded what it needs
     batch_size: int
     tokens: int  # of the median row, cut at `longest`; of images 0

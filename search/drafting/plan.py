@@ -8,6 +8,7 @@ from typing import Any
 from fold_search.models.params import ColumnsParams, ImageParams, RelationParams
 from fold_search.objectives.params import REGRESSION_LOSSES, TOKEN_CHANGES
 from fold_search.search.drafting.fitting import Fit
+from fold_search.search.drafting.forecast import EMBEDDING, Load, mean_growth
 from fold_search.search.drafting.survey import Survey
 from fold_search.search.drafting.ways import WAYS, Way
 from fold_search.search.study.checks import NOT_FOR_IMAGES
@@ -26,7 +27,6 @@ _OF_KIND = {
     "relation": set(RelationParams.model_fields),
     "image": {*ImageParams.model_fields, "image_augmentation"},
 }
-_EMBEDDING = {"near_miss", "tomek_links", "enn", "smote", "smote_enn"}
 _MINOR_WHY = "Not searched, because their effect is usually smaller:"
 _CONDITIONAL_WHY = "Not searched, because they need other settings than those above:"
 _MINOR = (
@@ -94,10 +94,16 @@ class Plan:
         return self.trials * self.num_folds * int(str(epochs[-1]))
 
     @property
-    def embeds(self) -> bool:
-        """Whether a proposed sampler looks for neighbours among the frozen encoder's states."""
-        sampler = propose(self).get("sampler")
-        return sampler is not None and sampler.searched and not _EMBEDDING.isdisjoint(sampler.domain.values() or [])
+    def load(self) -> Load:
+        """What the proposed samplers and the rows make of every epoch."""
+        load = Load(num_rows=self.found.num_rows, most_folds=self.most_folds)
+        proposals = propose(self)
+        if "sampler" not in proposals or not proposals["sampler"].searched:
+            return load
+        samplers = [str(name) for name in proposals["sampler"].domain.values() or []]
+        ratios = [float(str(ratio)) for ratio in proposals["sampler_ratio"].domain.ends()]
+        growth = mean_growth(list(self.found.classes.values()), samplers, (ratios[0], ratios[-1]))
+        return replace(load, growth=growth, embeds=not EMBEDDING.isdisjoint(samplers))
 
     @property
     def training_rows(self) -> int:
@@ -190,7 +196,7 @@ def _as_declared(plan: Plan, suggested: Any) -> Proposal:
 
 def _epochs(plan: Plan, suggested: Any) -> Proposal:
     steps = max(1, plan.training_rows // 16)
-    high = plan.fit.shape.epochs if plan.fit else plan.way.epochs(steps)[1]
+    high = plan.fit.shape.epochs[1] if plan.fit else plan.way.epochs(steps)[1]
     why = f"An epoch has about {steps:,} steps; with fewer steps more epochs are needed."
     return Proposal(domain=Range(low=max(2, high // 2), high=high), why=why)
 

@@ -78,11 +78,11 @@ def _lines(plan: Plan, folder: Path, *, full: bool) -> Iterator[str]:
     label = "a numeric label" if found.spread else f"{len(found.classes):,} classes"
     yield f"# Study file for {readable(found.spec.path.name)}: {found.num_rows:,} rows, {label}."
     if full:
-        yield "# It can be run as it is: search run --study NAME --config FILE. To search a parameter that is a comment,"
+        yield "# Run it as it is: search run --study NAME --config FILE. To search a parameter that is a comment,"
         yield "# remove the # before it; to leave a parameter at its default, add a #. All keys: docs/study-file.md."
     else:
-        yield "# It can be run as it is: search run --study NAME --config FILE. Keys that are not here have their defaults:"
-        yield "# docs/study-file.md has all of them, and `search init --full` writes them all."
+        yield "# Run it as it is: search run --study NAME --config FILE. Keys that are not here have their defaults:"
+        yield "# docs/study-file.md has all keys, and `search init --full` writes them all."
     if plan.fit:
         yield from (f"# {line}" for line in textwrap.wrap(reason(plan.fit), _WIDTH))
     for name, entries in _sections(plan, folder).items():
@@ -126,7 +126,7 @@ def _declared(model: type[BaseModel], *, values: _Values = MappingProxyType({}))
     entries = []
     for name, field in model.model_fields.items():
         value, why = values.get(name, (field.default, ""))
-        chosen = name in values and (name in _SHORT and value not in (None, ()) or value != field.default)
+        chosen = name in values and ((name in _SHORT and value not in (None, ())) or value != field.default)
         entries.append(_Entry(key=name, value=value, meaning=field.description or "", why=why, chosen=chosen))
     return entries
 
@@ -174,7 +174,9 @@ def _shown(path: Path, folder: Path) -> str:
 
 
 def _model(plan: Plan) -> _Values:
-    encoder, why = proposed_encoder(plan.found.spec) if plan.encoder is None else (plan.encoder, "")
+    encoder, why = proposed_encoder(plan.found.spec)
+    if plan.encoder not in (None, encoder):
+        encoder, why = str(plan.encoder), ""
     trained = {name: (value, f"Trained is {plan.way.words}.") for name, value in plan.way.params.items()}
     if plan.found.spec.kind != "image":
         return {"encoder": (encoder, why), "max_length": (plan.max_length, _length_why(plan)), **trained}

@@ -1,7 +1,7 @@
 """The ways to train an encoder, from the whole of it to a head alone, and the params that stand for each."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 
 from fold_search.models.params import Scalar
 
@@ -20,6 +20,11 @@ class Way:
     most_epochs: int = 20
     steps: int = 1500  # optimiser steps of a training that is long enough
     fewest_steps: int = 500  # and of one that is just about
+
+    @property
+    def layers(self) -> int | None:
+        """How many of the top layers are trained; None: all of them, or low-rank updates in all."""
+        return self.params.get("trainable_layers")  # type: ignore[return-value]
 
     def epochs(self, steps_per_epoch: int) -> tuple[int, int]:
         """Return how many epochs a training has, where time is short and where it is not."""
@@ -49,9 +54,18 @@ WAYS = {
 }
 
 
-def way_of(model: dict[str, Any]) -> Way:
-    """Return the way that comes nearest to a model's parameters."""
-    if model["lora_rank"] is not None:
-        return WAYS["lora"]
-    layers = model["trainable_layers"]
-    return WAYS["whole" if layers is None else "head" if layers == 0 else "top"]
+def ways_of(layers: Iterable[int | None], ranks: Collection[int | None]) -> list[Way]:
+    """Return the ways that a study with these trainable_layers and lora_ranks trains, each once."""
+    top, ways = WAYS["top"], []
+    for number in dict.fromkeys(layers):
+        if number is None or number == 0:
+            ways.append(WAYS["whole" if number is None else "head"])
+        else:
+            words = f"the top {number} layers" if number > 1 else "the top layer"
+            ways.append(replace(top, name=f"top-{number}", words=words, params={"trainable_layers": number}))
+    low = [
+        replace(WAYS["lora"], name=f"lora-{rank}", words=f"LoRA of rank {rank}", params={"lora_rank": rank})
+        for rank in dict.fromkeys(ranks)
+        if rank is not None
+    ]
+    return [*low, *(ways if None in ranks else [])]
