@@ -1,12 +1,13 @@
 """Commands before a study: a study file for a data file, and what a study will take."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fold_search.search.commands.answers import new_console, print_json
+from fold_search.search.commands.answers import new_console, print_json, say
 from fold_search.search.commands.options import encoding_option, images_option, json_option, quotes_option
 
 if TYPE_CHECKING:
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
     from fold_search.search.drafting.survey import Survey
 
 
-def _time(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
-    if text is None:
-        return None
+def _seconds(text: str | float) -> float:
     from fold_search.search.study.sections import parse_time
 
     try:
-        return parse_time(text)
+        return parse_time(text) or 0.0
     except ValueError:
         raise click.BadParameter(f"found {text!r}, expected a time such as 30m, 2h or 1h30m") from None
+
+
+def _time(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    return None if text is None else _seconds(text)
 
 
 @click.command("init")
@@ -109,6 +112,7 @@ def init(
         label=label,
         text=text,
         image=image,
+        show=new_console(stderr=True).print,
         images=images,
         task=task,
         encoding=encoding,
@@ -137,7 +141,7 @@ def _plan(
     plan = Plan(found=found, encoder=name)
     if measured is None:
         return plan
-    given = seconds or default_seconds(measured)
+    given = seconds or _ask_time(default_seconds(measured))
     fitted = fit(measured, plan.load, seconds=given, preset=preset)
     longer = (given * factor for factor in TIMES_AS_LONG)
     ways = ((time, fit(measured, plan.load, seconds=time, preset=preset).way) for time in longer)
@@ -146,6 +150,17 @@ def _plan(
     for line in (*filter(None, lines), *warnings(measured, encoder=name, max_length=fitted.shape.max_length)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return Plan(found=found, encoder=name, fit=fitted)
+
+
+def _ask_time(usual: float) -> float:
+    """The time that the search may take: asked for at a terminal, else the usual one."""
+    from fold_search.search.drafting.advice import in_words
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        say(f"note: --time is not given; the study is made for {in_words(usual)}")
+        return usual
+    answer = click.prompt("How long may the search take", default=in_words(usual), value_proc=_seconds)
+    return float(answer)
 
 
 def _measured(found: "Survey", console: "Console", *, out: Path, encoder: str | None) -> "tuple[str, Measured | None]":

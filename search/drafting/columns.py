@@ -1,10 +1,11 @@
 """Which columns of a data file are read, where the user has not named them all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.table import Table
 
 from fold_search.objectives.data.class_folders import FILE, FOLDER, is_class_folders
 from fold_search.objectives.data.dataset import read_chunks
@@ -13,7 +14,6 @@ from fold_search.objectives.data.spec import DataSpec, RelationSpec
 from fold_search.objectives.errors import DataError
 from fold_search.search.drafting.survey import readable
 from fold_search.search.errors import ConfigError
-from fold_search.words import listed
 
 HEAD_ROWS = 20
 MOST_COLUMNS = 30
@@ -23,11 +23,19 @@ TRIED_IMAGES = 5
 MOST_PLACES = 50
 
 
-def find_columns(path: Path, *, label: str | None, text: tuple[str, ...], image: str | None, **others: Any) -> DataSpec:
+def find_columns(
+    path: Path,
+    *,
+    label: str | None,
+    text: tuple[str, ...],
+    image: str | None,
+    show: Callable[[Table], None],
+    **others: Any,
+) -> DataSpec:
     """Return what is read of a file, a folder or a zip file of images; `others` are further fields of DataSpec.
 
     Relations are known by the names of their columns; images that lie beside a table are found. Raises DataError if the
-    file cannot be read, ConfigError, which lists its columns, if it is not clear what is to be read.
+    file cannot be read, ConfigError if it is not clear what is to be read; its columns are shown before.
     """
     if not text and is_class_folders(path):
         label, image = label or FOLDER, image or FILE
@@ -40,7 +48,8 @@ def find_columns(path: Path, *, label: str | None, text: tuple[str, ...], image:
         if label is None or not (text or image or relation):
             missing = [] if label else ["--label"]
             missing += [] if text or image or relation else ["--text (or --image)"]
-            raise ConfigError(f"expected {' and '.join(missing)}; the columns of {path} are {_described(head)}")
+            show(_table(head, path))
+            raise ConfigError(f"expected {' and '.join(missing)}: the names of columns of {path}")
     spec = DataSpec(path=path, label=label, text=text, image=image, relation=relation, **others)
     if image and spec.images is None and not is_class_folders(path) and (place := _images(spec)):
         spec = spec.model_copy(update={"images": place})
@@ -53,14 +62,19 @@ def _head(path: Path, others: dict[str, Any]) -> pd.DataFrame:
     return next(iter(read_chunks(unread, rows=HEAD_ROWS))).table
 
 
-def _described(head: pd.DataFrame) -> str:
-    """Name the columns, each with a few of its values."""
-    return listed((f"{readable(str(name))} ({_examples(head[name])})" for name in head.columns), most=MOST_COLUMNS)
+def _table(head: pd.DataFrame, path: Path) -> Table:
+    """Show the columns, each with a few of its values."""
+    table = Table("column", "first values", title=f"columns of {path}", title_justify="left")
+    for name in head.columns[:MOST_COLUMNS]:
+        table.add_row(readable(str(name)), _examples(head[name]))
+    if len(head.columns) > MOST_COLUMNS:
+        table.add_row(f"{len(head.columns) - MOST_COLUMNS} more", "")
+    return table
 
 
 def _examples(cells: pd.Series) -> str:
     values = list(dict.fromkeys(str(cell) for cell in cells if str(cell).strip()))
-    return ", ".join(readable(value, longest=LONGEST_EXAMPLE) for value in values[:EXAMPLES]) or "empty"
+    return " | ".join(readable(value, longest=LONGEST_EXAMPLE) for value in values[:EXAMPLES])
 
 
 def _images(spec: DataSpec) -> Path | None:

@@ -62,7 +62,7 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets, num_workers: int 
     engine = engine or _connect(url)
     prints = {"data": dataset.fingerprint, "folds": fingerprint_folds(assignments), "config": fingerprint(config)}
     if record is None:
-        metric = study_metric(config)
+        metric, forecast = study_metric(config), read_forecast(config)
         record = create_study(
             engine,
             name=name,
@@ -70,7 +70,7 @@ def begin(config: StudyConfig, name: str, *, secrets: Secrets, num_workers: int 
             metric=metric.name,
             direction=metric.direction,
             fingerprints=prints,
-            provenance={**provenance(dataset), "forecast": read_forecast(config)},
+            provenance=provenance(dataset) | ({} if forecast is None else {"forecast": forecast}),
             assignments=assignments,
         )
     _check_unchanged(record, config, prints)
