@@ -24,12 +24,12 @@ class NotMeasured(Exception):
 
 def try_encoder(spec: DataSpec, encoder: str, wanted: Wanted) -> Measured:
     """Return what a few steps of the encoder take here; raises DataError, NotMeasured."""
-    return _elsewhere(_measure, spec, encoder, wanted, asked=time.time())
+    return _elsewhere(measure_here, spec, encoder, wanted, asked=time.time())
 
 
 def try_memory(spec: DataSpec, encoder: str, wanted: Wanted, way: Way, *, batch_size: int) -> Memory:
     """Return what memory a training step takes here; raises DataError, NotMeasured if it is more than there is."""
-    return _elsewhere(_measure_memory, spec, encoder, wanted, way, batch_size=batch_size)
+    return _elsewhere(weigh_here, spec, encoder, wanted, way, batch_size=batch_size)
 
 
 def _elsewhere(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -40,13 +40,15 @@ def _elsewhere(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
         raise NotMeasured(str(error)) from error
 
 
-def _measure(spec: DataSpec, encoder: str, wanted: Wanted, *, asked: float) -> Measured:
+def measure_here(spec: DataSpec, encoder: str, wanted: Wanted, *, asked: float) -> Measured:
+    """Measure in this process, which loads torch."""
     from fold_search.search.drafting.probe import measure
 
     return measure(spec, encoder, wanted, asked=asked, seconds=PROBE_SECONDS)
 
 
-def _measure_memory(spec: DataSpec, encoder: str, wanted: Wanted, way: Way, *, batch_size: int) -> Memory:
+def weigh_here(spec: DataSpec, encoder: str, wanted: Wanted, way: Way, *, batch_size: int) -> Memory:
+    """The same for memory."""
     from fold_search.search.drafting.probe import measure_memory
 
     return measure_memory(spec, encoder, wanted, way, batch_size=batch_size)

@@ -24,6 +24,7 @@ from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.parameters import PARAMETERS, Choices, Range
 from fold_search.search.study.sections import (
+    ArtifactsConfig,
     BudgetConfig,
     FoldsConfig,
     GoalConfig,
@@ -112,6 +113,7 @@ def _sections(plan: Plan, folder: Path) -> dict[str, list[_Entry]]:
         "folds": _declared(FoldsConfig, values={"k": (plan.num_folds, _folds_why(plan))}),
         "race": _declared(RaceConfig),
         "budget": _declared(BudgetConfig, values=_budget(plan)),
+        "artifacts": _declared(ArtifactsConfig),
         # A study file is refused with storage.encoders.
         "storage": [entry for entry in _declared(StorageConfig) if entry.key != "encoders"],
         "trackers": _declared(TrackersConfig),
