@@ -5,98 +5,24 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from fold_search.search.commands.answers import new_console, print_best
 from fold_search.search.commands.options import (
-    encoding_option,
     find_study,
-    images_option,
     machine_option,
     memory_option,
-    quotes_option,
     storage_option,
     study_option,
 )
 
 if TYPE_CHECKING:
-    from fold_search.objectives.data.sources import Quotes
     from fold_search.search.running.engines.local import LocalEngine
     from fold_search.search.study.config import StudyConfig
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import OpenStudy
-
-
-@click.command("init")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--label", metavar="COLUMN", help="The label column: the class of a row, or a number with --task regression."
-)
-@click.option("--text", "text", multiple=True, metavar="COLUMN", help="A text column; repeat to join several.")
-@click.option("--image", metavar="COLUMN", help="The column of image paths, instead of --text.")
-@images_option
-@click.option(
-    "--task",
-    type=click.Choice(["classification", "regression"]),
-    default="classification",
-    show_default=True,
-    help="Whether the label is a class or a number.",
-)
-@encoding_option
-@quotes_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("study.yaml"),
-    show_default=True,
-    help="The study file to write.",
-)
-@click.option("--force", is_flag=True, help="Overwrite the study file if it exists.")
-def init(
-    data: Path,
-    label: str | None,
-    text: tuple[str, ...],
-    image: str | None,
-    images: Path | None,
-    task: Literal["classification", "regression"],
-    encoding: str | None,
-    quotes: "Quotes | None",
-    out: Path,
-    force: bool,
-) -> None:
-    """Look at a data file and write a study file for it.
-
-    DATA is a CSV, TSV, JSONL or Parquet file; then --label and --text (or --image) are needed. Or DATA is a folder or
-    zip file with one folder of images per class; then no option is needed.
-    """
-    from fold_search.objectives.data.class_folders import FILE, FOLDER, is_class_folders
-    from fold_search.objectives.data.spec import DataSpec
-    from fold_search.search.drafting.survey import render_table, survey
-    from fold_search.search.drafting.template import write_study_file
-
-    if not text and is_class_folders(data):
-        label, image = label or FOLDER, image or FILE
-    if label is None or bool(text) == bool(image):
-        raise click.UsageError(
-            "expected --label and either --text or --image, or DATA with one folder of images per class"
-        )
-    spec = DataSpec(
-        path=data,
-        label=label,
-        text=text,
-        image=image,
-        images=images,
-        task=task,
-        encoding=encoding,
-        quotes=quotes or "auto",
-    )
-    found = survey(spec)
-    console = new_console()
-    console.print(render_table(found))
-    write_study_file(found, out, overwrite=force)
-    console.print(f"wrote {out}; next: search run --study NAME --config {out}", highlight=False)
 
 
 @click.command("run")

@@ -22,7 +22,7 @@ _DURATION = re.compile(r"(?:(?P<d>\d{1,9})d)?(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
-def _parse_time(value: object) -> float | None:
+def parse_time(value: object) -> float | None:
     """Seconds of "1h30m", or of a number of seconds."""
     if value is None:
         return None
@@ -37,7 +37,7 @@ def _parse_time(value: object) -> float | None:
 
 
 def _check_time(value: Any) -> Any:
-    seconds = _parse_time(value)
+    seconds = parse_time(value)
     return seconds if isinstance(value, int) else value
 
 
@@ -170,7 +170,7 @@ class BudgetConfig(Section):
     @property
     def seconds(self) -> float | None:
         """`time` in seconds."""
-        return _parse_time(self.time)
+        return parse_time(self.time)
 
 
 class StorageConfig(Section):

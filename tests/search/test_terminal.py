@@ -94,9 +94,9 @@ def test_labels_and_columns_cannot_steer_the_terminal(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     lines = [f"{CLEAR} text {number},{CLEAR}[red]{'ab'[number % 2]}[/red]" for number in range(12)]
     Path("data.csv").write_text("\n".join([f"te{CLEAR}xt,label", *lines, ""]))
-    shown = run("init", "data.csv", "--label", "label", "--text", f"te{CLEAR}xt").output
+    shown = run("init", "--no-probe", "data.csv", "--label", "label", "--text", f"te{CLEAR}xt").output
     assert "[red]a[/red]" in shown
-    refused = run("init", "data.csv", "--label", f"la{CLEAR}", "--text", "text")
+    refused = run("init", "--no-probe", "data.csv", "--label", f"la{CLEAR}", "--text", "text")
     assert refused.exit_code == 2
     assert OBEYED.search(shown + refused.output) is None
 
