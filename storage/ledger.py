@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 
 from fold_search.storage import leases
 from fold_search.storage.catalog import create_study, find_study, list_studies
@@ -23,8 +23,17 @@ from fold_search.storage.records import (
     StudyState,
     TrialState,
 )
-from fold_search.storage.tables import CursorRow, EpochRow, FoldRunRow, MemoryRow, RoleRow, StudyRow, TrialRow
-from fold_search.storage.view import LedgerView
+from fold_search.storage.tables import (
+    CursorRow,
+    EpochRow,
+    FoldRunRow,
+    MemoryRow,
+    RoleRow,
+    StudyRow,
+    TrialRow,
+    UsageRow,
+)
+from fold_search.storage.view import SECONDS_BY_NOW, LedgerView
 
 __all__ = ["Ledger", "create_study", "find_study", "list_studies"]
 
@@ -298,9 +307,24 @@ class Ledger(LedgerView):
             return True
 
     def release_role(self, role: str, owner: str) -> None:
-        """Free the role for the next one that asks; does nothing if somebody else holds it."""
+        """Free the role for the next one that asks; does nothing if somebody else holds it.
+
+        The usage of a worker is counted up to now, unless its role has lapsed: nobody knows when it died.
+        """
+        live = exists().where(*self._role(role), RoleRow.owner == owner, RoleRow.expires_at >= clock())
+        usage = update(UsageRow).where(UsageRow.study_id == self.study_id, UsageRow.role == role, live)
         with writing(self.engine) as connection:
+            connection.execute(usage.values(seconds=SECONDS_BY_NOW, at=clock()))
             connection.execute(delete(RoleRow).where(*self._role(role), RoleRow.owner == owner))
+
+    def record_usage(self, role: str, *, device: str, share: float, seconds: float) -> None:
+        """Set how long the worker with this role has held its share of a device, in seconds of the share."""
+        values = {"device": device, "share": share, "seconds": seconds}
+        usage = update(UsageRow).where(UsageRow.study_id == self.study_id, UsageRow.role == role)
+        with writing(self.engine) as connection:
+            if connection.execute(usage.values(**values, at=clock())).rowcount == 0:
+                mine = {"study_id": self.study_id, "role": role}
+                connection.execute(insert(UsageRow).values(**mine, **values, at=clock()))
 
     def update_config(self, config: dict[str, Any]) -> None:
         """Record the parts of the study file that may change while a study goes on: budget, storage, trackers."""

@@ -228,3 +228,19 @@ class Event:
     fold: int | None
     epoch: int | None
     payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How long one worker has held its device, or its `share` of one that several workers use.
+
+    `seconds` are those of the share: two workers on one GPU for an hour are half an hour each. They go up to now while
+    the worker is `live`, which is while its role has not lapsed; `at` is when they were written last.
+    """
+
+    role: str
+    device: str
+    share: float
+    seconds: float
+    at: float
+    live: bool

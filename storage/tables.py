@@ -219,3 +219,15 @@ class RoleRow(Table):
     role: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str]
     expires_at: Mapped[float]
+
+
+class UsageRow(Table):
+    """The device seconds of one worker, known by its role, as it counted them `at` some time; see records.Usage."""
+
+    __tablename__ = "ledger_usage"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    role: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str]
+    share: Mapped[float]
+    seconds: Mapped[float]
+    at: Mapped[float]

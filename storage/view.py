@@ -8,13 +8,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, and_, case, func, select
 
 from fold_search.storage.catalog import STUDY_COLUMNS, study_key
 from fold_search.storage.database import clock, reading
 from fold_search.storage.errors import StorageError
 from fold_search.storage.leases import COLUMNS as FOLD_RUN_COLUMNS
-from fold_search.storage.records import EpochRecord, Event, EventKind, FoldRun, FoldRunState, StudyRecord, TrialRecord
+from fold_search.storage.records import (
+    EpochRecord,
+    Event,
+    EventKind,
+    FoldRun,
+    FoldRunState,
+    StudyRecord,
+    TrialRecord,
+    Usage,
+)
 from fold_search.storage.tables import (
     CounterRow,
     CursorRow,
@@ -25,11 +34,13 @@ from fold_search.storage.tables import (
     RoleRow,
     StudyRow,
     TrialRow,
+    UsageRow,
 )
 
 TRIAL_COLUMNS = [c for c in TrialRow.__table__.columns if c.name not in ("study_id", "finished_at")]
 EPOCH_COLUMNS = [c for c in EpochRow.__table__.columns if c.name != "study_id"]
 EVENT_COLUMNS = [c for c in EventRow.__table__.columns if c.name != "study_id"]
+SECONDS_BY_NOW = UsageRow.seconds + UsageRow.share * (clock() - UsageRow.at)  # of a worker that lives
 
 
 class LedgerView:
@@ -173,6 +184,16 @@ class LedgerView:
         leased = (FoldRunRow.state == FoldRunState.LEASED, FoldRunRow.expires_at >= clock())
         with reading(self.engine) as connection:
             return set(connection.scalars(select(FoldRunRow.id).where(FoldRunRow.study_id == self.study_id, *leased)))
+
+    def usage(self) -> list[Usage]:
+        """What each worker that the study ever had has used of a device, in the order in which that was written."""
+        live = RoleRow.role.is_not(None)
+        seconds = case((live, SECONDS_BY_NOW), else_=UsageRow.seconds)
+        columns = (UsageRow.role, UsageRow.device, UsageRow.share, seconds.label("seconds"), UsageRow.at)
+        held = and_(RoleRow.study_id == UsageRow.study_id, RoleRow.role == UsageRow.role, RoleRow.expires_at >= clock())
+        mine = select(*columns, live.label("live")).outerjoin(RoleRow, held).where(UsageRow.study_id == self.study_id)
+        with reading(self.engine) as connection:
+            return [Usage(**row) for row in connection.execute(mine.order_by(UsageRow.at)).mappings()]
 
     def cursor(self, tracker: str) -> int:
         """The sequence of the last event the tracker has; 0 if it has none."""

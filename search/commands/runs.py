@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fold_search.search.commands.answers import new_console, print_best
+from fold_search.search.commands.answers import new_console, print_best, say
 from fold_search.search.commands.options import (
     find_study,
     machine_option,
@@ -81,6 +81,7 @@ def run(
     from fold_search.search.running.engines.local import num_gpus
     from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.beginning import begin
+    from fold_search.search.study.spending import spending
 
     console = new_console()
     study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
@@ -91,6 +92,8 @@ def run(
     with announced(study.ledger, owner):
         if not reopen_if_work_is_left(study, config):
             return _ended(study, config)
+        if used_up := spending(study.ledger, config.budget).used_up:
+            return _spent(study, config, used_up)
         engine = _engine(study, config, workers=workers, memory_limit=memory_limit, began=began)
         return _run(study, config, owner=owner, engine=engine, secrets=secrets)
 
@@ -114,12 +117,15 @@ def worker(
     from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import on_this_machine
+    from fold_search.search.study.spending import spending
     from fold_search.storage.records import StudyState
 
     study = find_study(name, storage)
     config = on_this_machine(study.record, overrides)
     if study.record.state is not StudyState.RUNNING:
         return _ended(study, config)
+    if used_up := spending(study.ledger, config.budget).used_up:
+        return _spent(study, config, used_up)
     owner, secrets = make_owner(), Secrets.read()
     with announced(study.ledger, owner):
         engine = _engine(study, config, workers=workers, memory_limit=memory_limit)
@@ -155,6 +161,7 @@ def _engine(
 def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "LocalEngine", secrets: "Secrets") -> int:
     from fold_search.search.errors import ExitCode, RunFailed
     from fold_search.search.running.run import Ending, check_complete, run_study
+    from fold_search.search.study.spending import spending
     from fold_search.search.study.stored import misplaced
     from fold_search.storage.artifacts import Artifacts
     from fold_search.storage.errors import StorageUnavailable
@@ -174,8 +181,20 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
     if ending is Ending.FINISHED:
         console.print(f"next: search serve --study {shlex.quote(study.record.name)}", highlight=False)
         return ExitCode.DONE
-    console.print("nothing is lost; the same command continues the study", highlight=False)
-    return ExitCode.DONE if ending is Ending.TIMEOUT else ExitCode.INTERRUPTED
+    used_up = spending(study.ledger, config.budget).used_up if ending is Ending.SPENT else None
+    say(f"nothing is lost; {used_up or 'the same command continues the study'}")
+    return ExitCode.DONE if ending in (Ending.TIMEOUT, Ending.SPENT) else ExitCode.INTERRUPTED
+
+
+def _spent(study: "OpenStudy", config: "StudyConfig", used_up: str) -> int:
+    """Say of a study whose hours or money are used up how it would go on. Nothing is trained."""
+    from fold_search.search.errors import ExitCode
+    from fold_search.search.running.run import check_complete
+
+    check_complete(study, config)
+    say(used_up)
+    print_best(study, new_console())
+    return ExitCode.DONE
 
 
 def _ended(study: "OpenStudy", config: "StudyConfig") -> int:

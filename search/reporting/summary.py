@@ -15,7 +15,9 @@ from fold_search.search.racing.ties import Tie, tied_with
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.study.attended import is_attended, present_runs
 from fold_search.search.study.config import config_from_record
+from fold_search.search.study.sections import BudgetConfig
 from fold_search.search.study.space import most_trials
+from fold_search.search.study.spending import Spending, spending
 from fold_search.storage.catalog import list_studies
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.ledger import Ledger
@@ -56,7 +58,8 @@ class Summary:
     A trial that has not ended is `running`, `paused` or `waiting` (not begun). `work_saved` is the share of the ended
     trials' epochs that were not trained because the race stopped trials. Epochs that a fold skipped because of
     `patience` do not count, nor do those of diverged trials. An unfinished fold is assumed to need the same share of
-    its epochs as the finished ones did. `failures` counts the trials that ended by a failure, by its kind.
+    its epochs as the finished ones did. `failures` counts the trials that ended by a failure, by its kind. `used` are
+    device hours and money.
     """
 
     study: str
@@ -72,6 +75,7 @@ class Summary:
     epochs_left: float
     work_saved: float
     race: RaceFigures
+    used: Spending
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with plain types."""
@@ -111,6 +115,7 @@ def summarise(ledger: Ledger) -> Summary:
         epochs_left=(to_come + under_way) * (1 - work_saved),
         work_saved=work_saved,
         race=race_figures(trials, runs, record.direction),
+        used=spending(ledger, plan.budget),
     )
 
 
@@ -159,10 +164,11 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
 
     `samples` has null where it is not recorded.
     """
-    best = summarise(ledger).best
+    summary = summarise(ledger)
+    best, used = summary.best, asdict(summary.used)
     if best is None:
         found = find_provisional(ledger)
-        return found.as_json() if found else None
+        return found.as_json() | {"used": used} if found else None
     samples = samples_of(ledger, best.trial)
     tied = [asdict(tie) for tie in best_ties(ledger, best.trial)]
     return {
@@ -171,6 +177,7 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
         "num_validation_rows_used": num_leaked(samples),
         "samples": samples,
         "tied": tied,
+        "used": used,
     }
 
 
@@ -226,6 +233,7 @@ class _Plan:
     trials: int
     folds: int
     epochs: int
+    budget: BudgetConfig
 
 
 @lru_cache(maxsize=16)
@@ -236,7 +244,7 @@ def _plan(recorded: str) -> _Plan:
     `search run` may change the budget at any time.
     """
     config = config_from_record(json.loads(recorded))
-    return _Plan(trials=most_trials(config), folds=config.folds.k, epochs=config.training.epochs)
+    return _Plan(trials=most_trials(config), folds=config.folds.k, epochs=config.training.epochs, budget=config.budget)
 
 
 def _epochs_needed(trials: Sequence[TrialRecord], runs: Sequence[FoldRun], *, usual: int) -> dict[int, float]:

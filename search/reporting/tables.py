@@ -10,7 +10,15 @@ from rich.table import Column, Table
 
 from fold_search.search.racing.audits import paused_trials, race_line, trial_states
 from fold_search.search.racing.verdicts import percent
-from fold_search.search.reporting.lines import best_line, counts_line, leak_line, sample_line, show, ties_line
+from fold_search.search.reporting.lines import (
+    best_line,
+    counts_line,
+    leak_line,
+    sample_line,
+    show,
+    ties_line,
+    used_line,
+)
 from fold_search.search.reporting.provisional import Provisional, find_provisional
 from fold_search.search.reporting.summary import Summary, best_ties, estimate_trials, samples_of, summarise, worth
 from fold_search.search.study.attended import present_runs
@@ -52,6 +60,7 @@ def render_status(ledger: Ledger, *, width: int = 80, most: int = 20, reasons: b
         best_line(summary),
         f"stopping trials early saved {summary.work_saved:.0%} of the epochs of ended trials",
         race_line(summary.race),
+        used_line(summary),
     ]
     if len(trials) > most:
         lines.append(f"{len(trials) - most} more trials; --csv and --json show all, with their params")
@@ -74,7 +83,8 @@ def render_best(ledger: Ledger) -> RenderableType:
     best = summary.best
     if best is None:
         found = find_provisional(ledger)
-        return Group(best_line(summary), _provisional(found, summary.metric)) if found else best_line(summary)
+        provisional = [_provisional(found, summary.metric)] if found else []
+        return Group(best_line(summary), *provisional, used_line(summary))
     samples = samples_of(ledger, best.trial)
     resampled = any(sample["counts_before"] != sample["counts_after"] for sample in samples if sample)
     table = Table(show_header=False)
@@ -83,9 +93,8 @@ def render_best(ledger: Ledger) -> RenderableType:
     table.add_section()
     for name, value in best.params.items():
         table.add_row(name, show(value))
-    return Group(
-        best_line(summary), table, ties_line(best_ties(ledger, best.trial)), leak_line(samples), race_line(summary.race)
-    )
+    ties, race = ties_line(best_ties(ledger, best.trial)), race_line(summary.race)
+    return Group(best_line(summary), table, ties, leak_line(samples), race, used_line(summary))
 
 
 def _provisional(found: Provisional, metric: str) -> RenderableType:

@@ -18,6 +18,7 @@ from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.continuing import has_work_left, how_to_add_trials
 from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
 from fold_search.search.running.engines.engine import Engine
+from fold_search.search.running.meter import Meter
 from fold_search.search.running.progress import Progress
 from fold_search.search.running.pruning import Pruning
 from fold_search.search.running.publish import make_publisher
@@ -27,6 +28,7 @@ from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.environment import Secrets
 from fold_search.search.study.opened import OpenStudy
 from fold_search.search.study.rows import StudyRows
+from fold_search.search.study.spending import spending
 from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.errors import StorageUnavailable
 from fold_search.storage.ledger import Ledger
@@ -43,6 +45,7 @@ class Ending(StrEnum):
 
     FINISHED = "finished"
     TIMEOUT = "timeout"
+    SPENT = "spent"
     INTERRUPTED = "interrupted"
     KILLED = "killed"
     FAILED = "failed"
@@ -101,10 +104,16 @@ def run_study(
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
         try:
             publisher.start()
+            meter = Meter(ledger=study.ledger, budget=config.budget, say=progress.say)
             if limit is None or time.time() < limit.deadline:
                 engine.start()
             going = RunLoop(
-                ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
+                ledger=study.ledger,
+                coordinator=coordinator,
+                engine=engine,
+                progress=progress,
+                meter=meter,
+                counter=counter,
             )
             ending = going.to_its_end(None if limit is None else limit.deadline)
         finally:
@@ -124,7 +133,7 @@ def run_study(
         raise ConfigError(engine.error)
     check_not_failed(study, config)
     finished = study.ledger.study().state is StudyState.FINISHED
-    return Ending.FINISHED if ending is Ending.TIMEOUT and finished else ending
+    return Ending.FINISHED if ending in (Ending.TIMEOUT, Ending.SPENT) and finished else ending
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,12 +144,13 @@ class RunLoop:
     coordinator: Coordinator
     engine: Engine
     progress: Progress
+    meter: Meter
     counter: Interrupts
     ending: Ending = Ending.FINISHED
     outage_since: float | None = None
 
     def to_its_end(self, deadline: float | None) -> Ending:
-        """Loop until the study is finished, the time is used up or the user interrupts."""
+        """Loop until the study is finished, a budget is used up or the user interrupts."""
         working = True
         while working or self.engine.alive():
             working = self.once()
@@ -162,6 +172,7 @@ class RunLoop:
             working = self.coordinator.step()
             _release(self.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
             self.progress.update()
+            self.meter.look()
             self.outage_since = None
             return working
         except StorageUnavailable as error:
@@ -180,6 +191,8 @@ class RunLoop:
             self.ending = Ending.INTERRUPTED
         elif deadline is not None and time.time() > deadline:
             self.ending = Ending.TIMEOUT
+        elif self.meter.used_up:
+            self.ending = Ending.SPENT
         else:
             return
         self.coordinator.asking = False
@@ -192,6 +205,7 @@ _LEAVING = {
     Ending.INTERRUPTED: "stopping after the current step; press Ctrl-C again to stop now",
     Ending.FAILED: "a worker cannot continue; stopping after the current step",
     Ending.TIMEOUT: "the time limit is reached; stopping after the current step",
+    Ending.SPENT: "the budget is used up; stopping after the current step",
 }
 
 
@@ -220,7 +234,8 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
         hint = "; `search export` gives a provisional model" if find_provisional(study.ledger) else ""
         if not summary.epochs_trained:
             hint = "; no epoch is trained yet: the rows are prepared first, so a first run needs more time"
-        raise RunFailed(f"no trial is complete yet; the same command continues the study{hint}", ExitCode.NONE_COMPLETE)
+        on = spending(study.ledger, config.budget).used_up or "the same command continues the study"
+        raise RunFailed(f"no trial is complete yet; {on}{hint}", ExitCode.NONE_COMPLETE)
     ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"
     reasons = [trial.reason for trial in study.ledger.trials() if trial.failure and trial.reason]
     last = f"; last failure: {reasons[-1]}" if reasons else ""

@@ -1,7 +1,7 @@
 """The sections of the study file that are not declared by the rooms below: what may stand in each."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -11,11 +11,12 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     field_validator,
+    model_validator,
 )
 
 from fold_search.objectives.scoring.metrics import METRICS, TOP_K
 from fold_search.search.study import defaults
-from fold_search.search.study.wording import renamed, unmet, without_password
+from fold_search.search.study.wording import refused, renamed, unmet, without_password
 from fold_search.words import nearest
 
 _DURATION = re.compile(r"(?:(?P<d>\d{1,9})d)?(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9})m)?(?:(?P<s>\d{1,9})s)?")
@@ -155,6 +156,28 @@ class BudgetConfig(Section):
         description="Time limit of one `search run`, counted from the command: 2h, 90m, 1h30m or seconds; null: no "
         "limit. When the time gets short, the folds of the best trial go before all others.",
     )
+    gpu_hours: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Device hours of the whole study, over all its runs and machines: the hours that workers hold a "
+        "GPU, from the start of their processes to their end. Without a GPU the hours of each worker count. null: no "
+        "limit.",
+    )
+    money: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Money for the whole study: its device hours times price_per_hour, in any currency. null: no "
+        "limit.",
+    )
+    price_per_hour: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Price of one device hour. All hours of the study count at the price that is set now. Without "
+        "budget.money it limits nothing and is only shown.",
+    )
     max_failures: int = Field(
         10,
         ge=1,
@@ -171,6 +194,17 @@ class BudgetConfig(Section):
     def seconds(self) -> float | None:
         """`time` in seconds."""
         return parse_time(self.time)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether hours or money are limited, which all runs of the study share."""
+        return self.gpu_hours is not None or self.money is not None
+
+    @model_validator(mode="after")
+    def _has_a_price(self) -> Self:
+        if self.money is not None and self.price_per_hour is None:
+            raise refused("needs budget.price_per_hour, the price of one device hour", path=("budget", "money"))
+        return self
 
 
 class StorageConfig(Section):

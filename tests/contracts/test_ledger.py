@@ -624,6 +624,57 @@ class TestRoles:
         assert ledger.live_leases() == set()
 
 
+class TestUsage:
+    def test_usage_is_set_and_goes_on_while_the_worker_lives(self, ledger: Ledger) -> None:
+        """By its share of the device; without its role only what it wrote counts."""
+        ledger.record_usage("worker/a", device="GPU", share=0.5, seconds=5.0)
+        [usage] = ledger.usage()
+        assert (usage.role, usage.device, usage.share, usage.live, usage.seconds) == (
+            "worker/a",
+            "GPU",
+            0.5,
+            False,
+            5.0,
+        )
+        assert abs(usage.at - time.time()) < 60
+        ledger.acquire_role("worker/a", "a", lease_seconds=60)
+        time.sleep(0.5)
+        [usage] = ledger.usage()
+        assert usage.live
+        assert 5.25 <= usage.seconds < 8
+        ledger.record_usage("worker/a", device="GPU", share=0.5, seconds=6.0)
+        ledger.record_usage("worker/a", device="GPU", share=0.5, seconds=6.0)
+        [usage] = ledger.usage()
+        assert 6.0 <= usage.seconds < 8
+
+    def test_what_a_worker_used_until_its_role_ended_stays(self, ledger: Ledger) -> None:
+        """Of one whose role lapsed only what it wrote: nobody knows when it died. Other roles have no usage."""
+        for name, lease in (("left", 60.0), ("dead", 0.2)):
+            ledger.record_usage(f"worker/{name}", device="CPU", share=1.0, seconds=5.0)
+            ledger.acquire_role(f"worker/{name}", name, lease_seconds=lease)
+        ledger.acquire_role("coordinator", "a", lease_seconds=60)
+        time.sleep(0.5)
+        ledger.release_role("worker/left", "somebody else")
+        for name in ("left", "dead", "left"):
+            ledger.release_role(f"worker/{name}", name)
+        ledger.release_role("coordinator", "a")
+        used = {usage.role: usage.seconds for usage in ledger.usage()}
+        assert used.keys() == {"worker/left", "worker/dead"}
+        assert 5.5 <= used["worker/left"] < 8
+        assert used["worker/dead"] == 5.0
+        assert not any(usage.live for usage in ledger.usage())
+
+    def test_each_study_has_its_own_usage(self, engine: Engine, ledger: Ledger) -> None:
+        """By the order in which it was written, the latest last."""
+        other = Ledger(engine, new_study(engine, name="other").id)
+        other.record_usage("worker/a", device="CPU", share=1.0, seconds=1.0)
+        for name in ("b", "a", "b"):
+            ledger.record_usage(f"worker/{name}", device="CPU", share=1.0, seconds=2.0)
+            time.sleep(0.01)
+        assert [usage.role for usage in ledger.usage()] == ["worker/a", "worker/b"]
+        assert [usage.seconds for usage in other.usage()] == [1.0]
+
+
 def test_reading_costs_the_same_number_of_statements_however_much_there_is(ledger: Ledger) -> None:
     """Trials take two statements, also some of them, all other bulk reads one."""
     for number in range(20):
@@ -632,9 +683,9 @@ def test_reading_costs_the_same_number_of_statements_however_much_there_is(ledge
     event.listen(ledger.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
     counts = []
     reads = (ledger.trials, lambda: ledger.trials(told=False), ledger.fold_runs, ledger.epochs, ledger.counts)
-    reads += (ledger.events, ledger.run_states, ledger.standings, ledger.params, ledger.audited)
+    reads += (ledger.events, ledger.run_states, ledger.standings, ledger.params, ledger.audited, ledger.usage)
     for read in reads:
         statements.clear()
         read()
         counts.append(sum(statement.startswith("SELECT") for statement in statements))
-    assert counts == [2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert counts == [2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1]
