@@ -19,6 +19,7 @@ from fold_search.objectives.errors import Diverged, TrialError
 from fold_search.objectives.jobs import EpochScore, FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce, memory_of, memory_shape
 from fold_search.objectives.scoring.metrics import EPOCH_METRICS, METRICS, score_all
+from fold_search.objectives.stages import TRAINING, stage
 from fold_search.objectives.tasks.feeds import Inputs
 from fold_search.objectives.tasks.text import bucketed_batches
 from fold_search.objectives.training.checkpoints import pack, unpack
@@ -73,14 +74,15 @@ class FoldTraining:
         self._device = torch.device(device)
         self._sample = as_sample(job.training_rows)
         if job.task == "classification":
-            self._sample = resample(
-                job.training_rows,
-                job.classes,
-                params=training,
-                seed=job.seed,
-                embeddings=inputs.embeddings,
-                label_names=job.label_names,
-            )
+            with stage("choosing rows", purpose="" if training.sampler == "none" else training.sampler):
+                self._sample = resample(
+                    job.training_rows,
+                    job.classes,
+                    params=training,
+                    seed=job.seed,
+                    embeddings=inputs.embeddings,
+                    label_names=job.label_names,
+                )
         drawn = self._draw(epoch=1)
         self.sample = replace(
             prove(
@@ -94,7 +96,7 @@ class FoldTraining:
         )
         self._targets, self._scale = job.targets, job.label_scale
         self._training_sample = choose(job.training_rows, len(job.validation_rows), seed=job.seed)
-        with seeded(job.seed, 0, self._device), memory_of(self._device):
+        with seeded(job.seed, 0, self._device), memory_of(self._device), stage("building the model"):
             self._loss = build_loss(
                 training,
                 counts=job.counts(drawn.rows),
@@ -240,7 +242,7 @@ class FoldTraining:
         with seeded(job.seed, epoch, self._device):
             metrics = self._train_epoch(epoch)
         metrics["rows_per_second"] = len(self._sample) / (time.perf_counter() - start)
-        with self._optimiser.averaged():
+        with self._optimiser.averaged(), stage("scoring"):
             _, metrics["train_loss"] = self._evaluate(self._training_sample)
             predictions, metrics["val_loss"] = self._evaluate(job.validation_rows)
         if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
@@ -269,15 +271,18 @@ class FoldTraining:
         ]
         within = self._within = self._within or WithinEpoch()
         within.go_on(self._device)
-        for step, batches in list(enumerate(steps))[within.step :]:
-            if self._stop():
-                within.leave(self._device)
-                raise Leave
-            loss, norm = self._accumulate(batches, epoch=epoch, step=step), self._clip()
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                raise Diverged(f"epoch {epoch}, step {step + 1} of {len(steps)}: loss {loss}, gradient norm {norm}")
-            self._optimiser.step(factors[step])
-            within.add(loss=loss, norm=norm, rows=sum(map(len, batches)))
+        with stage(TRAINING, total=len(steps)) as advance:
+            advance(within.step)
+            for step, batches in list(enumerate(steps))[within.step :]:
+                if self._stop():
+                    within.leave(self._device)
+                    raise Leave
+                loss, norm = self._accumulate(batches, epoch=epoch, step=step), self._clip()
+                if not math.isfinite(loss) or not math.isfinite(norm):
+                    raise Diverged(f"epoch {epoch}, step {step + 1} of {len(steps)}: loss {loss}, gradient norm {norm}")
+                self._optimiser.step(factors[step])
+                within.add(loss=loss, norm=norm, rows=sum(map(len, batches)))
+                advance(1)
         within.leave(self._device)  # what scores the epoch may be left too
         return {
             "train_loss_running": within.loss_sum / sum(len(batch) for batches in steps for batch in batches),

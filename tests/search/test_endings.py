@@ -98,7 +98,9 @@ class Commands:
 
         process = ThreadProcess(worker.work)
         process.kill = leave
-        return LocalWorker(process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None)
+        return LocalWorker(
+            process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None, heard=Pipe()[0]
+        )
 
     def __call__(self, command: str, *options: str) -> Result:
         given = self.study.config.model_dump(mode="json", exclude_unset=True)
@@ -299,7 +301,7 @@ def dead(exitcode: int, message: str = "") -> LocalWorker:
     errors, sender = Pipe(duplex=False)
     sender.send(message)
     process = SimpleNamespace(exitcode=exitcode, is_alive=lambda: False, kill=lambda: None, join=lambda: None)
-    return LocalWorker(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors)
+    return LocalWorker(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors, heard=errors)
 
 
 @both
