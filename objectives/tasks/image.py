@@ -28,6 +28,7 @@ from fold_search.objectives.data.image_files import decode_images, stamps
 from fold_search.objectives.devices import rows_per_forward
 from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce
+from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.cache import scratch_beside, write_parts
 from fold_search.objectives.tasks.feeds import Batch
 from fold_search.objectives.tasks.image_augmentation import ImageAugmentation
@@ -138,15 +139,16 @@ def prepare_images(content: Content, *, encoder: str, image_size: int, cache: Pa
         cache / f"images-{key}.npy",
         shape=(len(content.texts), image_size, image_size, 3),
         dtype="|u1",
-        compute=lambda: decode_images(content, size=image_size),
+        compute=lambda: _counted(decode_images(content, size=image_size), "reading images", total=len(content.texts)),
     )
     return ImageInputs(pixels=pixels, encoder=encoder, key=key, cache=cache, device=device)
 
 
 @torch.inference_mode()
 def _pool_all(pixels: Pixels, encoder: str, *, pooling: str, device: str) -> Iterator[Array]:
-    model = load_image_encoder(encoder, image_size=pixels.shape[1]).eval()
-    nn.Module.to(model, device)
+    with stage("loading the encoder"):
+        model = load_image_encoder(encoder, image_size=pixels.shape[1]).eval()
+        nn.Module.to(model, device)
     mean, deviation = load_normalisation(encoder)
     at_once = RowsAtOnce(rows=rows_per_forward(torch.device(device)), device=torch.device(device))
 
@@ -154,8 +156,10 @@ def _pool_all(pixels: Pixels, encoder: str, *, pooling: str, device: str) -> Ite
         images = _normalised(_as_floats(pixels[rows]), mean, deviation).to(device)
         return pool_images(model, images, pooling=pooling).cpu().numpy()
 
-    for _, states in at_once.in_parts(np.arange(len(pixels)), pool):
-        yield states
+    with stage("embedding rows", total=len(pixels)) as advance:
+        for rows, states in at_once.in_parts(np.arange(len(pixels)), pool):
+            yield states
+            advance(len(rows))
 
 
 def _as_floats(pixels: Pixels) -> Tensor:
@@ -173,6 +177,14 @@ def _thumbnails(pixels: Pixels) -> NDArray[np.float32]:
         functional.adaptive_avg_pool2d(_as_floats(pixels), THUMBNAIL_SIZE).flatten(1).numpy()
     )
     return thumbnails
+
+
+def _counted(parts: Iterable[Array], what: str, *, total: int) -> Iterator[Array]:
+    """Yield the parts, and count their rows as a stage."""
+    with stage(what, total=total) as advance:
+        for part in parts:
+            yield part
+            advance(len(part))
 
 
 def _parts(pixels: Pixels, *, size: int) -> Iterator[Pixels]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fold_search.objectives.data.relations import Entity, Relation
 from fold_search.objectives.errors import DataError
+from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.cache import Arrays, cached, digest
 
 PACKAGES = ("kiwipiepy", "kiwipiepy_model")
@@ -50,7 +51,11 @@ def _find_borders(texts: Sequence[str], *, cache: Path) -> list[NDArray[np.int64
     key = digest([*map(importlib.metadata.version, PACKAGES), *texts])
 
     def compute() -> Arrays:
-        rows = [_borders(text, morphemes) for text, morphemes in zip(texts, _kiwi().tokenize(texts), strict=True)]
+        rows = []
+        with stage("cutting rows into morphemes", total=len(texts)) as advance:
+            for text, morphemes in zip(texts, _kiwi().tokenize(texts), strict=True):
+                rows.append(_borders(text, morphemes))
+                advance(1)
         places = np.array([place for row in rows for place in row], np.int64)
         return {"places": places, "offsets": np.cumsum([0, *map(len, rows)], dtype=np.int64)}
 

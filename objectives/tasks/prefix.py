@@ -18,6 +18,7 @@ from fold_search.models.reading import lower_states, read_states, upper_states
 from fold_search.objectives.devices import rows_per_forward
 from fold_search.objectives.jobs import Rows
 from fold_search.objectives.memory import RowsAtOnce
+from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.cache import filled
 from fold_search.objectives.tasks.feeds import Batch
 
@@ -82,8 +83,9 @@ def frozen_prefix(
             return None
 
     def fill(complete: Path) -> None:
-        model = load_encoder(encoder).eval()
-        torch.nn.Module.to(model, device)
+        with stage("loading the encoder"):
+            model = load_encoder(encoder).eval()
+            torch.nn.Module.to(model, device)
         _fill(complete, model, num_layers=num_layers, batch=batch, lengths=lengths)
 
     arrays = filled(folder, fill)
@@ -118,7 +120,7 @@ def _fill(
     num_windows = np.ones(len(order), np.int64)
     shape = (int(lengths.sum()), width)
     # As they come: the states of all rows may be larger than memory.
-    with (folder / "states.npy").open("wb") as file:
+    with (folder / "states.npy").open("wb") as file, stage("embedding rows", total=len(order)) as advance:
         np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
@@ -127,6 +129,7 @@ def _fill(
                 num_windows[chosen] = np.bincount(inputs["row_of_window"].numpy())
             for states in at_once.attempt(partial(_states, inputs, encoder, num_layers)):
                 file.write(states.tobytes())
+            advance(len(chosen))
     starts = np.empty(len(order), np.int64)
     starts[order] = np.cumsum(lengths[order]) - lengths[order]
     np.save(folder / "starts.npy", starts)

@@ -22,6 +22,7 @@ from fold_search.objectives.devices import rows_per_forward
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce
+from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.augmentation import Augmentation
 from fold_search.objectives.tasks.cache import cached, digest, digest_weights
 from fold_search.objectives.tasks.feeds import Batch
@@ -182,19 +183,21 @@ def tokenise_marked(
 
     def compute() -> dict[str, NDArray[Any]]:
         rows = []
-        for start in range(0, len(texts), TEXTS_PER_CALL):
-            part = texts[start : start + TEXTS_PER_CALL]
-            encoded = tokenizer(
-                [text.text for text in part],
-                truncation=False,
-                return_offsets_mapping=True,
-                return_special_tokens_mask=True,
-                verbose=False,
-            )
-            fields = (encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"])
-            for text, ids, *row in zip(part, *fields, strict=True):
-                of_nothing = ([stand_in], [(0, 0)], [1])
-                rows.append(_row(text, *((ids, *row) if ids else of_nothing), max_length=max_length))
+        with stage("tokenising rows", total=len(texts)) as advance:
+            for start in range(0, len(texts), TEXTS_PER_CALL):
+                part = texts[start : start + TEXTS_PER_CALL]
+                encoded = tokenizer(
+                    [text.text for text in part],
+                    truncation=False,
+                    return_offsets_mapping=True,
+                    return_special_tokens_mask=True,
+                    verbose=False,
+                )
+                fields = (encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"])
+                for text, ids, *row in zip(part, *fields, strict=True):
+                    of_nothing = ([stand_in], [(0, 0)], [1])
+                    rows.append(_row(text, *((ids, *row) if ids else of_nothing), max_length=max_length))
+                advance(len(part))
         lengths = [0, *(len(ids) for ids, _, _ in rows)]
         ids, marks, ranks = (np.concatenate(arrays) for arrays in zip(*rows, strict=True))
         return {"ids": ids, "marks": marks, "ranks": ranks, "offsets": np.cumsum(lengths, dtype=np.int64)}
@@ -245,8 +248,9 @@ def _ranks(marks: NDArray[np.int8], special: NDArray[np.bool_]) -> NDArray[np.in
 
 @torch.inference_mode()
 def _frozen_states(tokens: MarkedTokens, model: ModelParams, *, device: str) -> NDArray[np.float32]:
-    classifier = RelationClassifier(model, new_tokens=tokens.new, num_outputs=1).eval()
-    torch.nn.Module.to(classifier, device)
+    with stage("loading the encoder"):
+        classifier = RelationClassifier(model, new_tokens=tokens.new, num_outputs=1).eval()
+        torch.nn.Module.to(classifier, device)
     rows = np.arange(len(tokens.offsets) - 1)
     order = np.argsort(tokens.lengths(rows, max_length=model.max_length), kind="stable")
     at_once = RowsAtOnce(rows=rows_per_forward(torch.device(device)), device=torch.device(device))
@@ -255,7 +259,11 @@ def _frozen_states(tokens: MarkedTokens, model: ModelParams, *, device: str) -> 
         batch = {name: tensor.to(device) for name, tensor in tokens.batch(chosen, max_length=model.max_length).items()}
         return classifier.pooled(**batch).cpu().numpy()
 
-    parts = [pooled for _, pooled in at_once.in_parts(order, pool)]
+    parts = []
+    with stage("embedding rows", total=len(order)) as advance:
+        for chosen, pooled in at_once.in_parts(order, pool):
+            parts.append(pooled)
+            advance(len(chosen))
     states = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
     states[order] = np.concatenate(parts)
     return states

@@ -22,6 +22,7 @@ from fold_search.objectives.devices import rows_per_forward
 from fold_search.objectives.jobs import FoldJob
 from fold_search.objectives.memory import RowsAtOnce
 from fold_search.objectives.params import TOKEN_CHANGES
+from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.augmentation import Augmentation
 from fold_search.objectives.tasks.cache import cached, digest, digest_weights, filled, write_parts
 from fold_search.objectives.tasks.feeds import Batch
@@ -121,11 +122,13 @@ class TextInputs:
         cut = Cut(max_length=max_length, long_text=long_text, overlap=overlap)
 
         def fill(folder: Path) -> None:
-            model = load_encoder(self.encoder).eval().to(self.device)
+            with stage("loading the encoder"):
+                model = load_encoder(self.encoder).eval().to(self.device)
             width = state_width(model.config)
-            states = _pool_all(self.tokens, model, pool=Pooling(pooling, width), cut=cut)
             shape = (len(self.tokens.offsets) - 1, width)
-            write_parts(folder / "pooled.npy", states, shape=shape, dtype=np.float32)
+            with stage("embedding rows", total=shape[0]) as advance:
+                states = _pool_all(self.tokens, model, pool=Pooling(pooling, width), cut=cut, advance=advance)
+                write_parts(folder / "pooled.npy", states, shape=shape, dtype=np.float32)
 
         return filled(self.cache / f"pooled-{self._key(cut, pooling)}", fill)["pooled"]
 
@@ -231,11 +234,14 @@ def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path
 
     def compute() -> dict[str, Array]:
         ids, lengths = bytearray(), [0]
-        for start in range(0, len(texts), TEXTS_PER_CALL):
-            batch = list(texts[start : start + TEXTS_PER_CALL])
-            rows = [row or stand_in for row in tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]]
-            lengths += map(len, rows)
-            ids += np.concatenate(rows, dtype=np.int32).data
+        with stage("tokenising rows", total=len(texts)) as advance:
+            for start in range(0, len(texts), TEXTS_PER_CALL):
+                batch = list(texts[start : start + TEXTS_PER_CALL])
+                found = tokenizer(batch, truncation=True, max_length=max_length)["input_ids"]
+                rows = [row or stand_in for row in found]
+                lengths += map(len, rows)
+                ids += np.concatenate(rows, dtype=np.int32).data
+                advance(len(batch))
         return {"ids": np.frombuffer(ids, np.int32), "offsets": np.cumsum(lengths, dtype=np.int64)}
 
     arrays = cached(cache / f"tokens-{key}", compute)
@@ -293,7 +299,7 @@ def _cut(model: ModelParams) -> Cut:
 
 @torch.inference_mode()
 def _pool_all(
-    tokens: TokenisedTexts, encoder: PreTrainedModel, *, pool: Pooling, cut: Cut
+    tokens: TokenisedTexts, encoder: PreTrainedModel, *, pool: Pooling, cut: Cut, advance: Callable[[int], None]
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the pooled states of some rows after the other, those of like length read together."""
     size = rows_per_forward(encoder.device)
@@ -308,6 +314,7 @@ def _pool_all(
             batch = tokens.batch(rows[chosen], **cut)
             pooled = at_once.attempt(partial(_pool_batch, batch, encoder, pool))
             states[chosen] = mean_of_windows(pooled, batch.get("row_of_window")).numpy()
+            advance(len(chosen))
         yield states
 
 

@@ -17,6 +17,7 @@ from fold_search.objectives.errors import Diverged, TrialError
 from fold_search.objectives.jobs import EpochScore, FoldJob, Rows
 from fold_search.objectives.memory import memory_of
 from fold_search.objectives.scoring.metrics import EPOCH_METRICS, METRICS, score_all
+from fold_search.objectives.stages import TRAINING, stage
 from fold_search.objectives.tasks.feeds import Inputs
 from fold_search.objectives.training.checkpoints import pack, unpack
 from fold_search.objectives.training.optimisers import Optimiser
@@ -195,7 +196,7 @@ class FoldTraining:
         with seeded(job.seed, epoch, self._device):
             metrics = self._train_epoch(epoch)
         metrics["rows_per_second"] = self.passes.num_rows / (time.perf_counter() - start)
-        with self.optimiser.averaged():
+        with self.optimiser.averaged(), stage("scoring"):
             _, metrics["train_loss"] = self._evaluate(self.training_sample)
             predictions, metrics["val_loss"] = self._evaluate(job.validation_rows)
         if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
@@ -224,15 +225,18 @@ class FoldTraining:
         ]
         within = self._within = self._within or WithinEpoch()
         within.go_on(self._device)
-        for step, batches in list(enumerate(steps))[within.step :]:
-            if self._stop():
-                within.leave(self._device)
-                raise Leave
-            loss, norm = self.passes.backward(batches, epoch=epoch, step=step), self.passes.clip()
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                raise Diverged(f"epoch {epoch}, step {step + 1} of {len(steps)}: loss {loss}, gradient norm {norm}")
-            self.optimiser.step(factors[step])
-            within.add(loss=loss, norm=norm, rows=sum(map(len, batches)))
+        with stage(TRAINING, total=len(steps)) as advance:
+            advance(within.step)
+            for step, batches in list(enumerate(steps))[within.step :]:
+                if self._stop():
+                    within.leave(self._device)
+                    raise Leave
+                loss, norm = self.passes.backward(batches, epoch=epoch, step=step), self.passes.clip()
+                if not math.isfinite(loss) or not math.isfinite(norm):
+                    raise Diverged(f"epoch {epoch}, step {step + 1} of {len(steps)}: loss {loss}, gradient norm {norm}")
+                self.optimiser.step(factors[step])
+                within.add(loss=loss, norm=norm, rows=sum(map(len, batches)))
+                advance(1)
         within.leave(self._device)  # what scores the epoch may be left too
         return {
             "train_loss_running": within.loss_sum / sum(len(batch) for batches in steps for batch in batches),

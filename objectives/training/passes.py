@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fold_search.objectives.devices import rows_per_forward, seeded
 from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce, memory_of, memory_shape
+from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.feeds import Inputs
 from fold_search.objectives.tasks.text import bucketed_batches
 from fold_search.objectives.training.leaks import LeakProof, prove
@@ -50,7 +51,7 @@ class Passes:
         self._resampled = _resampled(job, inputs)
         drawn = self._drawn(epoch=1)
         self.sample = _proof(job, self._resampled, drawn)
-        with seeded(job.seed, 0, device), memory_of(device):
+        with seeded(job.seed, 0, device), memory_of(device), stage("building the model"):
             self._loss = build_loss(
                 job.params.training,
                 counts=job.counts(drawn.rows),
@@ -166,14 +167,16 @@ class Passes:
 def _resampled(job: FoldJob, inputs: Inputs) -> Sample:
     if job.task == "regression":
         return as_sample(job.training_rows)
-    return resample(
-        job.training_rows,
-        job.classes,
-        params=job.params.training,
-        seed=job.seed,
-        embeddings=inputs.embeddings,
-        label_names=job.label_names,
-    )
+    sampler = job.params.training.sampler
+    with stage("choosing rows", purpose="" if sampler == "none" else sampler):
+        return resample(
+            job.training_rows,
+            job.classes,
+            params=job.params.training,
+            seed=job.seed,
+            embeddings=inputs.embeddings,
+            label_names=job.label_names,
+        )
 
 
 def _proof(job: FoldJob, resampled: Sample, drawn: Sample) -> LeakProof:

@@ -85,6 +85,15 @@ def new_console(*, stderr: bool = False) -> "Console":
     return make_console(stderr=stderr)
 
 
+def make_steps(console: "Console") -> "Callable[[str], None]":
+    """What prints a step of a command's beginning: a line with the time, as for what happens later."""
+
+    def say_step(step: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')} {step}", style="dim", highlight=False, soft_wrap=True)
+
+    return say_step
+
+
 def print_best(study: "OpenStudy", console: "Console") -> int:
     """Print the best trial; the exit code: 1 where there is none yet."""
     from fold_search.search.reporting.summary import best_as_json

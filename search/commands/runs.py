@@ -1,7 +1,6 @@
 """Commands that begin, run and join a study."""
 
 import json
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fold_search.search.commands.answers import new_console, print_best, say
+from fold_search.search.commands.answers import make_steps, new_console, print_best, say
 from fold_search.search.commands.options import (
     find_study,
     machine_option,
@@ -68,23 +67,26 @@ def run(
     - 6: the database cannot be reached
     - 130: interrupted with Ctrl-C
     """  # noqa: D301 - click reads the backspace as: keep the line ends of this paragraph
+    began, console = time.time(), new_console()
+    say_step = make_steps(console)
+    say_step(f"reading {file}")  # before the imports, which take seconds
     from fold_search.search.study.config import load_config
     from fold_search.search.study.environment import Secrets
 
-    began = time.time()
     given = {"budget.trials": trials, "budget.time": timeout, "storage.url": storage}
     options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     notes: list[str] = []
     config = load_config(file, [*overrides, *options], notes=notes)
     secrets = Secrets.read()
+    from fold_search.search.reporting.lines import counted
     from fold_search.search.running.continuing import reopen_if_work_is_left
     from fold_search.search.running.engines.local import num_gpus
     from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.beginning import begin
     from fold_search.search.study.spending import spending
 
-    console = new_console()
-    study = begin(config, name, secrets=secrets, num_workers=workers or max(1, num_gpus()))
+    num_workers = workers or max(1, num_gpus())
+    study = begin(config, name, secrets=secrets, num_workers=num_workers, say=say_step)
     config = study.rows.config if study.rows else config
     for note in (*notes, *study.notes):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
@@ -95,6 +97,7 @@ def run(
         if used_up := spending(study.ledger, config.budget).used_up:
             return _spent(study, config, used_up)
         engine = _engine(study, config, workers=workers, memory_limit=memory_limit, began=began)
+        say_step(f"starting {counted(num_workers, 'worker')}")
         return _run(study, config, owner=owner, engine=engine, secrets=secrets)
 
 
@@ -114,6 +117,7 @@ def worker(
     Trains fold runs of the study, and takes over the search if the run that started it has ended. Exit codes are those
     of `search run`.
     """
+    make_steps(new_console())("opening the study")  # before the imports, which take seconds
     from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import on_this_machine
@@ -160,6 +164,7 @@ def _engine(
 
 def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "LocalEngine", secrets: "Secrets") -> int:
     from fold_search.search.errors import ExitCode, RunFailed
+    from fold_search.search.reporting.lines import what_next
     from fold_search.search.running.run import Ending, check_complete, run_study
     from fold_search.search.study.spending import spending
     from fold_search.search.study.stored import misplaced
@@ -178,12 +183,14 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
             check_complete(study, config)
     except StorageUnavailable as error:
         raise RunFailed(str(error), ExitCode.DATABASE_AWAY) from error
-    if ending is Ending.FINISHED:
-        console.print(f"next: search serve --study {shlex.quote(study.record.name)}", highlight=False)
-        return ExitCode.DONE
-    used_up = spending(study.ledger, config.budget).used_up if ending is Ending.SPENT else None
-    say(f"nothing is lost; {used_up or 'the same command continues the study'}")
-    return ExitCode.DONE if ending in (Ending.TIMEOUT, Ending.SPENT) else ExitCode.INTERRUPTED
+    if ending is not Ending.FINISHED:
+        used_up = spending(study.ledger, config.budget).used_up if ending is Ending.SPENT else None
+        say(f"nothing is lost; {used_up or 'the same command continues the study'}")
+    if ending not in (Ending.FINISHED, Ending.TIMEOUT, Ending.SPENT):
+        return ExitCode.INTERRUPTED
+    for line in what_next(study.record.name, url=config.storage.url):
+        console.print(line, highlight=False, soft_wrap=True)
+    return ExitCode.DONE
 
 
 def _spent(study: "OpenStudy", config: "StudyConfig", used_up: str) -> int:

@@ -6,8 +6,9 @@ from typing import Any
 
 from fold_search.search.racing.ties import Tie
 from fold_search.search.reporting.summary import INTERRUPTED, UNENDED, Summary, num_leaked
+from fold_search.search.study.defaults import DATABASE
 from fold_search.storage.database import redact
-from fold_search.storage.records import Failure
+from fold_search.storage.records import Failure, TrialRecord
 
 MOST_TIES = 8
 FOLD_RUN_WORDS = {
@@ -61,6 +62,20 @@ def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> lis
     ]
 
 
+def what_next(study: str, *, url: str) -> list[str]:
+    """The commands for what a study is run for; `url` is its database."""
+    where = [] if url == DATABASE else ["--storage", redact(url)]
+    commands = {
+        "the model, to predict with": ["export", "--study", study, *where, "--out", "model"],
+        "all trials": ["status", "--study", study, *where],
+        "where the model fails": ["diagnose", "--study", study, *where],
+        "the dashboards": ["serve", "--study", study, *where],
+    }
+    lines = {shlex.join(["search", *words]): what for what, words in commands.items()}
+    width = max(map(len, lines))
+    return ["next:", *(f"  {line:{width}}  # {what}" for line, what in lines.items())]
+
+
 def ties_line(ties: Sequence[Tie]) -> str:
     """The trials that are tied with the best one, in one line."""
     named = ", ".join(f"{tie.trial} ({tie.score:.4f})" for tie in ties[:MOST_TIES])
@@ -92,6 +107,54 @@ def leak_line(samples: Sequence[Mapping[str, Any] | None]) -> str:
     if leaked is None:
         return "leak check: not recorded for every fold"
     return "leak check: no validation row was used for training"
+
+
+def trial_score(trial: TrialRecord, expected: float | None) -> str:
+    """A trial's score, or what it is `expected` to be; nothing where neither is known."""
+    if trial.score is not None:
+        return f"{trial.score:.4f} ± {trial.std or 0.0:.4f}"
+    return "" if expected is None else f"about {expected:.4f}"
+
+
+def show_params(params: Mapping[str, Any]) -> str:
+    """Params in one line."""
+    return " ".join(f"{name}={show(value)}" for name, value in params.items())
+
+
+def counted(count: int, what: str) -> str:
+    """How many there are, in words: 1 trial, 2 trials."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words for people: 45s, 3m20s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def time_left(low: float, high: float, *, limit: float | None = None) -> str:
+    """A range of seconds in words: 12 to 25 min. In `limit` seconds the time is over, which may be before."""
+    if limit is not None and limit <= low:
+        return f"at most {duration(max(limit, 0.0))} (time limit)"
+    ended = " (time limit)" if limit is not None and limit < high else ""
+    high = high if limit is None else min(high, limit)
+    if high < 10:
+        return f"a few seconds{ended}"
+    unit, seconds = next((unit, size) for unit, size in _UNITS if high >= 2 * size)
+    first, last = _two_digits(low / seconds), _two_digits(high / seconds)
+    return f"{first} to {last} {unit}{ended}" if first != last else f"about {last} {unit}{ended}"
+
+
+_UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
+
+
+def _two_digits(value: float) -> str:
+    """No forecast is better than that."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def show(value: Any) -> str:

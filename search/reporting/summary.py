@@ -4,8 +4,9 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from fold_search.search.racing.audits import RaceFigures, paused_trials, race_figures, trial_states
@@ -82,12 +83,34 @@ class Summary:
         return asdict(self)
 
 
-def summarise(ledger: Ledger) -> Summary:
-    """Count a study's trials, fold runs and epochs and find its best complete trial."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the ledger says of a study at one time."""
+
+    attended: bool
+    record: StudyRecord
+    runs: Sequence[FoldRun]
+    trials: Sequence[TrialRecord]
+
+    @property
+    def plan(self) -> "Plan":
+        """What the study may train."""
+        return _plan(json.dumps(self.record.config))
+
+
+def look(ledger: Ledger) -> Known:
+    """Read what `summarise` counts."""
     # The fold runs first: a trial that is added between two looks is then among the trials. And the processes before
     # the state: a study that ends meanwhile was not interrupted.
-    attended, record, runs, trials = is_attended(ledger), ledger.study(), present_runs(ledger), ledger.trials()
-    plan = _plan(json.dumps(record.config))
+    attended, record = is_attended(ledger), ledger.study()
+    runs = present_runs(ledger)
+    return Known(attended=attended, record=record, runs=runs, trials=ledger.trials())
+
+
+def summarise(ledger: Ledger, known: Known | None = None) -> Summary:
+    """Count a study's trials, fold runs and epochs and find its best complete trial; `known` if it was read already."""
+    known = known or look(ledger)
+    attended, record, runs, trials, plan = known.attended, known.record, known.runs, known.trials, known.plan
     needed = _epochs_needed(trials, runs, usual=plan.epochs)
     trained: Counter[int] = Counter()
     untrained: defaultdict[int, float] = defaultdict(float)
@@ -140,6 +163,23 @@ def find_best(record: StudyRecord, trials: Sequence[TrialRecord]) -> Best | None
         fold_scores=tuple(score for score in best.fold_scores if score is not None),
         params=dict(best.params),
     )
+
+
+def ranked(
+    record: StudyRecord, trials: Sequence[TrialRecord], *, expected: Mapping[int, float] = MappingProxyType({})
+) -> list[TrialRecord]:
+    """Complete trials from the best, then those that are open, then the others, each from the latest.
+
+    Open trials come by what is `expected` of them, those of which nothing is known last.
+    """
+    order = {TrialState.COMPLETE: 0, TrialState.RUNNING: 1, TrialState.STOPPED: 2, TrialState.FAILED: 3}
+
+    def place(trial: TrialRecord) -> tuple[int, float, int]:
+        known = replace(trial, score=expected.get(trial.number)) if trial.state is TrialState.RUNNING else trial
+        complete = trial.state is TrialState.COMPLETE
+        return order[trial.state], -worth(record, known), trial.number if complete else -trial.number
+
+    return sorted(trials, key=place)
 
 
 def worth(record: StudyRecord, trial: TrialRecord) -> float:
@@ -227,7 +267,7 @@ def num_leaked(samples: Sequence[Mapping[str, Any] | None]) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class Plan:
     """The most that a study trains: its trials, the folds of each, and the epochs of one that samples no number."""
 
     trials: int
@@ -237,14 +277,14 @@ class _Plan:
 
 
 @lru_cache(maxsize=16)
-def _plan(recorded: str) -> _Plan:
+def _plan(recorded: str) -> Plan:
     """Read the plan from a study's config as JSON.
 
     It is remembered, since it takes up to 0.2 s and a live view asks every second; by its text, since another
     `search run` may change the budget at any time.
     """
     config = config_from_record(json.loads(recorded))
-    return _Plan(trials=most_trials(config), folds=config.folds.k, epochs=config.training.epochs, budget=config.budget)
+    return Plan(trials=most_trials(config), folds=config.folds.k, epochs=config.training.epochs, budget=config.budget)
 
 
 def _epochs_needed(trials: Sequence[TrialRecord], runs: Sequence[FoldRun], *, usual: int) -> dict[int, float]:

@@ -17,13 +17,14 @@ from fold_search.search.reporting.lines import (
     sample_line,
     show,
     ties_line,
+    trial_score,
     used_line,
 )
 from fold_search.search.reporting.provisional import Provisional, find_provisional
-from fold_search.search.reporting.summary import Summary, best_ties, estimate_trials, samples_of, summarise, worth
+from fold_search.search.reporting.summary import Summary, best_ties, estimate_trials, ranked, samples_of, summarise
 from fold_search.search.study.attended import present_runs
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.records import OPEN_STATES, FoldRun, FoldRunState, StudyRecord, TrialRecord, TrialState
+from fold_search.storage.records import OPEN_STATES, FoldRun, FoldRunState, TrialRecord
 
 NONE = "-"
 NARROW = 60  # columns of a terminal
@@ -48,7 +49,7 @@ def render_status(ledger: Ledger, *, width: int = 80, most: int = 20, reasons: b
     columns = NARROW_COLUMNS if width < NARROW else COLUMNS
     for column in columns:
         table.add_column(column, no_wrap=True, justify="right" if column in NUMBERS else "left")
-    shown = _ranked(record, trials)[:most]
+    shown = ranked(record, trials)[:most]
     for trial in shown:
         expected = paused.get(trial.number, trial.estimate)
         cells = _cells(trial, runs_by_trial[trial.number], state=states[trial.number], expected=expected)
@@ -112,29 +113,13 @@ def _provisional(found: Provisional, metric: str) -> RenderableType:
     )
 
 
-def _ranked(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Complete trials from the best, then those that are open, then the others, each from the latest."""
-    order = {TrialState.COMPLETE: 0, TrialState.RUNNING: 1, TrialState.STOPPED: 2, TrialState.FAILED: 3}
-
-    def place(trial: TrialRecord) -> tuple[int, float, int]:
-        complete = trial.state is TrialState.COMPLETE
-        return order[trial.state], -worth(record, trial), trial.number if complete else -trial.number
-
-    return sorted(trials, key=place)
-
-
 def _cells(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected: float | None) -> dict[str, str]:
     """A trial's cells by their columns; `expected` is its estimate, if it has one."""
-    score = NONE
-    if trial.score is not None:
-        score = f"{trial.score:.4f} ± {trial.std or 0.0:.4f}"
-    elif expected is not None:
-        score = f"about {expected:.4f}"
     done = sum(run.state is FoldRunState.DONE for run in runs)
     return {
         "trial": str(trial.number),
         "state": state,
-        "score": score,
+        "score": trial_score(trial, expected) or NONE,
         "pooled": NONE if trial.pooled is None else f"{trial.pooled:.4f}",
         "folds": f"{done}/{len(runs)}",
         "epochs": str(sum(run.num_epochs for run in runs)),

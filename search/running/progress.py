@@ -1,42 +1,62 @@
 """Progress of a run: a live panel on a terminal, one plain line an event elsewhere."""
 
 import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
-from fold_search.search.racing.audits import race_line
-from fold_search.search.reporting.lines import best_line, counts_line, sample_line, show
-from fold_search.search.reporting.summary import UNENDED, Summary, summarise
+from fold_search.objectives.stages import TRAINING, Stage
+from fold_search.search.racing.live import LiveRace
+from fold_search.search.reporting.lines import sample_line, show_params
+from fold_search.search.reporting.panel import STYLES, Happened, render_panel
+from fold_search.search.running.live_view import LiveView
 from fold_search.storage.errors import StorageUnavailable
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Event, EventKind, FoldRunState
 
 REFRESH_SECONDS = 1.0
+PREPARING_SECONDS = 10.0  # between two lines of a pipe on one step of a preparation
+TRAINING_SECONDS = 60.0  # and on one epoch
+KEPT_EVENTS = 20
+# What is not news on a panel: it shows the leaderboard and what each worker does.
+QUIET = {EventKind.TRIAL_STARTED, EventKind.FOLD_STARTED, EventKind.FOLD_SAMPLED, EventKind.EPOCH}
 
 
 class Progress:
-    """Shows a study while it runs; `update` may be called as often as one likes."""
+    """Shows a study while it runs; `update` may be called as often as one likes.
 
-    def __init__(self, ledger: Ledger, console: Console) -> None:
+    `doing` says what this run's workers are doing, by owner; `race` and `deadline` are those of `LiveView`.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        console: Console,
+        *,
+        doing: Callable[[], Mapping[str, Stage | None]] = dict,
+        race: LiveRace | None = None,
+        deadline: float | None = None,
+    ) -> None:
         self._ledger = ledger
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._doing = doing
+        self._view = LiveView(ledger=ledger, race=race, deadline=deadline)
+        self._told: dict[str, _Told] = {}  # by owner
+        self._happened: deque[Happened] = deque(maxlen=KEPT_EVENTS)
         self._seen = 0
         self._last_update = 0.0
-        self._started = time.monotonic()
         self._metric = ""
-        self._epochs_at_start = 0
 
     def __enter__(self) -> Self:
-        before = summarise(self._ledger)
-        self._metric, self._epochs_at_start = before.metric, before.epochs_trained
+        self._metric = self._ledger.study().metric
         # Earlier runs' events were shown by them.
         self._seen = self._ledger.last_sequence()
         if self._live:
@@ -60,39 +80,72 @@ class Progress:
         if not now and time.monotonic() - self._last_update < REFRESH_SECONDS:
             return
         self._last_update = time.monotonic()
-        self._print_events()
+        self._show_events()
+        doing = self._doing()
         if self._live:
-            self._live.update(self._panel(summarise(self._ledger)), refresh=True)
+            size = self._console.size
+            view = self._view.collect(doing, list(self._happened))
+            self._live.update(render_panel(view, width=size.width, height=size.height), refresh=True)
+        else:
+            self._print_stages(doing)
 
-    def _print_events(self) -> None:
-        """One line an event; above a live panel those alone that say what a sampler made of a trial's first fold."""
+    def _show_events(self) -> None:
         while events := self._ledger.events(after=self._seen, limit=500):
             self._seen = events[-1].sequence
             for event in events:
-                if _is_resampled(event) or (self._live is None and not _ends_with_its_trial(event)):
-                    at = datetime.fromtimestamp(event.at).strftime("%H:%M:%S")
-                    self.say(f"{at} {describe(event, metric=self._metric)}")
+                self._view.followed.follow(event)
+                if not _ends_with_its_trial(event):
+                    self._show(event)
 
-    def _panel(self, summary: Summary) -> RenderableType:
-        ended = sum(count for state, count in summary.trials.items() if state not in UNENDED)
-        grid = Table.grid(padding=(0, 1))
-        grid.add_row(
-            f"study {summary.study}",
-            ProgressBar(total=max(summary.budget, 1), completed=ended, width=40),
-            f"{ended}/{summary.budget} trials ended",
-        )
-        elapsed = time.monotonic() - self._started
-        saved = f"stopping trials early saved {summary.work_saved:.0%} of the epochs"
-        times = f"elapsed {duration(elapsed)}; time left: {self._left(summary)}"
-        return Group(grid, counts_line(summary), best_line(summary), race_line(summary.race), f"{saved}; {times}")
+    def _show(self, event: Event) -> None:
+        """One line an event; above a live panel those alone that say what a sampler made of a trial's first fold."""
+        at, words = _clock(event.at), describe(event, metric=self._metric)
+        if self._live is None or _is_resampled(event):
+            self.say(f"{at} {words}")
+        elif event.kind not in QUIET:
+            state = str(event.payload.get("state", ""))
+            self._happened.append(Happened(at=at, words=words, style=STYLES.get(state, "")))
 
-    def _left(self, summary: Summary) -> str:
-        trained = summary.epochs_trained - self._epochs_at_start
-        if summary.epochs_left <= 0:
-            return "none"
-        if not trained:
-            return "not known yet"
-        return "about " + duration(summary.epochs_left * (time.monotonic() - self._started) / trained)
+    def _print_stages(self, doing: Mapping[str, Stage | None]) -> None:
+        """A line for each step of a worker's preparation, and now and then one on a step that takes long."""
+        for number, (owner, stage) in enumerate(doing.items(), start=1):
+            told, followed = self._told.setdefault(owner, _Told()), self._view.followed
+            if stage is None or not told.is_due(stage, now=time.monotonic()):
+                continue
+            words = str(stage)
+            if stage.what == TRAINING and (place := followed.held.get(owner)):
+                words = f"trial {place[0]} fold {place[1]} epoch {followed.epochs[place] + 1}: "
+                words += f"step {stage.done} of {stage.total}"
+            self.say(f"{_clock(time.time())} worker {number}: {words}")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Told:
+    """What was printed of a worker's stages."""
+
+    known: set[str] = field(default_factory=set)  # the kinds of stages that it has had
+    what: str = ""
+    done: int = 0
+    at: float = 0.0  # when a line on this stage was printed last, or it began
+
+    def is_due(self, stage: Stage, *, now: float) -> bool:
+        """Whether to print a line: for each new kind of preparation, and when a stage has taken long since the last."""
+        is_another = stage.what != self.what or stage.done < self.done
+        is_new = stage.what not in (*self.known, *ROUTINE)
+        self.known.add(stage.what)
+        self.what, self.done = stage.what, stage.done
+        wait = TRAINING_SECONDS if stage.what in ROUTINE else PREPARING_SECONDS
+        due = is_new or (not is_another and now - self.at >= wait)
+        if due or is_another:
+            self.at = now
+        return due
+
+
+ROUTINE = (TRAINING, "scoring", "choosing rows", "building the model")  # of every fold run
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at).strftime("%H:%M:%S")
 
 
 def _is_resampled(event: Event) -> bool:
@@ -105,16 +158,6 @@ def _ends_with_its_trial(event: Event) -> bool:
     return event.kind is EventKind.FOLD_FINISHED and event.payload["state"] == FoldRunState.STOPPED
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words for people: 45s, 3m20s, 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
 def describe(event: Event, *, metric: str) -> str:
     """One event in one line."""
     where = "study" if event.trial is None else f"trial {event.trial}"
@@ -123,8 +166,7 @@ def describe(event: Event, *, metric: str) -> str:
     payload = event.payload
     match event.kind:
         case EventKind.TRIAL_STARTED:
-            params = " ".join(f"{name}={show(value)}" for name, value in payload["params"].items())
-            return f"{where} started: {params}"
+            return f"{where} started: {show_params(payload['params'])}"
         case EventKind.FOLD_STARTED if payload["num_epochs"]:
             return f"{where} continues after epoch {payload['num_epochs']}"
         case EventKind.FOLD_STARTED:

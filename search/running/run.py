@@ -89,10 +89,11 @@ def run_study(
     Raises ConfigError if a worker cannot work at all, RunFailed if too many of them died or too many trials failed in a
     row; StorageError.
     """
+    race = live_race(study.ledger, config, limit=limit)
     coordinator = Coordinator(
         ledger=study.ledger,
         config=config,
-        race=live_race(study.ledger, config, limit=limit),
+        race=race,
         url=study.url,
         owner=owner,
         pooled_score=(study.rows or StudyRows(ledger=study.ledger, config=config)).pooled_score,
@@ -100,12 +101,14 @@ def run_study(
             ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
         ).prune,
     )
-    with interrupts() as counter, Progress(study.ledger, console) as progress:
+    deadline = None if limit is None else limit.deadline
+    shown = Progress(study.ledger, console, doing=engine.doing, race=race, deadline=deadline)
+    with interrupts() as counter, shown as progress:
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
         try:
             publisher.start()
             meter = Meter(ledger=study.ledger, budget=config.budget, say=progress.say)
-            if limit is None or time.time() < limit.deadline:
+            if deadline is None or time.time() < deadline:
                 engine.start()
             going = RunLoop(
                 ledger=study.ledger,
@@ -115,7 +118,7 @@ def run_study(
                 meter=meter,
                 counter=counter,
             )
-            ending = going.to_its_end(None if limit is None else limit.deadline)
+            ending = going.to_its_end(deadline)
         finally:
             owners = engine.kill()
             # Without the database the leases lapse by themselves.

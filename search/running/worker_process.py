@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from fold_search.objectives.stages import Stage, current, stage
 from fold_search.search.errors import USER_ERRORS
 from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.racing.live import live_race
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fold_search.search.running.worker import Worker
 
 PATIENCE_SECONDS = 600.0  # with a database that went away
+TELL_SECONDS = 0.5
 
 # Exit codes: what the process that started it needs to know.
 FINISHED = 0
@@ -47,8 +49,13 @@ class WorkerJob:
     limit: TimeLimit | None = None  # of the run that started it
 
 
-def main(job: WorkerJob, stop: "Connection[str, str]", errors: "Connection[str, str]") -> None:
-    """Work until anything comes through `stop`; a user's error goes through `errors`.
+def main(
+    job: WorkerJob,
+    stop: "Connection[str, str]",
+    errors: "Connection[str, str]",
+    doing: "Connection[Stage | None, Stage | None]",
+) -> None:
+    """Work until anything comes through `stop`; a user's error goes through `errors`, what is being done by `doing`.
 
     Ctrl-C reaches the whole group; the parent alone decides what it means.
     """
@@ -57,6 +64,7 @@ def main(job: WorkerJob, stop: "Connection[str, str]", errors: "Connection[str, 
     told: list[int] = []  # the handler does no more: it may interrupt whoever holds the event's lock
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     threading.Thread(target=watch, args=(stop, leave, told, os.getppid()), name="watch", daemon=True).start()
+    threading.Thread(target=tell, args=(doing,), name="tell", daemon=True).start()
     try:
         run_worker(job, leave, told)
     except USER_ERRORS as error:
@@ -72,6 +80,16 @@ def watch(stop: "Connection[str, str]", leave: threading.Event, told: list[int],
     while not (told or stop.poll(1.0) or os.getppid() != parent):
         pass
     leave.set()
+
+
+def tell(doing: "Connection[Stage | None, Stage | None]") -> None:
+    """Say for ever what this process is doing. It waits for nobody: what the other side does not take is left out."""
+    os.set_blocking(doing.fileno(), False)
+    while True:
+        # A message is so short that the pipe takes all of it or nothing.
+        with suppress(OSError):
+            doing.send(current())
+        time.sleep(TELL_SECONDS)
 
 
 def leave_preparation(worker: "Worker", told: list[int]) -> None:
@@ -95,15 +113,16 @@ def run_worker(job: WorkerJob, stop: threading.Event, told: list[int]) -> None:
     """Train fold runs in this process until the study is finished or `stop` is set; `told`: by a signal."""
     began = time.monotonic()
     # They load torch, which the process that starts workers does without.
-    from fold_search.search.running.objective import (
-        Objective,
-        choose_device,
-        device_name,
-        device_share,
-        limit_memory,
-        share_cores,
-    )
-    from fold_search.search.running.worker import Worker
+    with stage("loading torch"):
+        from fold_search.search.running.objective import (
+            Objective,
+            choose_device,
+            device_name,
+            device_share,
+            limit_memory,
+            share_cores,
+        )
+        from fold_search.search.running.worker import Worker
 
     share_cores(job.num_workers)
     if job.memory_limit is not None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,32 @@ RECORDED_PACKAGES = (
 )
 
 
-def begin(config: StudyConfig, name: str, *, secrets: Secrets, num_workers: int = 1) -> OpenStudy:
-    """Open the study `name`, or create it; it carries the rows that were read.
+def begin(
+    config: StudyConfig,
+    name: str,
+    *,
+    secrets: Secrets,
+    num_workers: int = 1,
+    say: Callable[[str], None] = lambda step: None,
+) -> OpenStudy:
+    """Open the study `name`, or create it; it carries the rows that were read. `say` is told of each step.
 
     Raises DataError, ConfigError, EncoderError or StorageError before anything is written.
     """
     _check_name(name)
+    say(f"reading the rows of {config.data.path}")
     dataset = read_dataset(config.data)
+    say(f"freezing the folds of {len(dataset.labels):,} rows, and checking the settings")
     assignments = _assign(dataset, config)
     check_settings(config, dataset, assignments)
     url = storage_url(config, secrets)
+    say("opening the database")
     # A database that is not there yet is not created before the checks have passed.
     engine = _connect(url) if exists(url) else None
     record = None if engine is None else find_study(engine, name)
     notes: list[str] = []
     if record is None:
+        say("loading the encoder, to check it")
         encoders = check_encoders(config)
         notes = check_disk(config, dataset, encoders=encoders, num_workers=num_workers)
     engine = engine or _connect(url)

@@ -12,6 +12,7 @@ from fold_search.objectives.data.arrays import read_arrays
 from fold_search.objectives.data.dataset import Dataset, Labels, read_dataset
 from fold_search.objectives.data.folds import split
 from fold_search.objectives.scoring.metrics import METRICS, Goal
+from fold_search.objectives.stages import stage
 from fold_search.search.errors import USER_ERRORS, ConfigError
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.goal import make_goal
@@ -48,7 +49,10 @@ class StudyRows:
     @cached_property
     def dataset(self) -> Dataset:
         """The study's rows; DataError, or ConfigError if they are not those that the study was begun with."""
-        dataset = read_dataset(self.config.data) if self.read is None else self.read
+        dataset = self.read
+        if dataset is None:
+            with stage("reading rows"):
+                dataset = read_dataset(self.config.data)
         expected = self.ledger.study().fingerprints["data"]
         if dataset.fingerprint != expected:
             raise ConfigError(

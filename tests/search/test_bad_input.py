@@ -46,8 +46,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def check_refused(result: Result, *expected: str) -> None:
     """Exit code 2 and one line that says all of `expected`."""
     assert result.exit_code == 2, result.output
-    lines = result.output.strip().splitlines()
+    lines = result.stderr.strip().splitlines()
     assert len(lines) == 1
+    assert "error" not in result.stdout
     assert lines[0].startswith("error: ")
     for part in expected:
         assert part in lines[0]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertModel, ViTConfig
 
 from fold_search.models.errors import EncoderError
+from fold_search.objectives.stages import Stage
 from fold_search.search.errors import ConfigError
 from fold_search.search.racing.live import live_race
 from fold_search.search.running.continuing import reopen_if_work_is_left
@@ -103,6 +104,9 @@ class Here:
 
     def stop(self) -> None:
         """It works only when it is tended."""
+
+    def doing(self) -> dict[str, Stage | None]:
+        return {}
 
     def alive(self) -> bool:
         return False

@@ -99,7 +99,9 @@ class Commands:
 
         process = ThreadProcess(worker.work)
         process.kill = leave
-        return LocalWorker(process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None)
+        return LocalWorker(
+            process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None, heard=Pipe()[0]
+        )
 
     def look(self, command: str, *options: str) -> str:
         """What a command says that only looks."""
@@ -381,7 +383,7 @@ def dead(exitcode: int, message: str = "") -> LocalWorker:
     errors, sender = Pipe(duplex=False)
     sender.send(message)
     process = SimpleNamespace(exitcode=exitcode, is_alive=lambda: False, kill=lambda: None, join=lambda: None)
-    return LocalWorker(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors)
+    return LocalWorker(process=process, owner="dead", stop=SimpleNamespace(send=list), errors=errors, heard=errors)
 
 
 @both

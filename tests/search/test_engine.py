@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from itertools import repeat
+from multiprocessing import Pipe
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.search.conftest import ScriptedStudy
 
 def worker(exitcode: int | None) -> Any:
     process = SimpleNamespace(exitcode=exitcode, is_alive=lambda: exitcode is None)
-    return LocalWorker(process=process, owner="one", stop=SimpleNamespace(send=list), errors=None)
+    return LocalWorker(process=process, owner="one", stop=SimpleNamespace(send=list), errors=None, heard=Pipe()[0])
 
 
 class PlannedEngine(LocalEngine):
@@ -136,12 +137,12 @@ def test_a_worker_that_cannot_be_started_ends_the_run_and_those_that_were(
     assert not study.ledger.live_roles("")
 
 
-def wait_for_ever(job: Any, stop: Any, errors: Any) -> None:
+def wait_for_ever(job: Any, stop: Any, errors: Any, doing: Any) -> None:
     """A worker that nothing but a signal ends."""
     threading.Event().wait()
 
 
-def listen(job: Any, stop: Any, errors: Any) -> None:
+def listen(job: Any, stop: Any, errors: Any, doing: Any) -> None:
     """A worker that only listens."""
     errors.send("listening")
     leave = threading.Event()

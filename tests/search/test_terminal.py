@@ -61,7 +61,7 @@ def test_a_name_that_nobody_could_keep_or_read_is_refused(name: str, tmp_path: P
     Path("study.yaml").write_text(yaml.safe_dump(study))
     result = run("run", "--study", name, "--config", "study.yaml")
     assert result.exit_code == 2
-    [line] = result.output.splitlines()
+    [line] = result.stderr.splitlines()
     assert line.startswith("error: --study: found ")
     assert OBEYED.search(line) is None
     assert len(line) < 200

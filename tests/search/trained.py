@@ -87,5 +87,5 @@ def search(*arguments: object) -> Result:
 
 def refused(result: Result, *expected: str) -> None:
     assert result.exit_code == 2, result.output
-    [line] = [line for line in result.output.splitlines() if line.strip()]
+    [line] = [line for line in result.stderr.splitlines() if line.strip()]
     assert all(part in line for part in ("error: ", *expected)), line

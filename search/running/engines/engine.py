@@ -1,12 +1,16 @@
 """What a run asks of the place where its workers run."""
 
+from collections.abc import Mapping
 from typing import Protocol
+
+from fold_search.objectives.stages import Stage
 
 
 class Engine(Protocol):
     """Keeps the workers of one study alive.
 
-    It knows who works, never what is done: that is in the ledger, where a worker's lease lapses without any message.
+    It knows who works. What is done is in the ledger, where a worker's lease lapses without any message; of what is
+    being done it knows what a user may like to see, and nothing depends on that.
     """
 
     @property
@@ -28,6 +32,9 @@ class Engine(Protocol):
 
     def alive(self) -> bool:
         """Whether any worker still runs."""
+
+    def doing(self) -> Mapping[str, Stage | None]:
+        """What each worker said last that it is doing, by owner; None: nothing."""
 
     def kill(self) -> list[str]:
         """End every worker now; returns their owners, whose leases are free."""

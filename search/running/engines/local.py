@@ -10,6 +10,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from fold_search.objectives.cores import settle_threads
+from fold_search.objectives.stages import Stage
 from fold_search.search.errors import ConfigError
 from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.running import worker_process
@@ -85,6 +86,11 @@ class LocalEngine:
         """Whether any worker process still runs."""
         return any(worker.process.is_alive() for worker in self._workers.values())
 
+    def doing(self) -> dict[str, Stage | None]:
+        """What each worker that lives said last that it is doing, by owner; None: nothing."""
+        workers = (worker for _, worker in sorted(self._workers.items()))
+        return {worker.owner: worker.doing() for worker in workers if worker.process.is_alive()}
+
     def kill(self) -> list[str]:
         """End every worker now; returns their owners, whose leases can be freed at once."""
         for worker in self._workers.values():
@@ -110,7 +116,8 @@ class LocalEngine:
         try:
             stopped, stop = context.Pipe(duplex=False)
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=worker_process.main, args=(job, stopped, sender), name=owner)
+            heard, told = context.Pipe(duplex=False)
+            process = context.Process(target=worker_process.main, args=(job, stopped, sender, told), name=owner)
             process.start()
         except OSError as error:
             found = f"worker {index + 1} of {self.num_workers} cannot be started: {reason_of(error)}"
@@ -119,10 +126,11 @@ class LocalEngine:
             ) from None
         stopped.close()
         sender.close()
-        return LocalWorker(process=process, owner=owner, stop=stop, errors=receiver)
+        told.close()
+        return LocalWorker(process=process, owner=owner, stop=stop, errors=receiver, heard=heard)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class LocalWorker:
     """A worker process, as its engine sees it."""
 
@@ -130,6 +138,15 @@ class LocalWorker:
     owner: str
     stop: "Connection[str, str]"
     errors: "Connection[str, str]"
+    heard: "Connection[Stage | None, Stage | None]"
+    _last: Stage | None = field(default_factory=lambda: Stage(what="starting"))
+
+    def doing(self) -> Stage | None:
+        """What the worker said last that it is doing."""
+        with suppress(EOFError, OSError):  # it is gone; whoever tends the workers sees to that
+            while self.heard.poll():
+                self._last = self.heard.recv()
+        return self._last
 
     def message(self) -> str:
         """The one line that a worker left behind when it ended with a user's error."""

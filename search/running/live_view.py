@@ -1,0 +1,144 @@
+"""What the live view shows, collected: what the ledger says, what the workers say, and how long it still takes."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fold_search.objectives.stages import Stage
+from fold_search.search.racing.audits import trial_states
+from fold_search.search.racing.estimates import estimates
+from fold_search.search.racing.forecast import Forecast, epochs_left
+from fold_search.search.racing.live import LiveRace
+from fold_search.search.reporting.lines import duration, show_params, time_left, trial_score
+from fold_search.search.reporting.panel import LEADERS, Happened, Leader, View, Working
+from fold_search.search.reporting.summary import Known, look, ranked, summarise
+from fold_search.storage.ledger import Ledger
+from fold_search.storage.records import Event, EventKind, FoldRun, FoldRunState, StudyState, TrialRecord
+
+FORESEE_SECONDS = 5.0  # between two looks ahead: each asks what the race believes of all trials
+
+Place = tuple[int, int]  # trial and fold
+
+
+@dataclass(slots=True, kw_only=True)
+class Followed:
+    """What the events of this run say: who trains what, how each fold run stands, and how long an epoch takes."""
+
+    held: dict[str, Place] = field(default_factory=dict)  # by owner
+    epochs: dict[Place, int] = field(default_factory=dict)
+    scores: dict[Place, float] = field(default_factory=dict)
+    _num_epochs: int = 0
+    _since: float = 0.0  # when the first of them was begun
+
+    def follow(self, event: Event) -> None:
+        """Take in one more event."""
+        place = (-1 if event.trial is None else event.trial, event.fold or 0)
+        if event.kind is EventKind.FOLD_STARTED:
+            self.held[event.payload["owner"]] = place
+            self.epochs[place] = event.payload["num_epochs"]
+        elif event.kind is EventKind.EPOCH:
+            self._since = self._since or event.at - event.payload["seconds"]
+            self._num_epochs += 1
+            self.epochs[place], self.scores[place] = event.epoch or 0, event.payload["score"]
+
+    def seconds_per_epoch(self, now: float) -> float | None:
+        """How long the whole run takes for one more epoch, with all its workers; None before the first."""
+        return (now - self._since) / self._num_epochs if self._num_epochs else None
+
+
+@dataclass(slots=True, kw_only=True)
+class LiveView:
+    """Collects a `View`. `race` is the study's; without it no time is foretold.
+
+    `deadline` is when the run's time is over, in seconds since 1970.
+    """
+
+    ledger: Ledger
+    race: LiveRace | None = None
+    deadline: float | None = None
+    followed: Followed = field(default_factory=Followed)
+    started: float = field(default_factory=time.time)
+    _foreseen_at: float = -FORESEE_SECONDS
+    _expected: Mapping[int, float] = field(default_factory=dict)
+    _forecast: Forecast | None = None
+
+    def collect(self, doing: Mapping[str, Stage | None], events: Sequence[Happened]) -> View:
+        """Look at the study now, whose workers here are `doing` something, by owner."""
+        known = look(self.ledger)
+        self._look_ahead(known)
+        ended = known.record.state is not StudyState.RUNNING
+        return View(
+            summary=summarise(self.ledger, known),
+            elapsed=duration(time.time() - self.started),
+            left="none" if ended else self._left(known, num_workers=len(doing)),
+            workers=self._workers(known, doing),
+            leaders=self._leaders(known),
+            events=events,
+        )
+
+    def _look_ahead(self, known: Known) -> None:
+        if self.race is None or time.monotonic() - self._foreseen_at < FORESEE_SECONDS:
+            return
+        self._foreseen_at = time.monotonic()
+        matrix = self.race.scores.matrix()
+        self._expected = estimates(matrix)
+        self._forecast = epochs_left(
+            matrix,
+            settings=self.race.settings,
+            trials_left=self.race.trials_left(matrix),
+            num_epochs=known.plan.epochs,
+        )
+
+    def _left(self, known: Known, *, num_workers: int) -> str:
+        """The time left in words, by the epochs that are left and by how long one has taken, in this run or before."""
+        now = time.time()
+        limit = None if self.deadline is None else self.deadline - now
+        seconds = self.followed.seconds_per_epoch(now) or _seconds_before(known.runs, num_workers)
+        if self._forecast is None or seconds is None:
+            return "not known yet" if limit is None else time_left(limit, limit, limit=limit)
+        low, high = self._forecast
+        return time_left(low * seconds, high * seconds, limit=limit)
+
+    def _leaders(self, known: Known) -> list[Leader]:
+        states = trial_states(known.trials, known.runs)
+
+        def leader(trial: TrialRecord) -> Leader:
+            runs = [run for run in known.runs if run.trial == trial.number]
+            return Leader(
+                trial=trial.number,
+                state=states[trial.number],
+                score=trial_score(trial, self._expected.get(trial.number, trial.estimate)) or "-",
+                folds=f"{sum(run.state is FoldRunState.DONE for run in runs)}/{len(runs)}",
+                epochs=sum(run.num_epochs for run in runs),
+                params=show_params(trial.params),
+            )
+
+        return [leader(trial) for trial in ranked(known.record, known.trials, expected=self._expected)[:LEADERS]]
+
+    def _workers(self, known: Known, doing: Mapping[str, Stage | None]) -> list[Working]:
+        """The workers of this run, then those elsewhere, of which the ledger alone says what they train."""
+        held = {run.owner: run for run in known.runs if run.state is FoldRunState.LEASED and run.owner is not None}
+        params = {trial.number: trial.params for trial in known.trials}
+
+        def working(name: str, owner: str, stage: Stage | None) -> Working:
+            if (run := held.get(owner)) is None:
+                return Working(name=name, stage=stage)
+            return Working(
+                name=name,
+                stage=stage,
+                trial=run.trial,
+                fold=run.fold,
+                epoch=run.num_epochs,
+                num_epochs=int(params[run.trial].get("epochs", known.plan.epochs)),
+                score=self.followed.scores.get((run.trial, run.fold)),
+                params=show_params(params[run.trial]),
+            )
+
+        here = [working(f"worker {number}", *each) for number, each in enumerate(doing.items(), start=1)]
+        return here + [working("elsewhere", owner, None) for owner in held if owner not in doing]
+
+
+def _seconds_before(runs: Sequence[FoldRun], num_workers: int) -> float | None:
+    """How long an epoch took in earlier runs, for so many workers; None if there was none."""
+    num_epochs = sum(run.num_epochs for run in runs)
+    return sum(run.seconds for run in runs) / num_epochs / max(1, num_workers) if num_epochs else None
