@@ -17,7 +17,7 @@ from sqlalchemy.types import Double
 
 from fold_search.storage.errors import StorageError, StorageUnavailable
 
-SCHEMA = "0004"  # the newest revision in storage/migrations/versions
+SCHEMA = "0005"  # the newest revision in storage/migrations/versions
 VERSION_TABLE = "ledger_alembic_version"  # `alembic_version` is Optuna's
 log = logging.getLogger(__name__)
 

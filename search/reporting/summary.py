@@ -12,6 +12,7 @@ from fold_search.search.racing.audits import RaceFigures, paused_trials, race_fi
 from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import Scores
 from fold_search.search.racing.ties import Tie, tied_with
+from fold_search.search.reporting.baselines import beats_all
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.study.attended import is_attended, present_runs
 from fold_search.search.study.config import config_from_record
@@ -20,6 +21,7 @@ from fold_search.storage.catalog import list_studies
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import (
+    BaselineRecord,
     Direction,
     FoldRun,
     FoldRunState,
@@ -72,6 +74,7 @@ class Summary:
     epochs_left: float
     work_saved: float
     race: RaceFigures
+    baselines: tuple[BaselineRecord, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with plain types."""
@@ -111,6 +114,7 @@ def summarise(ledger: Ledger) -> Summary:
         epochs_left=(to_come + under_way) * (1 - work_saved),
         work_saved=work_saved,
         race=race_figures(trials, runs, record.direction),
+        baselines=tuple(ledger.baselines()),
     )
 
 
@@ -159,10 +163,12 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
 
     `samples` has null where it is not recorded.
     """
-    best = summarise(ledger).best
+    summary = summarise(ledger)
+    best = summary.best
+    baselines = [asdict(baseline) for baseline in summary.baselines]
     if best is None:
         found = find_provisional(ledger)
-        return found.as_json() if found else None
+        return {**found.as_json(), "baselines": baselines} if found else None
     samples = samples_of(ledger, best.trial)
     tied = [asdict(tie) for tie in best_ties(ledger, best.trial)]
     return {
@@ -171,6 +177,8 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
         "num_validation_rows_used": num_leaked(samples),
         "samples": samples,
         "tied": tied,
+        "baselines": baselines,
+        "beats_baselines": beats_all(summary.baselines, best.fold_scores, summary.direction),
     }
 
 

@@ -15,6 +15,7 @@ from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.racing.live import live_race
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.reporting.summary import summarise
+from fold_search.search.running.baselines import Baselines
 from fold_search.search.running.continuing import has_work_left, how_to_add_trials
 from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
 from fold_search.search.running.engines.engine import Engine
@@ -35,6 +36,7 @@ from fold_search.storage.records import EventKind, StudyState, TrialState
 
 STEP_SECONDS = 0.2
 DRAIN_SECONDS = 60.0
+BASELINE_SECONDS = 60.0
 LEAVE_SECONDS = 3.0  # for the trackers, of a run whose time is used or that was interrupted
 
 
@@ -80,6 +82,7 @@ def run_study(
     secrets: Secrets,
     console: Console,
     limit: TimeLimit | None = None,
+    memory_limit: int | None = None,
 ) -> Ending:
     """Run the study as `owner`, who may have announced it, with the workers of `engine`.
 
@@ -97,17 +100,23 @@ def run_study(
             ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
         ).prune,
     )
+    baselines = Baselines(ledger=study.ledger, config=config, url=study.url, memory_limit=memory_limit)
     with interrupts() as counter, Progress(study.ledger, console) as progress:
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
         try:
             publisher.start()
             if limit is None or time.time() < limit.deadline:
                 engine.start()
+                baselines.start()
             going = _Run(
                 ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
             )
             ending = going.to_its_end(None if limit is None else limit.deadline)
+            if ending is Ending.FINISHED:
+                _await(baselines, counter, limit=limit)
+                coordinator.show_baselines()
         finally:
+            baselines.kill()
             owners = engine.kill()
             # Without the database the leases lapse by themselves.
             with contextlib.suppress(StorageUnavailable):
@@ -200,6 +209,14 @@ def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts
     for owner in owners:
         ledger.release_owner(owner, reason=reason, max_attempts=max_attempts)
         ledger.release_role(WORKER_ROLE + owner, owner)
+
+
+def _await(baselines: Baselines, counter: Interrupts, *, limit: TimeLimit | None) -> None:
+    """Wait for baselines that take longer than the whole study did, but not for long."""
+    until = time.time() + BASELINE_SECONDS
+    until = until if limit is None else min(until, limit.deadline)
+    while baselines.alive() and not counter.count and time.time() < until:
+        time.sleep(STEP_SECONDS)
 
 
 def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:
