@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fold_search.search.racing.ties import ALPHA, resampled_t_test
 from fold_search.storage.records import BaselineRecord, Direction
+from fold_search.storage.view import LedgerView
 
 
 def score_words(found: BaselineRecord) -> str:
@@ -31,13 +32,24 @@ def is_beaten(baseline: BaselineRecord, fold_scores: Sequence[float], direction:
     """Whether a trial is better than the baseline by more than the noise between the folds, which are the same."""
     sign = 1 if direction == "maximize" else -1
     gains = [sign * (own - other) for own, other in zip(fold_scores, baseline.fold_scores, strict=True)]
-    return sum(gains) > 0 and float(resampled_t_test(gains)) < ALPHA
+    # One-sided: only a trial that is better counts.
+    return sum(gains) > 0 and float(resampled_t_test(gains)) / 2 < ALPHA
 
 
 def beats_all(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float], direction: Direction) -> bool | None:
     """Whether a trial beats the strongest baseline; None where there is none."""
     baseline = strongest(baselines, direction)
     return None if baseline is None else is_beaten(baseline, fold_scores, direction)
+
+
+def better_baseline(ledger: LedgerView, fold_scores: Sequence[float], *, name: str) -> str | None:
+    """A line that says so if the baseline `name` scores better than these folds of a trial do."""
+    study = ledger.study()
+    baseline = strongest([found for found in ledger.baselines() if found.name == name], study.direction)
+    mean, sign = sum(fold_scores) / len(fold_scores), 1 if study.direction == "maximize" else -1
+    if baseline is None or baseline.score is None or sign * (baseline.score - mean) <= 0:
+        return None
+    return f"{baseline.label} is better: {study.metric} {baseline.score:.4f} against {mean:.4f} of this model"
 
 
 def verdict_line(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float], direction: Direction) -> str:

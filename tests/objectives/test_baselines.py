@@ -34,7 +34,7 @@ def study_rows(folder: Path, *, task: str = "classification", labels: tuple[str,
         rows = csv.writer(file)
         rows.writerow(["title", "body", "label"])
         for row in range(60):
-            label = labels[(row * row) % len(labels) if row % 5 else 0]
+            label = labels[row * 7 % 11 % len(labels) if row % 5 else 0]
             noun = WORDS[label].split()[row % 3] if row % 7 else "thing"
             rows.writerow([f"a {noun}", f"number {row} of {row % 4}", len(noun) if task == "regression" else label])
     spec = DataSpec(path=folder / "data.csv", label="label", text=("title", "body"), task=task)
