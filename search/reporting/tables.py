@@ -76,8 +76,8 @@ def render_best(ledger: Ledger) -> RenderableType:
     best = summary.best
     if best is None:
         found = find_provisional(ledger)
-        lines = filter(None, [best_line(summary), baselines_line(summary.baselines)])
-        return Group(*lines, *([_provisional(found, summary.metric)] if found else []))
+        provisional = [_provisional(found, summary.metric)] if found else []
+        return Group(best_line(summary), *provisional, *filter(None, [baselines_line(summary.baselines)]))
     samples = samples_of(ledger, best.trial)
     resampled = any(sample["counts_before"] != sample["counts_after"] for sample in samples if sample)
     table = Table(show_header=False)

@@ -237,6 +237,7 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
         hint = "; `search export` gives a provisional model" if find_provisional(study.ledger) else ""
         if not summary.epochs_trained:
             hint = "; no epoch is trained yet: the rows are prepared first, so a first run needs more time"
+            hint += "" if config.data.kind == "image" else "; `search export --baseline` gives the TF-IDF baseline"
         raise RunFailed(f"no trial is complete yet; the same command continues the study{hint}", ExitCode.NONE_COMPLETE)
     ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"
     reasons = [trial.reason for trial in study.ledger.trials() if trial.failure and trial.reason]
