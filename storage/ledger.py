@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Self
 
 from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
@@ -15,6 +16,7 @@ from fold_search.storage.database import clock, reading, writing
 from fold_search.storage.errors import LeaseLost, StorageError
 from fold_search.storage.records import (
     OPEN_STATES,
+    BaselineRecord,
     Claim,
     EventKind,
     Failure,
@@ -24,6 +26,7 @@ from fold_search.storage.records import (
     TrialState,
 )
 from fold_search.storage.tables import (
+    BaselineRow,
     CursorRow,
     EpochRow,
     FoldRunRow,
@@ -281,6 +284,16 @@ class Ledger(LedgerView):
         """Note that the sampler knows the trial's result."""
         with self._changing() as change:
             change.connection.execute(update(TrialRow).where(*self._trial(number)).values(told=True))
+
+    def record_baseline(self, found: BaselineRecord) -> None:
+        """Record what a simple model reaches; without effect if that was done before."""
+        known = select(BaselineRow.name).where(BaselineRow.study_id == self.study_id, BaselineRow.name == found.name)
+        with self._changing() as change:
+            if change.connection.scalar(known) is not None:
+                return
+            values = asdict(found)
+            change.connection.execute(insert(BaselineRow), {"study_id": self.study_id} | values)
+            change.event(EventKind.BASELINE, values)
 
     def set_cursor(self, tracker: str, sequence: int) -> None:
         """Note that the tracker has all events up to `sequence`."""

@@ -78,6 +78,7 @@ class EventKind(StrEnum):
     | fold_released | state (waiting or paused), reason, failure, owner |
     | trial_finished | state, score, std, pooled, estimate, reason, failure, chance, audited, params, fold_scores, |
     | | best (trial and score, or null) |
+    | baseline | name, label, score, std, pooled, fold_scores, reason, seconds |
     | study_finished | state (finished or failed), reason, race (work_saved and the figures of the race) |
     | study_reopened | nothing |
     """
@@ -92,6 +93,7 @@ class EventKind(StrEnum):
     FOLD_FINISHED = auto()
     FOLD_RELEASED = auto()
     TRIAL_FINISHED = auto()
+    BASELINE = auto()
     STUDY_FINISHED = auto()
     STUDY_REOPENED = auto()
 
@@ -163,6 +165,24 @@ class FoldRun:
     sample: dict[str, Any] | None
     seconds: float
     failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRecord:
+    """What a simple model, no trial, reaches on the same folds; `label` is its name for people.
+
+    `score` is the mean of the folds, `std` and `pooled` are as a trial's. They are None, and there are no
+    `fold_scores`, where it could not be computed: then `reason` says why. Beside a score it says what was left out.
+    """
+
+    name: str
+    label: str
+    score: float | None = None
+    std: float | None = None
+    pooled: float | None = None
+    fold_scores: tuple[float, ...] = ()
+    reason: str | None = None
+    seconds: float = 0.0
 
 
 class ScoredEpoch(Protocol):

@@ -192,6 +192,21 @@ class EventRow(Table):
     payload: Mapped[dict[str, Any]]
 
 
+class BaselineRow(Table):
+    """What a simple model reaches on the study's folds; without a score the reason why there is none."""
+
+    __tablename__ = "ledger_baselines"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str]
+    score: Mapped[float | None]
+    std: Mapped[float | None]
+    pooled: Mapped[float | None]
+    fold_scores: Mapped[tuple[float, ...]] = mapped_column(Json)
+    reason: Mapped[str | None]
+    seconds: Mapped[float]
+
+
 class MemoryRow(Table):
     """How many rows of one shape fit into a device's memory at once; only for shapes of which more did not fit."""
 

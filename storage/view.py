@@ -15,6 +15,7 @@ from fold_search.storage.database import clock, reading
 from fold_search.storage.errors import StorageError
 from fold_search.storage.leases import COLUMNS as FOLD_RUN_COLUMNS
 from fold_search.storage.records import (
+    BaselineRecord,
     EpochRecord,
     Event,
     EventKind,
@@ -25,6 +26,7 @@ from fold_search.storage.records import (
     Usage,
 )
 from fold_search.storage.tables import (
+    BaselineRow,
     CounterRow,
     CursorRow,
     EpochRow,
@@ -137,6 +139,14 @@ class LedgerView:
         trials = select(*columns).where(TrialRow.study_id == self.study_id).order_by(TrialRow.number)
         with reading(self.engine) as connection:
             return dict(connection.execute(trials).tuples().all())
+
+    def baselines(self) -> list[BaselineRecord]:
+        """What simple models reach on the study's folds, as far as that is computed, by name."""
+        columns = [column for column in BaselineRow.__table__.columns if column.name != "study_id"]
+        found = select(*columns).where(BaselineRow.study_id == self.study_id).order_by(BaselineRow.name)
+        with reading(self.engine) as connection:
+            rows = connection.execute(found).mappings().all()
+        return [BaselineRecord(**{**row, "fold_scores": tuple(row["fold_scores"])}) for row in rows]
 
     def rows_that_fit(self, device: str) -> dict[str, int]:
         """How many rows fit into the device's memory at once, for each shape of which more did not fit."""

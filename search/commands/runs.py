@@ -176,7 +176,14 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
         console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
         ending = run_study(
-            study, config, owner=owner, engine=engine, secrets=secrets, console=console, limit=engine.limit
+            study,
+            config,
+            owner=owner,
+            engine=engine,
+            secrets=secrets,
+            console=console,
+            limit=engine.limit,
+            memory_limit=engine.memory_limit,
         )
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):

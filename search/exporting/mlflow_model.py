@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from fold_search.models.encoders import quietly
 from fold_search.objectives.data.dataset import content_of
 from fold_search.objectives.data.spec import DataSpec
-from fold_search.objectives.predicting.exported import Description, ExportedModel
+from fold_search.objectives.predicting.exported import Description
 from fold_search.search.errors import ConfigError
-from fold_search.search.exporting.predict import ROWS_PER_CHUNK, load_model
+from fold_search.search.exporting.predict import ROWS_PER_CHUNK, Model, load_model
 from fold_search.search.study.environment import Secrets, missing_sign_in, mlflow_uri
 from fold_search.search.study.opened import OpenStudy, on_this_machine
 from fold_search.storage.trackers.contract import TrackerUnavailable
@@ -30,7 +30,7 @@ SPAN_ENDS = ("_start", "_end")  # of the columns of an entity: whole numbers
 class PyfuncModel:
     """An exported model that predicts tables; what `mlflow.pyfunc.load_model` wraps."""
 
-    def __init__(self, model: ExportedModel) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
 
     def predict(self, table: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from fold_search.search.racing.audits import RaceFigures, paused_trials, race_fi
 from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import Scores
 from fold_search.search.racing.ties import Tie, tied_with
+from fold_search.search.reporting.baselines import beats_all
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.study.attended import is_attended, present_runs
 from fold_search.search.study.config import config_from_record
@@ -23,6 +24,7 @@ from fold_search.storage.catalog import list_studies
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import (
+    BaselineRecord,
     Direction,
     FoldRun,
     FoldRunState,
@@ -77,6 +79,7 @@ class Summary:
     work_saved: float
     race: RaceFigures
     used: Spending
+    baselines: tuple[BaselineRecord, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with plain types."""
@@ -139,6 +142,7 @@ def summarise(ledger: Ledger, known: Known | None = None) -> Summary:
         work_saved=work_saved,
         race=race_figures(trials, runs, record.direction),
         used=spending(ledger, plan.budget),
+        baselines=tuple(ledger.baselines()),
     )
 
 
@@ -206,9 +210,10 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
     """
     summary = summarise(ledger)
     best, used = summary.best, asdict(summary.used)
+    baselines = [asdict(baseline) for baseline in summary.baselines]
     if best is None:
         found = find_provisional(ledger)
-        return found.as_json() | {"used": used} if found else None
+        return found.as_json() | {"used": used, "baselines": baselines} if found else None
     samples = samples_of(ledger, best.trial)
     tied = [asdict(tie) for tie in best_ties(ledger, best.trial)]
     return {
@@ -218,6 +223,8 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
         "samples": samples,
         "tied": tied,
         "used": used,
+        "baselines": baselines,
+        "beats_baselines": beats_all(summary.baselines, best.fold_scores, summary.direction),
     }
 
 

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from fold_search.search.racing.audits import paused_trials, race_line, trial_states
 from fold_search.search.racing.verdicts import percent
+from fold_search.search.reporting.baselines import baselines_line, verdict_line
 from fold_search.search.reporting.lines import (
     best_line,
     counts_line,
@@ -59,6 +60,7 @@ def render_status(ledger: Ledger, *, width: int = 80, most: int = 20, reasons: b
     lines += [
         counts_line(summary),
         best_line(summary),
+        *filter(None, [baselines_line(summary.baselines)]),
         f"stopping trials early saved {summary.work_saved:.0%} of the epochs of ended trials",
         race_line(summary.race),
         used_line(summary),
@@ -85,7 +87,8 @@ def render_best(ledger: Ledger) -> RenderableType:
     if best is None:
         found = find_provisional(ledger)
         provisional = [_provisional(found, summary.metric)] if found else []
-        return Group(best_line(summary), *provisional, used_line(summary))
+        lines = [*filter(None, [baselines_line(summary.baselines)]), used_line(summary)]
+        return Group(best_line(summary), *provisional, *lines)
     samples = samples_of(ledger, best.trial)
     resampled = any(sample["counts_before"] != sample["counts_after"] for sample in samples if sample)
     table = Table(show_header=False)
@@ -94,8 +97,15 @@ def render_best(ledger: Ledger) -> RenderableType:
     table.add_section()
     for name, value in best.params.items():
         table.add_row(name, show(value))
-    ties, race = ties_line(best_ties(ledger, best.trial)), race_line(summary.race)
-    return Group(best_line(summary), table, ties, leak_line(samples), race, used_line(summary))
+    lines = [
+        baselines_line(summary.baselines),
+        verdict_line(summary.baselines, best.fold_scores, summary.direction),
+        ties_line(best_ties(ledger, best.trial)),
+        leak_line(samples),
+        race_line(summary.race),
+        used_line(summary),
+    ]
+    return Group(best_line(summary), table, *filter(None, lines))
 
 
 def _provisional(found: Provisional, metric: str) -> RenderableType:

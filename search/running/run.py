@@ -15,6 +15,7 @@ from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.racing.live import live_race
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.reporting.summary import summarise
+from fold_search.search.running.baselines import Baselines
 from fold_search.search.running.continuing import has_work_left, how_to_add_trials
 from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
 from fold_search.search.running.engines.engine import Engine
@@ -37,6 +38,7 @@ from fold_search.storage.records import EventKind, StudyState, TrialState
 
 STEP_SECONDS = 0.2
 DRAIN_SECONDS = 60.0
+BASELINE_SECONDS = 60.0
 LEAVE_SECONDS = 3.0  # for the trackers, of a run whose time is used or that was interrupted
 
 
@@ -83,6 +85,7 @@ def run_study(
     secrets: Secrets,
     console: Console,
     limit: TimeLimit | None = None,
+    memory_limit: int | None = None,
 ) -> Ending:
     """Run the study as `owner`, who may have announced it, with the workers of `engine`.
 
@@ -101,6 +104,7 @@ def run_study(
             ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
         ).prune,
     )
+    baselines = Baselines(ledger=study.ledger, config=config, url=study.url, memory_limit=memory_limit)
     deadline = None if limit is None else limit.deadline
     shown = Progress(study.ledger, console, doing=engine.doing, race=race, deadline=deadline)
     with interrupts() as counter, shown as progress:
@@ -110,6 +114,7 @@ def run_study(
             meter = Meter(ledger=study.ledger, budget=config.budget, say=progress.say)
             if deadline is None or time.time() < deadline:
                 engine.start()
+                baselines.start()
             going = RunLoop(
                 ledger=study.ledger,
                 coordinator=coordinator,
@@ -119,7 +124,11 @@ def run_study(
                 counter=counter,
             )
             ending = going.to_its_end(deadline)
+            if ending is Ending.FINISHED:
+                _await(baselines, counter, limit=limit)
+                coordinator.show_baselines()
         finally:
+            baselines.kill()
             owners = engine.kill()
             # Without the database the leases lapse by themselves.
             with contextlib.suppress(StorageUnavailable):
@@ -219,6 +228,14 @@ def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts
         ledger.release_role(WORKER_ROLE + owner, owner)
 
 
+def _await(baselines: Baselines, counter: Interrupts, *, limit: TimeLimit | None) -> None:
+    """Wait for baselines that take longer than the whole study did, but not for long."""
+    until = time.time() + BASELINE_SECONDS
+    until = until if limit is None else min(until, limit.deadline)
+    while baselines.alive() and not counter.count and time.time() < until:
+        time.sleep(STEP_SECONDS)
+
+
 def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:
     """Raise RunFailed, which says how to continue, if the study ended because its trials fail."""
     if study.ledger.study().state is not StudyState.FAILED:
@@ -237,6 +254,7 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
         hint = "; `search export` gives a provisional model" if find_provisional(study.ledger) else ""
         if not summary.epochs_trained:
             hint = "; no epoch is trained yet: the rows are prepared first, so a first run needs more time"
+            hint += "" if config.data.kind == "image" else "; `search export --baseline` gives the TF-IDF baseline"
         on = spending(study.ledger, config.budget).used_up or "the same command continues the study"
         raise RunFailed(f"no trial is complete yet; {on}{hint}", ExitCode.NONE_COMPLETE)
     ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"

@@ -84,6 +84,11 @@ class GoalConfig(Section):
         description="Whether the first trial has the usual values of what is searched instead of random ones, as near "
         "to them as the ranges allow: a known good start. Not with the sampler grid.",
     )
+    baselines: bool = Field(
+        True,
+        description="Whether simple models are scored on the same folds, to compare the trials with: the majority "
+        "class, and TF-IDF with a linear model for texts and relations. They are no trials.",
+    )
     diverged: Literal["worst", "failed"] = Field(
         "worst",
         description="What happens to a trial whose loss, gradients or score become infinite or NaN. worst: it is "

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from fold_search.storage.records import Event, FoldRunState, StudyRecord
+from fold_search.storage.records import Event, EventKind, FoldRunState, StudyRecord
 
 LONGEST_MESSAGE = 300
 
@@ -39,6 +39,11 @@ def by_trial(events: Iterable[Event]) -> dict[int, list[Event]]:
         if event.trial is not None:
             trials.setdefault(event.trial, []).append(event)
     return trials
+
+
+def baselines(events: Iterable[Event]) -> list[Event]:
+    """The events of the baselines, which belong to no trial."""
+    return [event for event in events if event.kind is EventKind.BASELINE]
 
 
 def released(payload: Mapping[str, object]) -> str:

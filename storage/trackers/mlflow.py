@@ -1,4 +1,4 @@
-"""The MLflow tracker: one experiment per study, in it the study's run and one nested run per trial.
+"""The MLflow tracker: one experiment per study, in it the study's run and one nested run per trial and per baseline.
 
 Publishing the same events again changes nothing: runs are found by their tags, a metric has the time of its event, and
 MLflow stores one (metric, time, step, value) only once.
@@ -20,8 +20,14 @@ from sqlalchemy import make_url
 
 from fold_search.storage.catalog import study_key
 from fold_search.storage.records import Event, EventKind, StudyRecord
-from fold_search.storage.trackers.contract import TrackerUnavailable, by_trial, one_line, without_secrets
-from fold_search.storage.trackers.mlflow_runs import RunWrites, milliseconds, study_writes, trial_writes
+from fold_search.storage.trackers.contract import TrackerUnavailable, baselines, by_trial, one_line, without_secrets
+from fold_search.storage.trackers.mlflow_runs import (
+    RunWrites,
+    baseline_writes,
+    milliseconds,
+    study_writes,
+    trial_writes,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,6 +106,8 @@ class _Session:
             self._describe()
         for trial, own in by_trial(events).items():
             self._write(self._trial_run(trial, started_at=own[0].at), trial_writes(self.study.metric, own))
+        for event in baselines(events):
+            self._write(self._baseline_run(event), baseline_writes(self.study.metric, event))
         self._write(self._run, study_writes(self.study.metric, events))
 
     def register(self, folder: Path, *, trial: int, name: str, description: str) -> str:
@@ -133,6 +141,13 @@ class _Session:
             self._client.set_tag(run, "mlflow.parentRunId", self._run)
             self._trial_runs[trial] = run
         return self._trial_runs[trial]
+
+    def _baseline_run(self, event: Event) -> str:
+        name, label = event.payload["name"], event.payload["label"]
+        tags = {"search.kind": "baseline", "search.baseline": name}
+        run = self._find_or_create_run(tags, name=f"baseline: {label}", started_at=event.at - event.payload["seconds"])
+        self._client.set_tag(run, "mlflow.parentRunId", self._run)
+        return run
 
     def _find_or_create_run(self, tags: dict[str, str], *, name: str, started_at: float) -> str:
         if (found := self._find_run(tags)) is not None:

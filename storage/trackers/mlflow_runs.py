@@ -99,6 +99,19 @@ def study_writes(metric: str, events: Iterable[Event]) -> RunWrites:
     return writes
 
 
+def baseline_writes(metric: str, event: Event) -> RunWrites:
+    """A baseline as its run shows it: scores by the names that trials have them by, so that they share columns."""
+    writes, payload = RunWrites(), event.payload
+    found = {"mean": payload["score"], "std": payload["std"], "pooled": payload["pooled"]}
+    writes.log({f"cv/{metric}_{name}": value for name, value in found.items()}, event, step=0)
+    folds = {f"fold_{fold}/best_score": score for fold, score in enumerate(payload["fold_scores"])}
+    writes.log(folds, event, step=0)
+    writes.tag({"search.state": "failed" if payload["score"] is None else "complete"})
+    writes.tag({"search.reason": payload["reason"]})
+    writes.status, writes.ended_at = "FAILED" if payload["score"] is None else "FINISHED", event.at
+    return writes
+
+
 def milliseconds(seconds: float) -> int:
     """MLflow's times."""
     return round(seconds * 1000)

@@ -110,6 +110,9 @@ def study_writes(events: Iterable[Event]) -> RunWrites:
                 writes.set(trial, {"datetime_complete": _time(event)})
                 writes.append("trials/values", payload["score"], event, step=event.trial or 0)
                 _note_best(writes, event)
+            case EventKind.BASELINE:
+                known = ("label", "score", "std", "pooled", "fold_scores", "reason")
+                writes.set(f"baselines/{payload['name']}", {name: payload[name] for name in known})
             case EventKind.STUDY_FINISHED:
                 ending = {"state": payload.get("state", "finished"), "reason": payload["reason"]}
                 writes.set("study", {**ending, "race": payload.get("race", {})})

@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -13,7 +14,7 @@ from sqlalchemy import Engine, event
 from fold_search.storage.catalog import find_study, list_studies
 from fold_search.storage.errors import LeaseLost, StorageError
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.records import Claim, EventKind, Failure, FoldRunState, StudyState, TrialState
+from fold_search.storage.records import BaselineRecord, Claim, EventKind, Failure, FoldRunState, StudyState, TrialState
 from tests.claims import claim_first
 from tests.contracts.ledger_processes import (
     Crowd,
@@ -520,6 +521,30 @@ class TestFailures:
         assert ledger.rows_that_fit("small") == {"long": 4, "short": 16}
         assert ledger.rows_that_fit("large") == {}
         assert kinds(ledger).count(EventKind.OUT_OF_MEMORY) == 4
+
+
+class TestBaselines:
+    def test_a_baseline_is_recorded_once(self, ledger: Ledger) -> None:
+        """The first record stays, with one event; a baseline without a score says why."""
+        found = BaselineRecord(
+            name="tf-idf", label="TF-IDF", score=0.5, std=0.1, pooled=0.4, fold_scores=(0.4, 0.6), seconds=2.0
+        )
+        failed = BaselineRecord(name="majority", label="majority class", reason="no words", seconds=1.0)
+        for each in (found, failed, replace(found, score=0.9)):
+            ledger.record_baseline(each)
+        assert ledger.baselines() == [failed, found]
+        payloads = [event.payload for event in ledger.events() if event.kind is EventKind.BASELINE]
+        assert [payload["score"] for payload in payloads] == [0.5, None]
+        assert payloads[0]["fold_scores"] == [0.4, 0.6]
+        assert not ledger.trials()
+
+    def test_only_the_holder_of_the_role_records_one(self, ledger: Ledger) -> None:
+        """A process that slept past its lease is refused."""
+        ledger.acquire_role("baselines", "first", lease_seconds=-1)
+        assert ledger.acquire_role("baselines", "second", lease_seconds=60)
+        with pytest.raises(LeaseLost):
+            ledger.fenced("baselines", "first").record_baseline(BaselineRecord(name="majority", label="majority"))
+        assert not ledger.baselines()
 
 
 class TestEvents:

@@ -266,7 +266,7 @@ class TestMigrate:
         with writing(engine) as connection:
             connection.execute(text(f"UPDATE {VERSIONS} SET version_num = '9999'"))
         with pytest.raises(
-            StorageError, match=r"newer version of fold-search \(found schema 9999, expected at most 0006\)"
+            StorageError, match=rf"newer version of fold-search \(found schema 9999, expected at most {SCHEMA}\)"
         ):
             migrate(engine)
         with reading(engine) as connection:
