@@ -1,4 +1,4 @@
-"""Images as model inputs: decoded once a study into a memory-mapped file, changed at random and normalised by batch."""
+"""Images as model inputs: decoded once per study into a memory-mapped file, augmented and normalised batch by batch."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +35,7 @@ from fold_search.objectives.tasks.image_augmentation import ImageAugmentation
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]  # (rows, size, size, 3)
 
-DECODING = "2"  # rises when the same file gives other pixels than before
+DECODING = "2"  # raised whenever a new version gives other pixels for the same file
 THUMBNAIL_SIZE = 8
 THUMBNAILS_PER_CALL = 1024
 
@@ -64,7 +64,7 @@ class ImageInputs:
             deviation=deviation,
             model=model,
             labels=job.labels,
-            # With nothing but the head to train, the encoder runs once a study, not once an epoch.
+            # If only the head is trained, the encoder runs once per study, not once per epoch.
             states=self.pooled(pooling=model.pooling) if model.trainable_layers == 0 else None,
             augment=augment,
         )

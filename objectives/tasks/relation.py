@@ -1,4 +1,4 @@
-"""Relations as model inputs: the marked texts' tokens, what of them belongs to the entities, and what is cut first."""
+"""Relations as model inputs: the marked text's tokens, which of them are the entities', and which are cut first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class MarkedTokens:
     """The tokens of all rows, end to end; `offsets[row]` to `offsets[row + 1]` are one row's."""
 
     ids: NDArray[np.int32]  # (tokens,)
-    marks: NDArray[np.int8]  # (tokens,): 0, or what of the entities it is
-    ranks: NDArray[np.int32]  # (tokens,): of a row of n, those of rank below m stay where m fit
+    marks: NDArray[np.int8]  # (tokens,): 0, or which part of the entities the token is
+    ranks: NDArray[np.int32]  # (tokens,): if m tokens of a row fit, those of rank below m are kept
     offsets: NDArray[np.int64]  # (rows + 1,)
     pad_id: int
     mask_id: int | None
@@ -88,7 +88,7 @@ class RelationInputs:
     def feed(self, job: FoldJob, *, device: str) -> "RelationFeed":
         """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
         model = job.params.model
-        # Attention over the tokens is trained with the head, so that there is no one state to be kept.
+        # Attention over the tokens is trained with the head, so there is no single state that could be kept.
         kept = model.trainable_layers == 0 and (model.entity_states == "entities" or model.pooling != "attention")
         return RelationFeed(
             tokens=self.tokens,
@@ -176,7 +176,7 @@ def prepare_relations(
 def tokenise_marked(
     texts: Sequence[MarkedText], *, tokenizer: Any, new: NewTokens, max_length: int, cache: Path
 ) -> MarkedTokens:
-    """Return the tokens of all texts, at most max_length of each, from `cache`, where they are put first if need be."""
+    """Return the tokens of all texts, at most max_length of each, from `cache`; made first if they are not there."""
     key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *stand_in_key(tokenizer), *map(repr, texts)])
     stand_in = stand_in_for_nothing(tokenizer)
 
@@ -218,7 +218,7 @@ def _row(
     *,
     max_length: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int32]]:
-    """Return the ids, marks and ranks of one text's tokens, of those that are kept."""
+    """Return the ids, marks and ranks of the tokens of one text that are kept."""
     starts, ends = np.array(offsets, dtype=np.int64).T
     marks = np.zeros(len(ids), dtype=np.int8)
     for start, end in text.spans:
@@ -231,9 +231,10 @@ def _row(
 
 
 def _ranks(marks: NDArray[np.int8], special: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return each token's place in the order in which they are kept.
+    """Return each token's place in the order in which tokens are kept.
 
-    First where the entities begin, then the tokenizer's own tokens, then the others as they lie near an entity.
+    First come the tokens at which the entities begin, then the tokenizer's own, then the others by how near an entity
+    they are.
     """
     places, entities = np.arange(len(marks)), np.flatnonzero(marks)
     distances = np.abs(places[:, None] - entities).min(axis=1, initial=len(marks))
@@ -269,6 +270,6 @@ def _draw_replacements(
     chosen: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """As draw_replacements, whose model does not know the new tokens."""
+    """As draw_replacements, for a model that does not know the new tokens."""
     known = input_ids.masked_fill(input_ids >= tokens.new.first, tokens.unknown_id)
     return torch.where(chosen, draw_replacements(model, known, attention_mask, chosen, generator), input_ids)
