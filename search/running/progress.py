@@ -1,8 +1,10 @@
 """Progress of a run: a live panel on a terminal, one plain line an event elsewhere."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import cache, partial
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +15,7 @@ from rich.table import Table
 
 from fold_search.search.racing.audits import race_line
 from fold_search.search.reporting.lines import best_line, counts_line, sample_line, show
-from fold_search.search.reporting.summary import UNENDED, Summary, summarise
+from fold_search.search.reporting.summary import UNENDED, Summary, most_epochs, summarise
 from fold_search.storage.errors import StorageUnavailable
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Event, EventKind, FoldRunState
@@ -33,6 +35,7 @@ class Progress:
         self._started = time.monotonic()
         self._metric = ""
         self._epochs_at_start = 0
+        self._most_epochs = cache(partial(most_epochs, ledger))
 
     def __enter__(self) -> Self:
         before = summarise(self._ledger)
@@ -71,7 +74,7 @@ class Progress:
             for event in events:
                 if _is_resampled(event) or (self._live is None and not _ends_with_its_trial(event)):
                     at = datetime.fromtimestamp(event.at).strftime("%H:%M:%S")
-                    self.say(f"{at} {describe(event, metric=self._metric)}")
+                    self.say(f"{at} {describe(event, metric=self._metric, most_epochs=self._most_epochs)}")
 
     def _panel(self, summary: Summary) -> RenderableType:
         ended = sum(count for state, count in summary.trials.items() if state not in UNENDED)
@@ -115,8 +118,8 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def describe(event: Event, *, metric: str) -> str:
-    """One event in one line."""
+def describe(event: Event, *, metric: str, most_epochs: Callable[[int], int] | None = None) -> str:
+    """One event in one line; `most_epochs` says how many epochs a trial may have, by its number."""
     where = "study" if event.trial is None else f"trial {event.trial}"
     if event.fold is not None:
         where += f" fold {event.fold}"
@@ -133,7 +136,10 @@ def describe(event: Event, *, metric: str) -> str:
             return f"{where} trains on {sample_line(payload)}"
         case EventKind.EPOCH:
             losses = " ".join(f"{name} {payload['metrics'][name]:.4f}" for name in ("train_loss", "val_loss"))
-            return f"{where} epoch {event.epoch}: {metric} {payload['score']:.4f} {losses} ({payload['seconds']:.1f}s)"
+            where += f" epoch {event.epoch}"
+            if most_epochs and event.trial is not None:
+                where += f" of {most_epochs(event.trial)}"
+            return f"{where}: {metric} {payload['score']:.4f} {losses} ({payload['seconds']:.1f}s)"
         case EventKind.OUT_OF_MEMORY:
             use = payload["shape"].partition(":")[0]
             return f"{where} ran out of memory: {use} continues with {payload['rows']} rows at a time"
