@@ -146,11 +146,11 @@ def _select(labels: Labels, points: Callable[[], Points], *, params: TrainingPar
     untouched = [label for label, count in counts.items() if count < params.sampler_min_rows]
     match params.sampler:
         case "random_under" | "near_miss":
-            spared = np.isin(labels, untouched)
-            large = np.flatnonzero(~spared)
+            untouched_rows = np.isin(labels, untouched)
+            large = np.flatnonzero(~untouched_rows)
             at = points()[large] if params.sampler == "near_miss" else None
             kept = _cut(labels[large], at, params=params, seed=seed)
-            return np.concatenate([np.flatnonzero(spared), large[kept]])
+            return np.concatenate([np.flatnonzero(untouched_rows), large[kept]])
         case "tomek_links":
             # Only the largest class loses rows: with more classes, a link between two of them would lose both its rows.
             largest = max(counts, key=counts.__getitem__)
