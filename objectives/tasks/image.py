@@ -42,7 +42,7 @@ THUMBNAILS_PER_CALL = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInputs:
-    """What all fold runs of a study share: the images of one size, and what the frozen encoder makes of them."""
+    """What all fold runs of a study share: the images of one size, and the frozen encoder's states of them."""
 
     pixels: Pixels
     encoder: str
@@ -70,7 +70,7 @@ class ImageInputs:
         )
 
     def pooled(self, *, pooling: str) -> NDArray[np.float32]:
-        """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
+        """Return the frozen encoder's pooled states of all rows, (rows, width), computed once. EncoderError."""
         weights = [_digest_file(path) for path in sorted(resolve_encoder(self.encoder).glob("*.safetensors"))]
         key = _digest([self.key, *weights, pooling])
         shape = check_image_encoder(self.encoder, image_size=self.pixels.shape[1], pooling=pooling, trainable_layers=0)
@@ -130,7 +130,7 @@ class ImageFeed:
 def prepare_images(content: Content, *, encoder: str, image_size: int, cache: Path, device: str = "cpu") -> ImageInputs:
     """Decode the rows' images, or find them in `cache`.
 
-    What the frozen encoder makes of them is computed on `device` when it is first asked for. Raises DataError.
+    The frozen encoder's states are computed on `device` when they are first asked for. Raises DataError.
     """
     root = content.spec.image_root
     key = _digest([DECODING, str(root.resolve()), str(image_size), *content.texts, *stamps(content)])

@@ -68,7 +68,7 @@ class MarkedTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelationInputs:
-    """What all fold runs of a study share: the tokens of one form, and what a frozen encoder makes of them."""
+    """What all fold runs of a study share: the tokens of one form, and the frozen encoder's states of them."""
 
     tokens: MarkedTokens
     encoder: str
@@ -76,7 +76,7 @@ class RelationInputs:
     device: str
 
     def states(self, model: ModelParams) -> NDArray[np.float32]:
-        """Return what the head sees of all rows where the encoder is frozen; computed once a study. EncoderError."""
+        """Return what the head sees of all rows where the encoder is frozen; computed once per study. EncoderError."""
         seen = model.entity_states if model.entity_states == "entities" else model.pooling
         key = digest([self.tokens.key, *digest_weights(self.encoder), seen, str(model.max_length)])
 
@@ -152,9 +152,9 @@ def prepare_relations(
 
     With `cut_words` their words are cut into morphemes first.
 
-    What the frozen encoder makes of them is computed on `device` when it is first asked for. An encoder that was saved
-    with marker tokens gets only those that it lacks. Raises EncoderError, and DataError as read_relations does, and if
-    the tokenizer has no separator for the form `separated`.
+    The frozen encoder's states are computed on `device` when they are first asked for. An encoder that was saved with
+    marker tokens gets only those that it lacks. Raises EncoderError; DataError as read_relations does, and if the
+    tokenizer has no separator for the form `separated`.
     """
     relations = read_relations(content, form=form)
     if cut_words:

@@ -117,7 +117,7 @@ class TextInputs:
         long_text: LongText = "head",
         overlap: float = 0.0,
     ) -> NDArray[np.float32]:
-        """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
+        """Return the frozen encoder's pooled states of all rows, (rows, width), computed once. EncoderError."""
         cut = Cut(max_length=max_length, long_text=long_text, overlap=overlap)
 
         def fill(folder: Path) -> None:
@@ -175,7 +175,7 @@ class TextInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFeed:
-    """What one trial's model sees of the texts: their tokens, or what frozen layers made of them."""
+    """What one trial's model sees of the texts: their tokens, or the frozen layers' states of them."""
 
     tokens: TokenisedTexts
     model: ModelParams
