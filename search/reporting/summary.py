@@ -153,6 +153,11 @@ def summarise_all(url: str) -> list[Summary]:
     return [summarise(Ledger(engine, record.id)) for record in list_studies(engine)]
 
 
+def most_epochs(ledger: Ledger, trial: int) -> int:
+    """The epochs of a fold run of the trial, unless its patience ends it earlier."""
+    return int(ledger.params()[trial].get("epochs", _plan(json.dumps(ledger.study().config)).epochs))
+
+
 def find_best(record: StudyRecord, trials: Sequence[TrialRecord]) -> Best | None:
     """The complete trial with the best mean, the earliest of equals; a stopped trial is never the best."""
     complete = [t for t in trials if t.state is TrialState.COMPLETE and t.score is not None and math.isfinite(t.score)]
