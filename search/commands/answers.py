@@ -15,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from fold_search.search.reporting.steps import Steps
     from fold_search.search.study.opened import OpenStudy
 
 WATCH_SECONDS = 2.0
@@ -83,6 +84,13 @@ def new_console(*, stderr: bool = False) -> "Console":
     from fold_search.search.terminal import make_console
 
     return make_console(stderr=stderr)
+
+
+def new_steps() -> "Steps":
+    """What shows on stderr which step a command is at."""
+    from fold_search.search.reporting.steps import Steps
+
+    return Steps(new_console(stderr=True))
 
 
 def print_best(study: "OpenStudy", console: "Console") -> int:
