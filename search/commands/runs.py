@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from fold_search.search.commands.answers import new_console, print_best, say
+from fold_search.search.commands.completing import complete_setting
 from fold_search.search.commands.options import (
     encoding_option,
     find_study,
@@ -116,6 +117,7 @@ def init(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_setting,
     help="Override one key of the study file; repeat for more.",
 )
 def run(

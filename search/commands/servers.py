@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from fold_search.search.commands.answers import new_steps, say
+from fold_search.search.commands.completing import complete_study
 from fold_search.search.commands.options import database_url, find_study, storage_option
 from fold_search.search.study import defaults
 
@@ -13,7 +14,11 @@ host_option = click.option("--host", default="127.0.0.1", show_default=True, hel
 
 @click.command("serve")
 @click.option(
-    "--study", "name", metavar="NAME", help="Use the MLflow of this study; an error if there is no such study."
+    "--study",
+    "name",
+    metavar="NAME",
+    shell_complete=complete_study,
+    help="Use the MLflow of this study; an error if there is no such study.",
 )
 @storage_option
 @click.option("--mlflow", metavar="URI", help=f"MLflow tracking URI.  [default: the study's, or {defaults.MLFLOW}]")
@@ -50,7 +55,9 @@ def serve(
 
 
 @click.command("dashboard")
-@click.option("--study", "name", metavar="NAME", help="Check first that this study exists.")
+@click.option(
+    "--study", "name", metavar="NAME", shell_complete=complete_study, help="Check first that this study exists."
+)
 @storage_option
 @host_option
 @click.option("--port", default=8080, show_default=True, help="Port to listen on.")
@@ -68,7 +75,7 @@ def dashboard(name: str | None, storage: str | None, host: str, port: int) -> No
 
 
 @click.command("ui")
-@click.option("--study", "name", metavar="NAME", help="Use the MLflow of this study.")
+@click.option("--study", "name", metavar="NAME", shell_complete=complete_study, help="Use the MLflow of this study.")
 @storage_option
 @host_option
 @click.option("--port", default=5000, show_default=True, help="Port to listen on.")
