@@ -6,11 +6,13 @@ import unicodedata
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from fold_search.objectives.data.image_root import DAMAGES, first_line, is_of_the_system, read_members
 from fold_search.objectives.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE, FOLDER = "file", "folder"  # the columns
 # The file name endings of the formats that are read.
@@ -32,7 +34,7 @@ def is_class_folders(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() == ".zip"
 
 
-def read_class_folders(path: Path, *, labelled: bool = False) -> pd.DataFrame:
+def read_class_folders(path: Path, *, labelled: bool = False) -> "pd.DataFrame":
     """Return a row for each file: `file`, its path in the folder or zip file, and `folder`, its class.
 
     Rows are sorted by path. The classes' folders may lie in one outer folder. Hidden files and files of the system are
@@ -57,6 +59,8 @@ def read_class_folders(path: Path, *, labelled: bool = False) -> pd.DataFrame:
     # Beside the folders lie lists and licences. If there is no folder, the files are all that there is.
     if any(folder for _, folder in rows):
         rows = [row for row in rows if row[1] or _is_image(row[0])]
+    import pandas as pd  # which takes long to load
+
     return pd.DataFrame(rows, columns=[FILE, FOLDER], dtype=object)
 
 

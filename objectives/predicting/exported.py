@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -135,15 +135,23 @@ class ExportedModel:
         for member in self.description.members:
             check_files(folder / member.folder, member.checksums)
 
-    def predict(self, content: Content) -> NDArray[np.float32]:
+    def predict(
+        self,
+        content: Content,
+        *,
+        step: Callable[[str], None] = lambda name: None,
+        advance: Callable[[int], None] = lambda num_rows: None,
+    ) -> NDArray[np.float32]:
         """Return probabilities at the fitted temperature, (rows, classes), or numbers, (rows, 1).
 
-        Raises DataError if the rows are of another kind than those that the model was trained on, EncoderError, and
-        ModelError if not even one row at a time fits into memory.
+        `step` is told what is done, `advance` how many more rows are predicted. Raises DataError if the rows are of
+        another kind than those that the model was trained on, EncoderError, and ModelError if not even one row at a
+        time fits into memory.
         """
         params = self._params(self.description.members[0])
         if content.spec.relation is not None:
             read_relations(content, form=params.model.entity_form, known_types=self.description.entity_types)
+        step("preparing images" if content.spec.kind == "image" else "tokenising rows")
         with TemporaryDirectory() as cache:
             inputs = prepare(
                 content,
@@ -154,21 +162,25 @@ class ExportedModel:
             )
             job = self._job(params, num_rows=len(content.texts))
             if not self._voters:
+                step("loading the model")
                 self._voters = self._load_all(inputs, job)
-            votes = self._votes(inputs.feed(job, device=str(self._device)), np.arange(len(content.texts)))
+            step("predicting")
+            votes = self._votes(inputs.feed(job, device=str(self._device)), np.arange(len(content.texts)), advance)
         mean: NDArray[np.float32] = votes.mean(axis=0)
         if self.description.task == "regression":
             return mean
         return apply_temperature(mean, self.description.temperature).astype(np.float32)
 
     @torch.inference_mode()
-    def _votes(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
+    def _votes(self, feed: Feed, rows: Rows, advance: Callable[[int], None]) -> NDArray[np.float32]:
         """Return each member's predictions, (members, rows, outputs)."""
         votes = np.empty((len(self._voters), len(rows), self.description.num_outputs), np.float32)
         order = np.argsort(feed.lengths(rows), kind="stable")
+        advance(0)
         try:
             for chosen, predictions in self._at_once.in_parts(order, lambda some: self._votes_at_once(feed, some)):
                 votes[:, chosen] = predictions
+                advance(len(chosen))
         except OutOfMemory as error:
             raise ModelError(f"{self._folder}: not even one row at a time fits into memory: {error}") from None
         return votes

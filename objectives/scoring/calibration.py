@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 NUM_BINS = 15
 LARGEST_TEMPERATURE = 20.0
@@ -56,6 +54,9 @@ def fit_temperature(probabilities: Probabilities, truth: Labels) -> float:
     """
     logits = _log(probabilities)
 
+    from scipy.optimize import minimize_scalar  # which takes long to load
+    from scipy.special import log_softmax
+
     def negative_log_likelihood(log_temperature: float) -> float:
         log_probabilities = log_softmax(logits / np.exp(log_temperature), axis=1)
         return -float(np.take_along_axis(log_probabilities, truth[:, None], axis=1).mean())
@@ -69,6 +70,8 @@ def fit_temperature(probabilities: Probabilities, truth: Labels) -> float:
 
 def apply_temperature(probabilities: Probabilities, temperature: float) -> NDArray[np.float64]:
     """Return p^(1 / temperature), scaled so that each row sums to 1: the softmax of logits / temperature."""
+    from scipy.special import softmax  # which takes long to load
+
     return np.asarray(softmax(_log(probabilities) / temperature, axis=1), np.float64)
 
 

@@ -1,4 +1,7 @@
-"""The metrics: plain functions of the true labels and the predictions."""
+"""The metrics: plain functions of the true labels and the predictions.
+
+scikit-learn is loaded when a metric needs it: whoever reads a study file wants their names alone.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -7,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, mean_absolute_error, mean_squared_error, r2_score, roc_auc_score
 
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.scoring.calibration import NUM_BINS, reliability
@@ -206,11 +208,15 @@ def _roc_auc(truth: Truth, predictions: Predictions, goal: Goal) -> float:
     ranked = is_class.any(axis=0) & ~is_class.all(axis=0)
     if not ranked.any():
         return 0.5
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(is_class[:, ranked], predictions[:, ranked], average="macro"))
 
 
 def _pr_auc(truth: Truth, predictions: Predictions, goal: Goal) -> float:
     is_class = truth[:, None] == np.arange(predictions.shape[1])
+    from sklearn.metrics import average_precision_score
+
     areas = [average_precision_score(is_class[:, label], predictions[:, label]) for label in np.unique(truth)]
     return float(np.mean(areas))
 
@@ -235,10 +241,14 @@ def _over_ranks(gain: Callable[[NDArray[np.int64], int], NDArray[Any]]) -> _Scor
 
 
 def _mae(truth: Truth, predictions: Predictions, goal: Goal) -> float:
+    from sklearn.metrics import mean_absolute_error
+
     return float(mean_absolute_error(truth, predictions[:, 0].astype(np.float64)))
 
 
 def _mse(truth: Truth, predictions: Predictions, goal: Goal) -> float:
+    from sklearn.metrics import mean_squared_error
+
     return float(mean_squared_error(truth, predictions[:, 0].astype(np.float64)))
 
 
@@ -246,6 +256,8 @@ def _r2(truth: Truth, predictions: Predictions, goal: Goal) -> float:
     predicted = predictions[:, 0].astype(np.float64)
     if np.ptp(truth) == 0:
         return float(np.array_equal(truth, predicted))
+    from sklearn.metrics import r2_score
+
     return float(r2_score(truth, predicted))
 
 
