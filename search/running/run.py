@@ -109,7 +109,12 @@ def run_study(
                 engine.start()
                 baselines.start()
             going = _Run(
-                ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
+                ledger=study.ledger,
+                coordinator=coordinator,
+                engine=engine,
+                progress=progress,
+                counter=counter,
+                baselines=baselines,
             )
             ending = going.to_its_end(None if limit is None else limit.deadline)
             if ending is Ending.FINISHED:
@@ -145,6 +150,7 @@ class _Run:
     engine: Engine
     progress: Progress
     counter: Interrupts
+    baselines: Baselines
     ending: Ending = Ending.FINISHED
     outage_since: float | None = None
 
@@ -171,6 +177,7 @@ class _Run:
             working = self.coordinator.step()
             _release(self.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
             self.progress.update()
+            self.baselines.tend()
             self.outage_since = None
             return working
         except StorageUnavailable as error:
@@ -215,8 +222,10 @@ def _await(baselines: Baselines, counter: Interrupts, *, limit: TimeLimit | None
     """Wait for baselines that take longer than the whole study did, but not for long."""
     until = time.time() + BASELINE_SECONDS
     until = until if limit is None else min(until, limit.deadline)
+    baselines.tend(now=True)
     while baselines.alive() and not counter.count and time.time() < until:
         time.sleep(STEP_SECONDS)
+        baselines.tend(now=True)
 
 
 def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:

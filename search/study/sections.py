@@ -86,7 +86,8 @@ class GoalConfig(Section):
     baselines: bool = Field(
         True,
         description="Whether simple models are scored on the same folds, to compare the trials with: the majority "
-        "class, and TF-IDF with a linear model for texts and relations. They are no trials.",
+        "class, TF-IDF with a linear model for texts and relations, and a linear model on the frozen encoder where heads "
+        "alone are trained on images or relations. They are no trials.",
     )
     diverged: Literal["worst", "failed"] = Field(
         "worst",

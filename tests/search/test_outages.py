@@ -116,7 +116,7 @@ def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):
         raise StorageUnavailable("the database is locked")
 
     parts: dict[str, Any] = {"coordinator": SimpleNamespace(step=step), "progress": SimpleNamespace(say=said.append)}
-    going = _Run(ledger=None, engine=None, counter=None, **parts)
+    going = _Run(ledger=None, engine=None, counter=None, baselines=None, **parts)
     assert going._round()
     assert said == ["the database is locked; trying again for up to 0 s; nothing is lost"]
     time.sleep(0.1)
@@ -195,7 +195,12 @@ def test_a_command_that_does_not_lead_gives_back_what_its_dead_workers_held(scri
     engine = SimpleNamespace(tend=lambda: ["dead worker"])
     progress = SimpleNamespace(update=lambda: None)
     run = _Run(
-        ledger=study.ledger, coordinator=study.coordinator("other"), engine=engine, progress=progress, counter=None
+        ledger=study.ledger,
+        coordinator=study.coordinator("other"),
+        engine=engine,
+        progress=progress,
+        counter=None,
+        baselines=SimpleNamespace(tend=lambda: None),
     )
     assert run._round()
     assert study.ledger.fold_runs()[0].state is FoldRunState.WAITING

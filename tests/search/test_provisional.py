@@ -70,7 +70,8 @@ def test_without_a_trained_epoch_there_is_nothing(study: TrainedStudy, tmp_path:
         assert best(study) == {}
         refused(
             study.export(tmp_path / "model"),
-            "study 'nouns' has no trained epoch yet, so there is nothing to export; --baseline exports the TF-IDF baseline",
+            "study 'nouns' has no trained epoch yet, so there is nothing to export; --baseline "
+            "exports the TF-IDF baseline",
         )
 
 
