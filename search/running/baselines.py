@@ -36,6 +36,8 @@ from fold_search.storage.view import LedgerView
 
 BASELINE_ROLE = "baselines"
 LIMIT_SECONDS = 300.0
+LEASE_SECONDS = 30.0
+WAIT_SECONDS = 1.0
 LOOK_SECONDS = 5.0
 NO_MEMORY = "there was not enough memory for it"
 
@@ -143,10 +145,10 @@ def main(job: BaselineJob) -> None:
     if record is None:
         return
     ledger = Ledger(engine, record.id)
-    if not ledger.acquire_role(BASELINE_ROLE, job.owner, lease_seconds=LIMIT_SECONDS + 60):
+    if not _acquire_role(ledger, job):
         return
+    threading.Thread(target=_keep_role, args=(ledger, job), name="limit", daemon=True).start()
     ledger = ledger.fenced(BASELINE_ROLE, job.owner)
-    threading.Thread(target=_give_up, args=(ledger, job.config, job.owner), name="limit", daemon=True).start()
     try:
         if job.memory_limit is not None:
             from fold_search.search.running.objective import limit_memory  # loads torch
@@ -160,6 +162,16 @@ def main(job: BaselineJob) -> None:
     finally:
         with suppress(StorageUnavailable):
             ledger.release_role(BASELINE_ROLE, job.owner)
+
+
+def _acquire_role(ledger: Ledger, job: BaselineJob) -> bool:
+    """Wait for the role while another process computes, which may have died; False once nothing is missing."""
+    until = time.monotonic() + LIMIT_SECONDS
+    while missing(ledger, job.config) and time.monotonic() < until:
+        if ledger.acquire_role(BASELINE_ROLE, job.owner, lease_seconds=LEASE_SECONDS):
+            return True
+        time.sleep(WAIT_SECONDS)
+    return False
 
 
 def compute(ledger: Ledger, rows: StudyRows) -> None:
@@ -229,12 +241,17 @@ def fold_rows(rows: StudyRows) -> FoldRows:
     )
 
 
-def _give_up(ledger: Ledger, config: StudyConfig, owner: str) -> None:
-    """Record that it took too long, and end this process; a single fit cannot be stopped in between."""
-    time.sleep(LIMIT_SECONDS)
+def _keep_role(ledger: Ledger, job: BaselineJob) -> None:
+    """Renew the role. When it takes too long, record that and end the process: a fit cannot be stopped in between."""
+    until = time.monotonic() + LIMIT_SECONDS
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, LEASE_SECONDS / 3))
+        with suppress(StorageUnavailable):
+            ledger.acquire_role(BASELINE_ROLE, job.owner, lease_seconds=LEASE_SECONDS)
     with suppress(LeaseLost, StorageError):
-        for name in missing(ledger, config):
-            label, reason = label_of(name, config.data.task), f"it took longer than {LIMIT_SECONDS:.0f} s"
-            ledger.record_baseline(BaselineRecord(name=name, label=label, reason=reason, seconds=LIMIT_SECONDS))
-        ledger.release_role(BASELINE_ROLE, owner)
+        for name in missing(ledger, job.config):
+            label, reason = label_of(name, job.config.data.task), f"it took longer than {LIMIT_SECONDS:.0f} s"
+            found = BaselineRecord(name=name, label=label, reason=reason, seconds=LIMIT_SECONDS)
+            ledger.fenced(BASELINE_ROLE, job.owner).record_baseline(found)
+        ledger.release_role(BASELINE_ROLE, job.owner)
     os._exit(0)

@@ -29,7 +29,6 @@ BUSY_SECONDS = 2
 EPOCH_SECONDS = 0.15
 RESTART_SECONDS = 0.5
 SCRIPTED: dict[str, Any] = {
-    "study": {"baselines": False},  # so that all processes train
     "data": {"path": "rows.csv", "label": "label", "text": ["text"]},
     "model": {"encoder": "none"},
     "training": {"epochs": 4},

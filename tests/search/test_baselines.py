@@ -155,7 +155,7 @@ class TestComputing:
         monkeypatch.setattr(baselines, "LIMIT_SECONDS", 0.01)
         monkeypatch.setattr(baselines.os, "_exit", ended.append)
         study.ledger.acquire_role(BASELINE_ROLE, "me", lease_seconds=60)
-        baselines._give_up(study.ledger.fenced(BASELINE_ROLE, "me"), study.config, "me")
+        baselines._keep_role(study.ledger, job(study))
         assert ended == [0]
         assert {found.reason for found in study.ledger.baselines()} == {"it took longer than 0 s"}
         assert not study.ledger.live_roles("")
@@ -278,12 +278,23 @@ class TestProcesses:
         assert names(study.ledger) == []
 
 
-def test_nobody_computes_while_another_process_holds_the_role(study: TrainedStudy):
-    """It leaves at once."""
+def job(study: TrainedStudy) -> BaselineJob:
+    return BaselineJob(url=study.url, study="nouns", config=study.config, owner="me")
+
+
+def test_nobody_computes_while_another_process_holds_the_role(study: TrainedStudy, monkeypatch: pytest.MonkeyPatch):
+    """It waits, and does so once that one has died: its role lapses."""
+    monkeypatch.setattr(baselines, "LIMIT_SECONDS", 0.1)
+    monkeypatch.setattr(baselines, "WAIT_SECONDS", 0.05)
     study.ledger.acquire_role(BASELINE_ROLE, "other", lease_seconds=60)
-    baselines.main(BaselineJob(url=study.url, study="nouns", config=study.config, owner="me"))
-    assert names(study.ledger) == []
+    assert not baselines._acquire_role(study.ledger, job(study))
     assert study.ledger.live_roles("") == [BASELINE_ROLE]
+    study.ledger.acquire_role(BASELINE_ROLE, "other", lease_seconds=0.2)
+    monkeypatch.setattr(baselines, "LIMIT_SECONDS", 60)
+    assert baselines._acquire_role(study.ledger, job(study))
+    study.ledger.release_role(BASELINE_ROLE, "me")
+    compute(study.ledger, study.rows)
+    assert not baselines._acquire_role(study.ledger, job(study))
 
 
 def of(study: TrainedStudy) -> tuple[str, ...]:
