@@ -62,7 +62,8 @@ class ExportedBaseline:
     ) -> NDArray[np.float32]:
         """Return probabilities at the fitted temperature, (rows, classes), or numbers, (rows, 1).
 
-        `step` is told what is done, `advance` how many more rows are predicted. Raises DataError if the rows are not such as the model was trained on.
+        `step` is told what is done, `advance` how many more rows are predicted. Raises DataError if the rows are of
+        another kind than those that the model was trained on.
         """
         described = self.description
         step("predicting")

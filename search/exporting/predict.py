@@ -71,7 +71,7 @@ class Model(Protocol):
         """What its folder says of it."""
 
     def predict(
-        self, content: Content, *, step: Callable[[str], None], advance: Callable[[int], None]
+        self, content: Content, *, step: Callable[[str], None] = ..., advance: Callable[[int], None] = ...
     ) -> NDArray[np.float32]:
         """Return probabilities, (rows, classes), or numbers, (rows, 1); raises DataError.
 
