@@ -98,11 +98,11 @@ class Progress:
                     self._show(event)
 
     def _show(self, event: Event) -> None:
-        """One line an event; above a live panel those alone that say what a sampler made of a trial's first fold."""
+        """One line an event, or a line of the panel's latest events if it is news there."""
         at, words = _clock(event.at), describe(event, metric=self._metric)
-        if self._live is None or _is_resampled(event):
+        if self._live is None:
             self.say(f"{at} {words}")
-        elif event.kind not in QUIET:
+        elif event.kind not in QUIET or _is_resampled(event):
             state = str(event.payload.get("state", ""))
             self._happened.append(Happened(at=at, words=words, style=STYLES.get(state, "")))
 
