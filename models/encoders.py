@@ -215,8 +215,8 @@ def _pickled(folder: Path) -> str:
 
 def _resolve(name: str, *, files: tuple[str, ...]) -> Path:
     if name.startswith(TIMM_PREFIX):
-        return _hub_folder(timm_hub_name(name), files)
-    return _local_folder(name) or _hub_folder(name, files)
+        return hub_folder(timm_hub_name(name), files)
+    return _local_folder(name) or hub_folder(name, files)
 
 
 def _local_folder(name: str) -> Path | None:
@@ -243,8 +243,11 @@ def _package_folder(name: str) -> Path:
 
 
 @functools.cache
-def _hub_folder(name: str, files: tuple[str, ...]) -> Path:
-    """The snapshot's own fallback: without a connection, what an earlier download left is used."""
+def hub_folder(name: str, files: tuple[str, ...]) -> Path:
+    """Return the folder with these files of a model on the hub; they are downloaded unless they are there.
+
+    Without a connection, an earlier download is used. Raises EncoderError if there is none.
+    """
     advice = "give a folder with a pretrained model instead, or package:NAME/FOLDER"
     try:
         with quietly():

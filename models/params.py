@@ -25,11 +25,13 @@ def searchable(
     return Field(default, description=meaning, json_schema_extra=extra, **bounds)
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Parameters that belong together; nothing but these may be given."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class EncoderParams(_Section):
+class EncoderParams(Section):
     """The encoder, which of its layers are trained, and the head."""
 
     encoder: str = Field(
@@ -105,7 +107,7 @@ class EncoderParams(_Section):
     )
 
 
-class ColumnsParams(_Section):
+class ColumnsParams(Section):
     """How several text columns are read."""
 
     architecture: Literal["joined", "columns"] = searchable(
@@ -135,7 +137,7 @@ class ColumnsParams(_Section):
     )
 
 
-class RelationParams(_Section):
+class RelationParams(Section):
     """How a sentence with two marked entities is read."""
 
     entity_form: Literal["separated", "markers", "typed_markers", "typed_punctuation"] = searchable(
@@ -153,7 +155,7 @@ class RelationParams(_Section):
     )
 
 
-class ImageParams(_Section):
+class ImageParams(Section):
     """How images are read."""
 
     image_size: int = searchable(

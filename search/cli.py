@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fold_search.objectives.cores import settle_threads
-from fold_search.search.commands import datasets, exports, looks, runs, servers, upkeep
+from fold_search.search.commands import datasets, drafts, exports, looks, runs, servers, upkeep
 from fold_search.search.commands.answers import say, write_in_any_encoding
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def app(context: click.Context, debug: bool) -> None:
 
 
 for command in (
-    *(runs.init, runs.run, runs.worker),
+    *(drafts.init, drafts.plan),
+    *(runs.run, runs.worker),
     *(looks.status, looks.list_studies, looks.best, looks.diagnose, looks.neptune),
     *(servers.serve, servers.dashboard, servers.ui),
     *(exports.export, exports.export_curves, exports.predict, exports.evaluate),

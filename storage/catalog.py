@@ -29,9 +29,9 @@ def create_study(
     provenance: dict[str, Any],
     assignments: NDArray[np.int16],
 ) -> StudyRecord:
-    """The study of that name: this one, or the one that another process created before.
+    """Create a study, unless another process has created one of that name; return the one that is there now.
 
-    `assignments` is the fold manifest, the fold from 0 of every row of the data; shape (rows,).
+    `assignments` is the fold manifest, (rows,): the fold of every row of the data, from 0.
     """
     described = {
         "name": name,
@@ -71,7 +71,7 @@ def _named(name: str) -> Select[Any]:
 
 
 def study_key(study: StudyRecord) -> str:
-    """What the study is called outside its database: 16 hex digits that no other study has, also not of that name."""
+    """The study's name outside its database: 16 hex digits, which differ even between studies of one name."""
     return hashlib.sha256(f"{study.name}\n{study.created_at!r}".encode()).hexdigest()[:16]
 
 

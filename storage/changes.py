@@ -1,8 +1,8 @@
 """One writing transaction on a study, with the study's counter locked from its first statement to its commit.
 
-Writers of one study therefore follow one another, on PostgreSQL as on SQLite: events are numbered without gaps in the
-order of their commits, and two writers never wait for each other's rows. Skipping locked rows at a claim would win
-nothing, as every claim writes an event and so needs the counter anyway.
+So the writers of one study take turns, on PostgreSQL as on SQLite. Events are numbered without gaps, in the order of
+their commits, and no two writers wait for each other's rows. A claim does not skip rows that others have locked: it
+writes an event, so it has to wait for the counter anyway.
 """
 
 from collections.abc import Iterator
@@ -54,9 +54,9 @@ class Change:
 
 @contextmanager
 def changing(engine: Engine, study_id: int) -> Iterator[Change]:
-    """Lock the study, hand over the change, write its events and commit; nothing is changed if an error leaves it."""
+    """Lock the study, hand over the change, write its events and commit. An error in the block undoes all of it."""
     with writing(engine) as connection:
-        # An UPDATE, as RETURNING reads the clock after the wait for the lock, and SELECT FOR UPDATE before it.
+        # UPDATE ... RETURNING reads the clock after it has waited for the lock; SELECT FOR UPDATE reads it before.
         lock = (
             update(CounterRow)
             .where(CounterRow.study_id == study_id)

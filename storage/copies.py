@@ -1,4 +1,4 @@
-"""A study's rows, copied from one database to another of either kind; workers may go on with it meanwhile."""
+"""Copies a study from one database to another, SQLite or PostgreSQL. Workers may train it meanwhile."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,9 +29,10 @@ LEFT_BEHIND = {CursorRow.__tablename__, MemoryRow.__tablename__, RoleRow.__table
 
 
 def copy_study(source: Engine, target: Engine, *, name: str) -> StudyRecord:
-    """Copy the ledger as it is at this moment, and Optuna's study as the ledger then knew it; both are migrated.
+    """Copy the ledger as it is at this moment, and Optuna's study as the ledger knew it then; return the copy.
 
-    Returns the copy. Raises StorageError, and leaves nothing, if there is a study of that name in the target.
+    Both databases have the newest schema. Raises StorageError if the target has a study of that name, and then copies
+    nothing.
     """
     found = find_study(source, name)
     if found is None:
@@ -67,7 +68,7 @@ def refuse_known(engine: Engine, name: str) -> None:
 
 
 def _copy_trials(source: str, target: str, record: StudyRecord, told: Mapping[int, bool]) -> None:
-    """Copy Optuna's study; trials whose end the ledger had not told by then are running, later ones are not there."""
+    """Copy Optuna's study. Trials of which Optuna was not told the end are running; later trials are left out."""
     with optuna_errors(source):
         begun = open_study(source, name=record.name, direction=record.direction)
         trials = [trial for trial in begun.get_trials() if trial.number in told]
@@ -94,7 +95,7 @@ def _remove_trials(url: str, name: str) -> None:
 
 
 def _copy_ledger(source: Connection, target: Connection, *, study_id: int) -> int:
-    """Copy the study's rows table by table, and return its number in the target, where fold runs get others as well."""
+    """Copy the study's rows table by table; return its new id. Its fold runs get new ids too."""
     study = dict(source.execute(select(StudyRow.__table__).where(StudyRow.id == study_id)).mappings().one())
     del study["id"]
     new_id = target.execute(insert(StudyRow).values(study).returning(StudyRow.id)).scalar_one()

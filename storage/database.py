@@ -17,7 +17,7 @@ from sqlalchemy.types import Double
 
 from fold_search.storage.errors import StorageError, StorageUnavailable
 
-SCHEMA = "0004"  # the newest revision in storage/migrations/versions
+SCHEMA = "0006"  # the newest revision in storage/migrations/versions
 VERSION_TABLE = "ledger_alembic_version"  # `alembic_version` is Optuna's
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def _connected(engine: Engine, *, begin: bool = False) -> Connection:
-    """A connection, on which a transaction may have begun; waited for with back-off while the database is away."""
+    """A connection on which a transaction may have begun. While the database is away, it is tried ever less often."""
     deadline = time.monotonic() + engine.get_execution_options().get("patience_seconds", 0.0)
     pause = FIRST_PAUSE_SECONDS
     while True:

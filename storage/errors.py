@@ -14,7 +14,7 @@ class StorageUnavailable(StorageError):
 
 
 class LeaseLost(RuntimeError):
-    """The fold run or the role belongs to another owner by now; whatever was to be written is refused."""
+    """The fold run or the role has another owner by now, so nothing was written."""
 
 
 def reason_of(error: OSError) -> str:

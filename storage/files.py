@@ -9,11 +9,12 @@ from uuid import uuid4
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to, whose file is `path` when the block ends: a reader sees the old bytes or the new.
+    """Give a path to write to; when the block ends, that file becomes `path`.
 
-    The disk has confirmed them by then. Where the block raises, Ctrl-C included, nothing is left. Raises OSError.
+    So a reader sees all of the old file or all of the new one, and the new one is on the disk, not only in a buffer.
+    If the block raises (Ctrl-C too), nothing is left. Raises OSError.
     """
-    # Beside the final name, since a rename within a folder is atomic; hidden, and a name of its own for each writer.
+    # In the same folder, where a rename is atomic. Hidden, and each writer has a name of its own.
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         yield unfinished

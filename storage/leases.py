@@ -5,8 +5,12 @@
     WAITING, PAUSED  -- claimed -->  LEASED  -- trained, stopped, failed -->  DONE, STOPPED, FAILED
                      <- released, expired, paused --
 
-The database's clock alone decides about leases, since the clocks of the machines differ. A lease that has run out is
-still held, and may be renewed, until `expire_leases` takes it away.
+Only the database's clock counts, since the clocks of the machines differ. A lease that has run out is not lost yet: its
+owner keeps it, and may renew it, until `expire_leases` takes it away. So a worker whose database was away for a while
+usually goes on where it was.
+
+Each claim has a token that is larger than all before it, and every write shows it. A worker that slept past its lease
+and wakes up shows an old token, and its write is refused (LeaseLost).
 """
 
 from collections.abc import Iterable
@@ -28,9 +32,9 @@ def fold_runs(change: Change, *conditions: ColumnElement[bool]) -> list[FoldRun]
 
 
 def expired(change: Change) -> list[FoldRun]:
-    """The fold runs whose lease has run out, apart from those that are being renewed at this moment."""
+    """The fold runs whose lease has run out, except those that are being renewed at this moment."""
     overdue = _select(change, FoldRunRow.state == FoldRunState.LEASED, FoldRunRow.expires_at < change.now)
-    # Renewals do not lock the study's counter, so a row may be locked here: its worker lives, and keeps it.
+    # A renewal does not lock the study's counter, so it may hold such a row now. Then its worker lives, and keeps it.
     return _fold_runs(change, overdue.with_for_update(skip_locked=True))
 
 
@@ -44,7 +48,7 @@ def _fold_runs(change: Change, statement: Select[Any]) -> list[FoldRun]:
 
 
 def claimable(change: Change, *, trial: int, fold: int) -> RowMapping | None:
-    """The fold run with its trial's params, if it waits or is paused and the trial runs."""
+    """The fold run and its trial's params. None unless it is waiting or paused, and its trial is running."""
     free = FoldRunRow.state.in_((FoldRunState.WAITING, FoldRunState.PAUSED))
     chosen = (
         select(*COLUMNS, TrialRow.params)
@@ -82,10 +86,7 @@ def lease(change: Change, found: RowMapping, *, owner: str, lease_seconds: float
 
 
 def held(change: Change, claim: Claim) -> FoldRun:
-    """The claimed fold run, if the claim still holds it; raises LeaseLost.
-
-    A lease that has run out is held until somebody takes it away.
-    """
+    """The claimed fold run; raises LeaseLost if somebody has taken the lease away."""
     [run] = fold_runs(change, FoldRunRow.id == claim.fold_run)
     if run.state is not FoldRunState.LEASED or run.token != claim.token:
         raise lost(claim)
@@ -144,7 +145,7 @@ def give_back(
 
 
 def give_back_lost(change: Change, runs: Iterable[FoldRun], *, reason: str, max_attempts: int) -> None:
-    """Count an attempt for each of the runs; those that had their last one fail, and their trials with them."""
+    """Count a lost attempt for each of the runs. One that has none left fails, and its trial with it."""
     failure = Failure.LOST_WORKER
     reason = f"{failure.words}: {reason}"
     for run in runs:
@@ -167,7 +168,7 @@ def end_with_trial(
 def end_trial(
     change: Change, number: int, state: TrialState, *, reason: str | None, failure: Failure | None = None
 ) -> None:
-    """Decide a trial's end, unless it is decided already, and stop what of it is waiting or paused."""
+    """Decide how a trial ends, unless that is decided already, and stop its fold runs that wait or are paused."""
     trial = update(TrialRow).where(
         TrialRow.study_id == change.study_id, TrialRow.number == number, TrialRow.state == TrialState.RUNNING
     )
@@ -182,7 +183,7 @@ def end_open(change: Change, trial: int, states: Iterable[FoldRunState], *, reas
 
 
 def state_chance(change: Change, number: int, chance: float | None) -> None:
-    """Keep the chance that the race states of a trial, if it does; that of an audited trial stays."""
+    """Record the race's chance for a trial, if it has one. An audited trial keeps the chance it was audited at."""
     if chance is not None:
         trial = update(TrialRow).where(TrialRow.study_id == change.study_id, TrialRow.number == number)
         change.connection.execute(trial.where(TrialRow.audited.is_(False)).values(chance=chance))

@@ -4,9 +4,10 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 
 from fold_search.storage import leases
 from fold_search.storage.catalog import create_study, find_study, list_studies
@@ -15,6 +16,7 @@ from fold_search.storage.database import clock, reading, writing
 from fold_search.storage.errors import LeaseLost, StorageError
 from fold_search.storage.records import (
     OPEN_STATES,
+    BaselineRecord,
     Claim,
     EventKind,
     Failure,
@@ -23,8 +25,18 @@ from fold_search.storage.records import (
     StudyState,
     TrialState,
 )
-from fold_search.storage.tables import CursorRow, EpochRow, FoldRunRow, MemoryRow, RoleRow, StudyRow, TrialRow
-from fold_search.storage.view import LedgerView
+from fold_search.storage.tables import (
+    BaselineRow,
+    CursorRow,
+    EpochRow,
+    FoldRunRow,
+    MemoryRow,
+    RoleRow,
+    StudyRow,
+    TrialRow,
+    UsageRow,
+)
+from fold_search.storage.view import SECONDS_BY_NOW, LedgerView
 
 __all__ = ["Ledger", "create_study", "find_study", "list_studies"]
 
@@ -59,7 +71,7 @@ class Ledger(LedgerView):
             return True
 
     def claim_run(self, owner: str, *, trial: int, fold: int, lease_seconds: float) -> Claim | None:
-        """Lease one fold run that is waiting or paused, of a running trial; None if it is neither by now."""
+        """Lease this fold run. None if it is not waiting or paused any more, or its trial has ended."""
         with self._changing() as change:
             found = leases.claimable(change, trial=trial, fold=fold)
             return None if found is None else leases.lease(change, found, owner=owner, lease_seconds=lease_seconds)
@@ -71,13 +83,13 @@ class Ledger(LedgerView):
             FoldRunRow.token == claim.token,
             FoldRunRow.state == FoldRunState.LEASED,
         )
-        # A renewal writes no event, and does not queue for the counter: a long queue would make it late.
+        # A renewal writes no event. So it need not wait for the counter, which could make it late.
         with writing(self.engine) as connection:
             if connection.execute(held.values(expires_at=clock() + lease_seconds)).rowcount == 0:
                 raise leases.lost(claim)
 
     def record_sample(self, claim: Claim, sample: dict[str, Any]) -> None:
-        """Record what resampling made of the fold run's training rows; without effect if that was done before."""
+        """Record what resampling made of the fold run's training rows; does nothing if that is recorded already."""
         with self._changing() as change:
             run = leases.held(change, claim)
             if run.sample is None:
@@ -85,11 +97,11 @@ class Ledger(LedgerView):
                 change.event(EventKind.FOLD_SAMPLED, sample, trial=run.trial, fold=run.fold)
 
     def record_epoch(self, claim: Claim, score: ScoredEpoch, *, checkpoint: str | None) -> TrialState:
-        """Record the next epoch with the checkpoint written after it, if one was; returns the trial's state by now.
+        """Record the next epoch, with the checkpoint that was written after it, if any; return the trial's state.
 
-        Without one the fold run's checkpoint stays that of an earlier epoch. Attempts count from 1 again: a fold run
-        that gets further is nobody's end. The same call twice records the epoch once; any other epoch that is recorded
-        already raises LeaseLost too: another process is ahead.
+        Without a new checkpoint the fold run keeps its earlier one. Attempts count from 1 again, since a fold run that
+        gets further does not kill its workers. The same call twice records the epoch once. Any other epoch than the
+        next one raises LeaseLost: another process is ahead.
         """
         with self._changing() as change:
             run = leases.held(change, claim)
@@ -111,7 +123,7 @@ class Ledger(LedgerView):
             return leases.trial_state(change, run.trial)
 
     def record_checkpoint(self, claim: Claim, checkpoint: str) -> None:
-        """Record the checkpoint written after the last recorded epoch, or within the next one."""
+        """Record a checkpoint that was written after the last recorded epoch, or in the middle of the next one."""
         with self._changing() as change:
             leases.set_values(change, leases.held(change, claim), checkpoint=checkpoint)
 
@@ -128,10 +140,10 @@ class Ledger(LedgerView):
         stop_reason: str | None = None,
         chance: float | None = None,
     ) -> None:
-        """End the lease with the fold run DONE (score, best epoch, predictions), PAUSED or FAILED (`failure`).
+        """End the lease. The fold run is then DONE (score, best epoch, predictions), PAUSED or FAILED (`failure`).
 
-        FAILED ends the trial, and with it what of it is waiting or paused; so does DONE with a `stop_reason`. `chance`
-        is what the race states of the trial.
+        FAILED ends the trial too, and its fold runs that are waiting or paused; so does DONE with a `stop_reason`.
+        `chance` is the race's estimate that the trial becomes the best.
         """
         with self._changing() as change:
             run = leases.held(change, claim)
@@ -152,14 +164,14 @@ class Ledger(LedgerView):
     def stop_trial(
         self, claim: Claim, *, reason: str, failure: Failure | None = None, chance: float | None = None
     ) -> None:
-        """Stop this fold run, its trial, and what of that is waiting or paused; `chance` is what the race states."""
+        """Stop this fold run, its trial, and the trial's fold runs that wait or are paused; `chance` as above."""
         with self._changing() as change:
             run = leases.held(change, claim)
             leases.state_chance(change, run.trial, chance)
             leases.end_with_trial(change, run, FoldRunState.STOPPED, reason=reason, failure=failure)
 
     def audit_trial(self, claim: Claim, *, reason: str, chance: float | None) -> None:
-        """Note that the race would have stopped the trial and lets it run on; without effect if it is noted already."""
+        """Note that the race would have stopped the trial, and lets it run on as a check; does nothing if noted."""
         with self._changing() as change:
             run = leases.held(change, claim)
             audit = update(TrialRow).where(*self._trial(run.trial), TrialRow.audited.is_(False))
@@ -168,7 +180,7 @@ class Ledger(LedgerView):
                 change.event(EventKind.TRIAL_AUDITED, payload, trial=run.trial, fold=run.fold)
 
     def note_rows(self, claim: Claim, *, device: str, shape: str, rows: int) -> None:
-        """Note that more than `rows` of a shape do not fit into the device's memory: the next trial begins there."""
+        """Note that more than `rows` of a shape do not fit into the device's memory; later trials begin with these."""
         where = {"study_id": self.study_id, "device": device, "shape": shape}
         known = [getattr(MemoryRow, name) == value for name, value in where.items()]
         with self._changing() as change:
@@ -182,12 +194,12 @@ class Ledger(LedgerView):
             change.event(EventKind.OUT_OF_MEMORY, payload, trial=run.trial, fold=run.fold)
 
     def forget_checkpoints(self, *, keep: int) -> list[str]:
-        """Keep the checkpoints of so many paused fold runs, those that took longest; returns the names of the others.
+        """Keep the checkpoints of `keep` paused fold runs, those trained longest; return the names of the others.
 
-        A fold run without its checkpoint trains its recorded epochs again when it is continued.
+        A fold run without its checkpoint has to train its recorded epochs again when it is continued.
         """
         holding = (FoldRunRow.state == FoldRunState.PAUSED, FoldRunRow.checkpoint.is_not(None))
-        # Nearly always there are fewer, and looking keeps nobody waiting.
+        # Nearly always there are fewer. Looking first makes no writer wait.
         with reading(self.engine) as connection:
             count = select(func.count()).where(FoldRunRow.study_id == self.study_id, *holding)
             if connection.execute(count).scalar_one() <= keep:
@@ -200,16 +212,16 @@ class Ledger(LedgerView):
         return [run.checkpoint for run in forgotten if run.checkpoint]
 
     def release(self, claim: Claim, *, reason: str, failure: Failure | None = None) -> None:
-        """Give a fold run back to be continued by anybody from its checkpoint; it does not count as an attempt."""
+        """Give a fold run back: any worker may continue it from its checkpoint. This does not count as an attempt."""
         with self._changing() as change:
             run = leases.held(change, claim)
             waiting, attempt = FoldRunState.WAITING, run.attempt
             leases.give_back(change, run, waiting, reason=reason, attempt=attempt, failure=failure)
 
     def release_owner(self, owner_prefix: str, *, reason: str, max_attempts: int | None = None) -> int:
-        """Take the leases of all owners whose names begin so; returns how many.
+        """Take the leases of all owners whose names begin with this; return how many.
 
-        With `max_attempts` they count as lost, as in `expire_leases`: for an owner that died.
+        With `max_attempts` each counts as a lost attempt, as in `expire_leases`: for an owner that died.
         """
         with self._changing() as change:
             owned = FoldRunRow.owner.startswith(owner_prefix, autoescape=True)
@@ -222,7 +234,7 @@ class Ledger(LedgerView):
             return len(runs)
 
     def expire_leases(self, *, max_attempts: int) -> int:
-        """Take the leases that have run out; returns how many. After `max_attempts` the fold run and its trial fail."""
+        """Take the leases that have run out; return how many. At `max_attempts` the fold run and its trial fail."""
         with self._changing() as change:
             runs = leases.expired(change)
             leases.give_back_lost(change, runs, reason="lease expired", max_attempts=max_attempts)
@@ -240,9 +252,9 @@ class Ledger(LedgerView):
         reason: str | None = None,
         chance: float | None = None,
     ) -> None:
-        """End a trial with its result and stop what of it is still open; without effect if that was done before.
+        """End a trial with its result and stop its open fold runs; does nothing if the trial has ended before.
 
-        A `chance` replaces the race's last estimate of the trial.
+        A `chance` replaces the race's last estimate for the trial.
         """
         with self._changing() as change:
             columns = (TrialRow.params, TrialRow.reason, TrialRow.failure, TrialRow.chance, TrialRow.audited)
@@ -273,6 +285,16 @@ class Ledger(LedgerView):
         with self._changing() as change:
             change.connection.execute(update(TrialRow).where(*self._trial(number)).values(told=True))
 
+    def record_baseline(self, found: BaselineRecord) -> None:
+        """Record what a simple model reaches; without effect if that was done before."""
+        known = select(BaselineRow.name).where(BaselineRow.study_id == self.study_id, BaselineRow.name == found.name)
+        with self._changing() as change:
+            if change.connection.scalar(known) is not None:
+                return
+            values = asdict(found)
+            change.connection.execute(insert(BaselineRow), {"study_id": self.study_id} | values)
+            change.event(EventKind.BASELINE, values)
+
     def set_cursor(self, tracker: str, sequence: int) -> None:
         """Note that the tracker has all events up to `sequence`."""
         cursor = update(CursorRow).where(CursorRow.study_id == self.study_id, CursorRow.tracker == tracker)
@@ -282,8 +304,8 @@ class Ledger(LedgerView):
                 change.connection.execute(insert(CursorRow), values)
 
     def acquire_role(self, role: str, owner: str, *, lease_seconds: float) -> bool:
-        """Take or renew a role that is free, lapsed or this owner's; False while somebody else holds it."""
-        # Under the counter's lock, so that nobody takes a role over while a fenced change of its holder is written.
+        """Take or renew a role that is free, has lapsed or is this owner's; False while somebody else holds it."""
+        # Under the counter's lock: nobody takes a role over while its holder is writing a fenced change.
         with changing(self.engine, self.study_id) as change:
             holder = change.connection.execute(
                 select(RoleRow.owner, RoleRow.expires_at).where(*self._role(role))
@@ -298,24 +320,39 @@ class Ledger(LedgerView):
             return True
 
     def release_role(self, role: str, owner: str) -> None:
-        """Leave the role to the next that asks; without effect if somebody else holds it."""
+        """Free the role for the next one that asks; does nothing if somebody else holds it.
+
+        The usage of a worker is counted up to now, unless its role has lapsed: nobody knows when it died.
+        """
+        live = exists().where(*self._role(role), RoleRow.owner == owner, RoleRow.expires_at >= clock())
+        usage = update(UsageRow).where(UsageRow.study_id == self.study_id, UsageRow.role == role, live)
         with writing(self.engine) as connection:
+            connection.execute(usage.values(seconds=SECONDS_BY_NOW, at=clock()))
             connection.execute(delete(RoleRow).where(*self._role(role), RoleRow.owner == owner))
 
+    def record_usage(self, role: str, *, device: str, share: float, seconds: float) -> None:
+        """Set how long the worker with this role has held its share of a device, in seconds of the share."""
+        values = {"device": device, "share": share, "seconds": seconds}
+        usage = update(UsageRow).where(UsageRow.study_id == self.study_id, UsageRow.role == role)
+        with writing(self.engine) as connection:
+            if connection.execute(usage.values(**values, at=clock())).rowcount == 0:
+                mine = {"study_id": self.study_id, "role": role}
+                connection.execute(insert(UsageRow).values(**mine, **values, at=clock()))
+
     def update_config(self, config: dict[str, Any]) -> None:
-        """Record what of the study file may change while a study goes on: its budget, storage and trackers."""
+        """Record the parts of the study file that may change while a study goes on: budget, storage, trackers."""
         with writing(self.engine) as connection:
             connection.execute(update(StudyRow).where(StudyRow.id == self.study_id).values(config=config))
 
     def finish_study(
         self, reason: str, *, state: StudyState = StudyState.FINISHED, race: dict[str, Any] | None = None
     ) -> None:
-        """End the study; without effect if it has ended before. `race` is what it saved and risked, for trackers."""
+        """End the study; does nothing if it has ended. `race` is what the race saved and risked, for trackers."""
         payload = {"state": state, "reason": reason, "race": race or {}}
         self._set_study(state, EventKind.STUDY_FINISHED, payload)
 
     def reopen_study(self) -> None:
-        """Let an ended study go on; without effect if it has not ended."""
+        """Let an ended study go on; does nothing if it has not ended."""
         self._set_study(StudyState.RUNNING, EventKind.STUDY_REOPENED, {})
 
     def _set_study(self, state: StudyState, kind: EventKind, payload: dict[str, Any]) -> None:
@@ -343,7 +380,7 @@ class Ledger(LedgerView):
 
 
 def _best(change: Change) -> dict[str, Any] | None:
-    """The best of the complete trials by the study's direction; the earlier of equals."""
+    """The best of the complete trials by the study's direction; of equal ones the earliest."""
     direction = change.connection.scalar(select(StudyRow.direction).where(StudyRow.id == change.study_id))
     order = TrialRow.score.desc() if direction == "maximize" else TrialRow.score.asc()
     best = (

@@ -1,4 +1,13 @@
-"""Keep the trackers up with the ledger: read the events after a tracker's cursor, publish them, move the cursor."""
+"""Keeps the trackers up with the ledger: reads the events after a tracker's cursor, publishes them, moves the cursor.
+
+::
+
+    events of the ledger   1 2 3 4 5 6 7 8 9        numbered without gaps
+    a tracker's cursor               ^              it has everything up to here
+
+The cursor moves only after a tracker has taken the events. A publisher that dies between the two lets the next one
+publish some events twice; that changes nothing, since every tracker writes the same event to the same place.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,19 +20,19 @@ from fold_search.storage.trackers.contract import Tracker, one_line
 
 INTERVAL_SECONDS = 1.0
 MAX_DOUBLINGS = 5  # of the interval, one for each failure
-LEASE_SECONDS = 10.0  # one that a tracker outlasts lets two publish the same events, which changes nothing
+LEASE_SECONDS = 10.0  # a tracker that takes longer lets two publish the same events, which changes nothing
 
 
 def publish_pending(ledger: Ledger, tracker: Tracker, *, limit: int = 500) -> int:
-    """Publish the next events and move the tracker's cursor; the number of events, 0 when there are none.
+    """Publish the next events and move the tracker's cursor; return how many, 0 if there were none.
 
-    Raises TrackerUnavailable; the cursor stays where it was.
+    Raises TrackerUnavailable; then the cursor stays where it was.
     """
     cursor = ledger.cursor(tracker.name)
     events = ledger.events(after=cursor, limit=limit)
     if events:
         tracker.publish(ledger.study(), events)
-        if ledger.cursor(tracker.name) == cursor:  # else a rebuild was asked for meanwhile
+        if ledger.cursor(tracker.name) == cursor:  # if it has moved, somebody has asked for a rebuild
             ledger.set_cursor(tracker.name, events[-1].sequence)
     return len(events)
 
@@ -34,7 +43,7 @@ def num_unpublished(ledger: Ledger, tracker_name: str) -> int:
 
 
 class Publisher:
-    """Publishes a study's events from threads of its own, one a tracker, so that nobody waits for a tracker.
+    """Publishes a study's events from threads of its own, one per tracker, so that nobody waits for a tracker.
 
     Only one publisher at a time serves a tracker: it holds a role in the ledger while it publishes.
     """
@@ -52,14 +61,14 @@ class Publisher:
             lane.start()
 
     def rebuild(self) -> None:
-        """Publish from the first event again, here or wherever a publisher runs: recreates what a tracker has lost."""
+        """Have everything published again from the first event, by any publisher: for a tracker that lost its runs."""
         for lane in self._lanes:
             self._ledger.set_cursor(lane.tracker.name, 0)
 
     def drain(self, timeout_seconds: float) -> dict[str, int]:
-        """Publish what is left and stop; how many events each tracker still lacks.
+        """Publish what is left and stop; return how many events each tracker still lacks.
 
-        A tracker that is unavailable is tried once more, not waited for.
+        A tracker that is unavailable is tried once more, but not waited for.
         """
         deadline = monotonic() + timeout_seconds
         for lane in self._lanes:
@@ -97,7 +106,7 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         while not self._abandoned:
-            finishing = self._finishing  # asked first: what was written before `finish` is published in this round
+            finishing = self._finishing  # read first: this round then publishes all that was written before `finish`
             caught_up = self._catch_up()
             if finishing and (caught_up or self._num_failures):
                 break
@@ -111,12 +120,12 @@ class _Lane(threading.Thread):
         """Publish until nothing is left; False when the tracker, the database or another publisher is in the way."""
         try:
             while not self._abandoned and self._is_behind():
-                # Renewed for every batch: another publisher goes on when this one hangs or dies.
+                # Renewed for every batch: if this publisher hangs or dies, another one goes on.
                 if not self._ledger.acquire_role(self._role, self._owner, lease_seconds=LEASE_SECONDS):
                     return False
                 publish_pending(self._ledger, self.tracker)
                 self._recover()
-        except Exception as error:  # whatever happens here must not end the search, nor pass unseen
+        except Exception as error:  # nothing that happens here may end the search, or pass unseen
             self._fail(error)
             return False
         return True
@@ -129,7 +138,7 @@ class _Lane(threading.Thread):
         if self._num_failures == 1:
             name = self.tracker.name
             found = f"{name}: results cannot be published: {one_line(error)}"
-            if isinstance(error, StorageError):  # of the ledger; what a tracker raises is none
+            if isinstance(error, StorageError):  # from the ledger: trackers do not raise it
                 found = (
                     f"{name}: results cannot be published, because the study's own database does not answer: {error}"
                 )

@@ -9,7 +9,7 @@ Direction = Literal["maximize", "minimize"]
 
 
 class StudyState(StrEnum):
-    """Whether a study still wants trials; FAILED: too many of them failed one after the other."""
+    """Whether a study still wants trials. FAILED: too many trials in a row failed."""
 
     RUNNING = auto()
     FINISHED = auto()
@@ -17,7 +17,7 @@ class StudyState(StrEnum):
 
 
 class TrialState(StrEnum):
-    """RUNNING until the trial's end is decided; then no fold run of it is claimed any more."""
+    """RUNNING until it is decided how the trial ends. After that none of its fold runs is claimed."""
 
     RUNNING = auto()
     COMPLETE = auto()
@@ -26,7 +26,7 @@ class TrialState(StrEnum):
 
 
 class FoldRunState(StrEnum):
-    """WAITING, LEASED and PAUSED change into one another; DONE, STOPPED and FAILED are for good."""
+    """A fold run changes between WAITING, LEASED and PAUSED. DONE, STOPPED and FAILED are final."""
 
     WAITING = auto()
     LEASED = auto()
@@ -78,6 +78,7 @@ class EventKind(StrEnum):
     | fold_released | state (waiting or paused), reason, failure, owner |
     | trial_finished | state, score, std, pooled, estimate, reason, failure, chance, audited, params, fold_scores, |
     | | best (trial and score, or null) |
+    | baseline | name, label, score, std, pooled, fold_scores, reason, seconds |
     | study_finished | state (finished or failed), reason, race (work_saved and the figures of the race) |
     | study_reopened | nothing |
     """
@@ -92,6 +93,7 @@ class EventKind(StrEnum):
     FOLD_FINISHED = auto()
     FOLD_RELEASED = auto()
     TRIAL_FINISHED = auto()
+    BASELINE = auto()
     STUDY_FINISHED = auto()
     STUDY_REOPENED = auto()
 
@@ -116,10 +118,10 @@ class StudyRecord:
 class TrialRecord:
     """A trial and the score of each of its folds, None where the fold run is not DONE.
 
-    `score` is their mean, `pooled` the same metric of the out-of-fold predictions of all rows together. `chance` is the
-    estimated chance to be the best after all folds, from when the race last paused or stopped the trial. An `audited`
-    trial would have been stopped at that chance, but is trained on to check it. `failure` is that of the fold run that
-    ended the trial, if one did.
+    `score` is their mean. `pooled` is the pooled score: the same metric of the out-of-fold predictions of all rows
+    together. `chance` is the race's estimate that the trial is the best after all folds, from when it last paused or
+    stopped the trial. An `audited` trial would have been stopped at that chance, but is trained on as a check.
+    `failure` is that of the fold run that ended the trial, if one did.
     """
 
     number: int
@@ -141,9 +143,9 @@ class TrialRecord:
 class FoldRun:
     """One fold of one trial; `owner` is who holds it or held it last.
 
-    `attempt` counts from 1 and rises when a lease was lost, not when it was given back; `num_epochs` are the epochs
-    recorded so far and `seconds` the time they took. `sample` says what resampling made of the training rows.
-    `failure` is of the last time that the fold run ended or was given back, None if nothing went wrong.
+    `attempt` counts from 1. It rises when a lease is lost, not when a worker gives the fold run back. `num_epochs` are
+    the epochs recorded so far and `seconds` the time they took. `sample` says what resampling made of the training
+    rows. `failure` is what went wrong when the fold run last ended or was given back; None if nothing did.
     """
 
     id: int
@@ -165,6 +167,24 @@ class FoldRun:
     failure: Failure | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRecord:
+    """What a simple model, no trial, reaches on the same folds; `label` is its name for people.
+
+    `score` is the mean of the folds, `std` and `pooled` are as a trial's. They are None, and there are no
+    `fold_scores`, where it could not be computed: then `reason` says why. Beside a score it says what was left out.
+    """
+
+    name: str
+    label: str
+    score: float | None = None
+    std: float | None = None
+    pooled: float | None = None
+    fold_scores: tuple[float, ...] = ()
+    reason: str | None = None
+    seconds: float = 0.0
+
+
 class ScoredEpoch(Protocol):
     """What a training reports after an epoch (counted from 1); objectives' EpochScore is one."""
 
@@ -178,7 +198,7 @@ class ScoredEpoch(Protocol):
 
     @property
     def standing(self) -> float:
-        """The score that the fold would end with by now: that of the epoch that is chosen so far."""
+        """The score that the fold would have if it ended now: that of the best epoch so far."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -204,7 +224,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A fold run under a lease; every write shows the fencing `token`, and later claims have larger ones."""
+    """A fold run under a lease. Every write shows its `token`; a later claim has a larger one (see storage.leases)."""
 
     fold_run: int
     trial: int
@@ -228,3 +248,19 @@ class Event:
     fold: int | None
     epoch: int | None
     payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How long one worker has held its device, or its `share` of one that several workers use.
+
+    `seconds` are those of the share: two workers on one GPU for an hour are half an hour each. They go up to now while
+    the worker is `live`, which is while its role has not lapsed; `at` is when they were written last.
+    """
+
+    role: str
+    device: str
+    share: float
+    seconds: float
+    at: float
+    live: bool

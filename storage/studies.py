@@ -1,7 +1,7 @@
 """Optuna's studies, in the same database as the ledger and with the same settings.
 
-Optuna has no public way to write of a trial that another process asked for. This module alone uses its private names,
-and pyproject.toml bounds its version for that reason.
+Optuna has no public way to write to a trial that another process asked for. So this module uses its private names; no
+other module does. That is also why pyproject.toml bounds its version.
 """
 
 import time
@@ -51,7 +51,7 @@ def close_study(study: optuna.Study) -> None:
 
 
 def next_number(study: optuna.Study, *, known: Collection[int]) -> int:
-    """The number of the trial that Optuna gives next; what was asked for and is not `known` is queued again first."""
+    """The number of the trial that Optuna gives next; what it gave before and is not `known` is queued first."""
     trials = study.get_trials(deepcopy=False)
     queue = [trial.number for trial in trials if trial.state is OptunaState.WAITING]
     for trial in trials:
@@ -62,15 +62,15 @@ def next_number(study: optuna.Study, *, known: Collection[int]) -> int:
 
 
 def ask_afresh(study: optuna.Study, *, number: int) -> optuna.Trial:
-    """Ask for trial `number`, without the params that it may have been given before.
+    """Ask for trial `number`, and forget the params that it may have been given before.
 
-    Raises LeaseLost if Optuna gives another one, since somebody else has asked as well; that one is queued again.
+    Raises LeaseLost if Optuna gives another number because somebody else has asked too; that trial is queued again.
     """
     trial = study.ask()
     if trial.number != number:
         _requeue(study, trial._trial_id)
         raise LeaseLost(f"Optuna gave trial {trial.number}, and was about to give trial {number}")
-    # A sampler draws on from one param to the next: with some of them known it would draw other values.
+    # A sampler draws one param after the other. If some were known already, it would draw other values for the rest.
     trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
     return trial
 
@@ -89,7 +89,7 @@ def end(
     attributes: Mapping[str, Any],
     last_report: tuple[int, float] | None = None,
 ) -> None:
-    """Tell a trial's end, with its user attributes and a last (step, value); one that has ended is left as it is."""
+    """Tell Optuna how a trial ended, with user attributes and a last (step, value); does nothing if it knows."""
     storage, trial_id = study._storage, _trial_id(study, number)
     if storage.get_trial(trial_id).state.is_finished():
         return
@@ -101,7 +101,7 @@ def end(
 
 
 def system_attributes(study: optuna.Study) -> dict[str, Any]:
-    """What Optuna itself keeps of the study."""
+    """The attributes that Optuna itself keeps of the study."""
     return study._storage.get_study_system_attrs(study._study_id)
 
 
@@ -112,7 +112,7 @@ def set_system_attributes(study: optuna.Study, attributes: Mapping[str, Any]) ->
 
 
 class SeenStudy(optuna.Study):
-    """A study as a sampler is to see it: each of its trials as `see` makes it."""
+    """A study as the sampler is meant to see it: every trial passes through `see` first."""
 
     def __init__(self, study: optuna.Study, see: Callable[[FrozenTrial], FrozenTrial]) -> None:
         self.__dict__.update(study.__dict__)
@@ -134,7 +134,7 @@ def _requeue(study: optuna.Study, trial_id: int) -> None:
 
 
 def optuna_storage(url: str) -> RDBStorage:
-    """Optuna's storage at our URL; raises StorageError. Its heartbeats stay off: the ledger's leases do their work.
+    """Optuna's storage at our URL; raises StorageError. Its heartbeats stay off: the ledger has leases instead.
 
     Whoever opens it closes its `engine` (`dispose`) at the end.
     """
@@ -165,7 +165,7 @@ def optuna_errors(url: str) -> Iterator[None]:
 
 
 def _create_tables(template: str, options: dict[str, Any]) -> None:
-    # Processes that create Optuna's tables at once get in each other's way; the later ones find them made.
+    # Several processes may create Optuna's tables at the same time. Only one succeeds; the others find them made.
     for attempt in range(CREATION_ATTEMPTS):
         try:
             RDBStorage(template, engine_kwargs=options | {"poolclass": NullPool})

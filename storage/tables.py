@@ -26,7 +26,7 @@ from fold_search.storage.records import EventKind, Failure, FoldRunState, StudyS
 
 
 class Json(TypeDecorator[Any]):
-    """JSON as text that we write: PostgreSQL's JSON types refuse NaN and infinities, which real metrics contain."""
+    """JSON, stored as text: PostgreSQL's JSON types refuse NaN and infinity, which real metrics contain."""
 
     impl = Text
     cache_ok = True
@@ -41,9 +41,9 @@ class Json(TypeDecorator[Any]):
 
 
 class Real(Double[float]):
-    """A double that keeps NaN on SQLite too, which turns a bound NaN into NULL: there it is the text 'NaN'.
+    """A double that can be NaN. SQLite would turn NaN into NULL, so there it is stored as the text 'NaN'.
 
-    On both databases NaN is ordered after every number.
+    Both databases sort NaN after every number.
     """
 
     def bind_processor(self, dialect: Dialect) -> Callable[[float | None], Any] | None:
@@ -102,9 +102,9 @@ class StudyRow(Table):
 
 
 class CounterRow(Table):
-    """A study's last event; whoever changes the study locks this row first.
+    """The number of a study's last event. Whoever changes the study locks this row first.
 
-    It is apart from the study because it is rewritten with every event.
+    It is a table of its own because the row is rewritten with every event.
     """
 
     __tablename__ = "ledger_counters"
@@ -192,8 +192,23 @@ class EventRow(Table):
     payload: Mapped[dict[str, Any]]
 
 
+class BaselineRow(Table):
+    """What a simple model reaches on the study's folds; without a score the reason why there is none."""
+
+    __tablename__ = "ledger_baselines"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str]
+    score: Mapped[float | None]
+    std: Mapped[float | None]
+    pooled: Mapped[float | None]
+    fold_scores: Mapped[tuple[float, ...]] = mapped_column(Json)
+    reason: Mapped[str | None]
+    seconds: Mapped[float]
+
+
 class MemoryRow(Table):
-    """How many rows of one shape fit into a device's memory at once, where more did not."""
+    """How many rows of one shape fit into a device's memory at once; only for shapes of which more did not fit."""
 
     __tablename__ = "ledger_memory"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
@@ -212,10 +227,22 @@ class CursorRow(Table):
 
 
 class RoleRow(Table):
-    """A role of which a study has one holder at a time, under a lease."""
+    """A role in a study, held under a lease by one owner at a time."""
 
     __tablename__ = "ledger_roles"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
     role: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str]
     expires_at: Mapped[float]
+
+
+class UsageRow(Table):
+    """The device seconds of one worker, known by its role, as it counted them `at` some time; see records.Usage."""
+
+    __tablename__ = "ledger_usage"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    role: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str]
+    share: Mapped[float]
+    seconds: Mapped[float]
+    at: Mapped[float]

@@ -1,4 +1,4 @@
-"""Reading a ledger: each method is one look at the database that keeps no writer waiting."""
+"""Reading a ledger: each method looks at the database once and makes no writer wait."""
 
 import zlib
 from collections.abc import Collection
@@ -8,14 +8,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, and_, case, func, select
 
 from fold_search.storage.catalog import STUDY_COLUMNS, study_key
 from fold_search.storage.database import clock, reading
 from fold_search.storage.errors import StorageError
 from fold_search.storage.leases import COLUMNS as FOLD_RUN_COLUMNS
-from fold_search.storage.records import EpochRecord, Event, EventKind, FoldRun, FoldRunState, StudyRecord, TrialRecord
+from fold_search.storage.records import (
+    BaselineRecord,
+    EpochRecord,
+    Event,
+    EventKind,
+    FoldRun,
+    FoldRunState,
+    StudyRecord,
+    TrialRecord,
+    Usage,
+)
 from fold_search.storage.tables import (
+    BaselineRow,
     CounterRow,
     CursorRow,
     EpochRow,
@@ -25,11 +36,13 @@ from fold_search.storage.tables import (
     RoleRow,
     StudyRow,
     TrialRow,
+    UsageRow,
 )
 
 TRIAL_COLUMNS = [c for c in TrialRow.__table__.columns if c.name not in ("study_id", "finished_at")]
 EPOCH_COLUMNS = [c for c in EpochRow.__table__.columns if c.name != "study_id"]
 EVENT_COLUMNS = [c for c in EventRow.__table__.columns if c.name != "study_id"]
+SECONDS_BY_NOW = UsageRow.seconds + UsageRow.share * (clock() - UsageRow.at)  # of a worker that lives
 
 
 class LedgerView:
@@ -50,7 +63,7 @@ class LedgerView:
 
     @cached_property
     def folder(self) -> str:
-        """The study's folder among the artifacts; no other study has it, whatever database that is in."""
+        """The study's folder among the artifacts; no other study has the same, not even in another database."""
         return f"study-{study_key(self.study())}"
 
     def assignments(self) -> NDArray[np.int16]:
@@ -62,7 +75,7 @@ class LedgerView:
         return np.frombuffer(zlib.decompress(packed), dtype="<i2").astype(np.int16)
 
     def trials(self, *, told: bool | None = None) -> list[TrialRecord]:
-        """All trials by number, or those alone of whose end the sampler knows, or does not know."""
+        """All trials by number; or only those of whose end the sampler was told, or was not told."""
         trials = select(*TRIAL_COLUMNS).where(TrialRow.study_id == self.study_id).order_by(TrialRow.number)
         runs = (
             select(FoldRunRow.trial, FoldRunRow.state, FoldRunRow.score)
@@ -72,7 +85,7 @@ class LedgerView:
         if told is not None:
             trials = trials.where(TrialRow.told.is_(told))
             runs = runs.where(FoldRunRow.trial.in_(trials.with_only_columns(TrialRow.number).order_by(None)))
-        # The trials first: a trial that is added between the two questions is missing in both, not in one.
+        # The trials first. A trial that is added between the two queries is then missing in both, not in one.
         with reading(self.engine) as connection:
             rows = connection.execute(trials).mappings().all()
             by_trial = groupby(connection.execute(runs), key=lambda run: run.trial)
@@ -115,7 +128,7 @@ class LedgerView:
             return [(trial, fold, state) for trial, fold, state in rows]
 
     def audited(self) -> set[int]:
-        """The trials that would have been stopped and run on."""
+        """The trials that the race would have stopped, and that are trained on as a check."""
         trials = select(TrialRow.number).where(TrialRow.study_id == self.study_id, TrialRow.audited.is_(True))
         with reading(self.engine) as connection:
             return set(connection.scalars(trials))
@@ -127,8 +140,16 @@ class LedgerView:
         with reading(self.engine) as connection:
             return dict(connection.execute(trials).tuples().all())
 
+    def baselines(self) -> list[BaselineRecord]:
+        """What simple models reach on the study's folds, as far as that is computed, by name."""
+        columns = [column for column in BaselineRow.__table__.columns if column.name != "study_id"]
+        found = select(*columns).where(BaselineRow.study_id == self.study_id).order_by(BaselineRow.name)
+        with reading(self.engine) as connection:
+            rows = connection.execute(found).mappings().all()
+        return [BaselineRecord(**{**row, "fold_scores": tuple(row["fold_scores"])}) for row in rows]
+
     def rows_that_fit(self, device: str) -> dict[str, int]:
-        """How many rows fit into the device's memory at once, by the shapes of which more did not."""
+        """How many rows fit into the device's memory at once, for each shape of which more did not fit."""
         here = (MemoryRow.study_id == self.study_id, MemoryRow.device == device)
         known = select(MemoryRow.shape, MemoryRow.rows).where(*here)
         with reading(self.engine) as connection:
@@ -173,6 +194,16 @@ class LedgerView:
         leased = (FoldRunRow.state == FoldRunState.LEASED, FoldRunRow.expires_at >= clock())
         with reading(self.engine) as connection:
             return set(connection.scalars(select(FoldRunRow.id).where(FoldRunRow.study_id == self.study_id, *leased)))
+
+    def usage(self) -> list[Usage]:
+        """What each worker that the study ever had has used of a device, in the order in which that was written."""
+        live = RoleRow.role.is_not(None)
+        seconds = case((live, SECONDS_BY_NOW), else_=UsageRow.seconds)
+        columns = (UsageRow.role, UsageRow.device, UsageRow.share, seconds.label("seconds"), UsageRow.at)
+        held = and_(RoleRow.study_id == UsageRow.study_id, RoleRow.role == UsageRow.role, RoleRow.expires_at >= clock())
+        mine = select(*columns, live.label("live")).outerjoin(RoleRow, held).where(UsageRow.study_id == self.study_id)
+        with reading(self.engine) as connection:
+            return [Usage(**row) for row in connection.execute(mine.order_by(UsageRow.at)).mappings()]
 
     def cursor(self, tracker: str) -> int:
         """The sequence of the last event the tracker has; 0 if it has none."""

@@ -52,6 +52,11 @@ class Dataset(Content):
     num_extra: int  # of the rows at the end
     fingerprint: str  # sha256 of texts and labels, whatever the file's format
 
+    @property
+    def num_outputs(self) -> int:
+        """What a model of the rows predicts: one number for each class, or the label itself."""
+        return 1 if self.spec.task == "regression" else len(self.label_names)
+
 
 def read_table(spec: DataSpec) -> pd.DataFrame:
     """Return all columns of the file, every cell as text, a missing one as ""; one row for each data row.
@@ -133,22 +138,23 @@ def read_dataset(spec: DataSpec) -> Dataset:
 
 
 def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Labels:
-    """Return the labels of some rows as indices into label_names, or numbers where there are none.
+    """Return the labels of some rows as indices into label_names, or as the numbers that they are.
 
     Raises DataError that names the first data row whose label is none of them, or no number; and as `require_columns`.
     """
     require_columns(chunk.table, [spec.label], spec=spec, first=chunk.first)
+    are_classes = spec.task == "classification"
     index = {name: number for number, name in enumerate(label_names)}
     labels = chunk.table[spec.label].tolist()
     for row, label in enumerate(labels, start=chunk.first):
-        if index and label not in index:
+        if are_classes and label not in index:
             raise DataError(
                 f"{spec.path}: data row {row} is of class {quoted(label)}, which the model does not know; "
                 f"{which_label(label, label_names)}"
             )
-        if not index and not math.isfinite(_number(label)):
+        if not are_classes and not math.isfinite(_number(label)):
             raise DataError(f"{spec.path}: data row {row} has the label {label!r}, expected a finite number")
-    return np.array([index[label] if index else _number(label) for label in labels])
+    return np.array([index[label] if are_classes else _number(label) for label in labels])
 
 
 def grouped_texts(columns: Mapping[str, Sequence[str]], spec: DataSpec) -> Iterable[str]:

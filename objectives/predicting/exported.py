@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -76,27 +76,37 @@ class Member(_Section):
         return self.mean, self.deviation
 
 
-class Description(_Section):
-    """What `model.json` says: all that is needed to predict, and where the model comes from."""
+class Described(_Section):
+    """What `model.json` says of every model, a trial's or a baseline."""
 
     format: int = FORMAT
     form: Form
     study: str
-    trial: int
     task: Task
     label_names: tuple[str, ...]  # in the order of the probabilities; none for numbers
     data: DataSpec
-    params: Params
-    max_length: int  # that texts are cut at before a model cuts them at its own
     goal: Goal
-    fold_scores: tuple[float, ...]  # the trial's, on the rows that each fold was not trained on
-    provisional: str | None = None  # what is missing of the trial, if it is not complete
+    fold_scores: tuple[float, ...]  # on the rows that each fold was not trained on
     pooled: dict[str, float]  # metrics of the out-of-fold predictions of all rows together
     temperature: Finite = Field(gt=0)  # fitted on them
-    entity_types: tuple[str, ...] = ()  # of the rows it was trained on, where they are shown to it
     members: tuple[Member, ...] = Field(min_length=1)
     packages: dict[str, str]
     fingerprints: dict[str, str]
+
+    @property
+    def num_outputs(self) -> int:
+        """One for each class, or one number."""
+        return 1 if self.task == "regression" else len(self.label_names)
+
+
+class Description(Described):
+    """What it says of a trial's model: all that is needed to predict, and where the model comes from."""
+
+    trial: int
+    params: Params
+    max_length: int  # that texts are cut at before a model cuts them at its own
+    provisional: str | None = None  # what is missing of the trial, if it is not complete
+    entity_types: tuple[str, ...] = ()  # of the rows it was trained on, where they are shown to it
 
     @model_validator(mode="after")
     def _knows_each_whole_one(self) -> Self:
@@ -105,6 +115,9 @@ class Description(_Section):
             if member.base is not None and member.base not in whole:
                 raise ValueError(f"{member.folder} needs {member.base!r}, which is no whole member")
         return self
+
+
+D = TypeVar("D", bound=Described)
 
 
 class ExportedModel:
@@ -120,7 +133,7 @@ class ExportedModel:
         self._at_once = RowsAtOnce(rows=batch_size or rows_per_forward(self._device), device=self._device)
         self._voters: list[tuple[Classifier, torch.nn.Module]] = []  # loaded with the first rows
         for member in self.description.members:
-            _check_files(folder / member.folder, member.checksums)
+            check_files(folder / member.folder, member.checksums)
 
     def predict(self, content: Content) -> NDArray[np.float32]:
         """Return probabilities, (rows, classes), at the temperature that was fitted, or numbers, (rows, 1).
@@ -151,7 +164,7 @@ class ExportedModel:
     @torch.inference_mode()
     def _votes(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
         """Return each member's predictions, (members, rows, outputs)."""
-        votes = np.empty((len(self._voters), len(rows), len(self.description.label_names) or 1), np.float32)
+        votes = np.empty((len(self._voters), len(rows), self.description.num_outputs), np.float32)
         order = np.argsort(feed.lengths(rows), kind="stable")
         try:
             for chosen, predictions in self._at_once.in_parts(order, lambda some: self._votes_at_once(feed, some)):
@@ -223,6 +236,11 @@ class ExportedModel:
 
 def read_description(folder: Path) -> Description:
     """Return what the folder's model.json says; raises ModelError if there is none that this version understands."""
+    return parse_description(folder, read_model_json(folder), Description)
+
+
+def read_model_json(folder: Path) -> dict[str, Any]:
+    """Return the content of model.json; raises ModelError if there is none, or one of another format."""
     path = folder / DESCRIPTION
     try:
         content = json.loads(path.read_bytes())
@@ -235,8 +253,14 @@ def read_description(folder: Path) -> Description:
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ModelError(f"{path}: found format {found}, expected {FORMAT}: the model was exported by another version")
+    return dict(content)
+
+
+def parse_description(folder: Path, content: Mapping[str, Any], kind: type[D]) -> D:
+    """Return the content of model.json as what it describes; raises ModelError if it is damaged."""
+    path = folder / DESCRIPTION
     try:
-        return Description.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         [problem, *_] = error.errors(include_url=False)
         place = ".".join(map(str, problem["loc"]))
@@ -270,7 +294,7 @@ def write_difference(classifier: Classifier, folder: Path, *, base: Classifier) 
         name: tensor for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, known[name])
     }
     _save(differing, folder / HEAD)
-    return {HEAD: _digest(folder / HEAD)}
+    return {HEAD: digest_file(folder / HEAD)}
 
 
 def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> dict[str, str]:
@@ -294,7 +318,7 @@ def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> d
     _save(rest, folder / HEAD)
     for path in folder.glob("*.safetensors"):
         _open_like_its_folder(path)
-    return {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    return {path.name: digest_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def _save(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -335,16 +359,18 @@ def _is_same_below_the_head(one: Classifier, other: Classifier) -> bool:
     return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-def _check_files(folder: Path, checksums: Mapping[str, str]) -> None:
+def check_files(folder: Path, checksums: Mapping[str, str]) -> None:
+    """Raise ModelError if a file is missing or has another sha256."""
     for name, expected in checksums.items():
         try:
-            found = _digest(folder / name)
+            found = digest_file(folder / name)
         except OSError as error:
             raise ModelError(f"{folder / name}: cannot be read: {error.strerror}") from None
         if found != expected:
             raise ModelError(f"{folder / name}: is damaged: found sha256 {found[:12]}, expected {expected[:12]}")
 
 
-def _digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,38 +2,29 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from fold_search.objectives.devices import one_thread, rows_per_forward, seeded
+from fold_search.objectives.devices import one_thread, seeded
 from fold_search.objectives.errors import Diverged, TrialError
 from fold_search.objectives.jobs import EpochScore, FoldJob, Rows
-from fold_search.objectives.memory import RowsAtOnce, memory_of, memory_shape
+from fold_search.objectives.memory import memory_of
 from fold_search.objectives.scoring.metrics import EPOCH_METRICS, METRICS, score_all
 from fold_search.objectives.stages import TRAINING, stage
 from fold_search.objectives.tasks.feeds import Inputs
-from fold_search.objectives.tasks.text import bucketed_batches
 from fold_search.objectives.training.checkpoints import pack, unpack
-from fold_search.objectives.training.leaks import prove
-from fold_search.objectives.training.losses import build_loss
-from fold_search.objectives.training.networks import Network, as_predictions
 from fold_search.objectives.training.optimisers import Optimiser
-from fold_search.objectives.training.sampling import Sample, as_sample, choose, draw, resample
+from fold_search.objectives.training.passes import Passes, Predictions
+from fold_search.objectives.training.sampling import choose
 from fold_search.objectives.training.schedules import is_out_of_patience, learning_rate_factor, plateau_falls
 from fold_search.objectives.training.within import Leave, WithinEpoch, never
-
-Predictions = NDArray[np.float32]
-
-AUGMENTATION = 1  # sets its random numbers apart from those of the batch order
 
 
 class FoldTraining:
@@ -43,12 +34,7 @@ class FoldTraining:
     validation rows, `train_loss` over a fixed random sample of as many original training rows. `train_loss_running` is
     what a loop would have printed: the mean over the epoch's batches, with dropout and while the weights move.
 
-    Where memory runs out, fewer rows pass through at once: the same rows make the same step, but for dropout, which
-    draws other masks, and batch normalisation, which sees fewer rows. `rows_that_fit` are the numbers of rows that were
-    found earlier, by their shape, and `remember` is told of new ones.
-
-    Raises EncoderError if the encoder cannot be had or has fewer layers or positions than asked, TrialError if the
-    sampler leaves no row of a class, OutOfMemory.
+    `rows_that_fit` and `remember` are for where memory runs out, as Passes has them, which also says what is raised.
     """
 
     def __init__(
@@ -63,56 +49,20 @@ class FoldTraining:
         if inputs.encoder != job.params.model.encoder:
             raise ValueError(f"tokens of {inputs.encoder!r} cannot train {job.params.model.encoder!r}")
         training = job.params.training
+        self.job = job
         self.num_epochs = training.epochs
         self.scores: list[EpochScore] = []
         self._best_predictions = np.empty((0, job.num_outputs), np.float32)
         self._best_weights: dict[str, Tensor] = {}
         self._within: WithinEpoch | None = None  # between two epochs: None
         self._stop: Callable[[], bool] = never
-        self.job = job
         self._metric = METRICS[job.goal.epoch_metric]
         self._device = torch.device(device)
-        self._sample = as_sample(job.training_rows)
-        if job.task == "classification":
-            with stage("choosing rows", purpose="" if training.sampler == "none" else training.sampler):
-                self._sample = resample(
-                    job.training_rows,
-                    job.classes,
-                    params=training,
-                    seed=job.seed,
-                    embeddings=inputs.embeddings,
-                    label_names=job.label_names,
-                )
-        drawn = self._draw(epoch=1)
-        self.sample = replace(
-            prove(
-                self._sample,
-                training_rows=job.training_rows,
-                validation_rows=job.validation_rows,
-                counts=job.counts,
-                together=job.together,
-            ),
-            counts_after=job.counts(drawn.rows),
-        )
-        self._targets, self._scale = job.targets, job.label_scale
-        self._training_sample = choose(job.training_rows, len(job.validation_rows), seed=job.seed)
-        with seeded(job.seed, 0, self._device), memory_of(self._device), stage("building the model"):
-            self._loss = build_loss(
-                training,
-                counts=job.counts(drawn.rows),
-                label_names=job.label_names,
-                device=self._device,
-                before=job.counts(job.training_rows),
-            )
-            self.network = Network(job, inputs=inputs, device=self._device)
-        most = {"training": training.batch_size, "evaluation": rows_per_forward(self._device)}
-        self._rows_at_once = {}
-        for use, rows in most.items():
-            shape = f"{use}: {memory_shape(job)}"
-            fitting = min(rows, rows_that_fit.get(shape, rows))
-            self._rows_at_once[use] = RowsAtOnce(rows=fitting, device=self._device, halved=partial(remember, shape))
-        self._trained, self._state = self.network.trained, self.network.state
-        self._optimiser = Optimiser(self._trained, params=training, depths=self.network.depths)
+        self.passes = Passes(job, inputs=inputs, device=self._device, rows_that_fit=rows_that_fit, remember=remember)
+        self.sample, self.network = self.passes.sample, self.passes.network
+        self.training_sample = choose(job.training_rows, len(job.validation_rows), seed=job.seed)
+        self._state = self.network.state
+        self.optimiser = Optimiser(self.network.trained, params=training, depths=self.network.depths)
 
     @property
     def best(self) -> EpochScore:
@@ -198,7 +148,7 @@ class FoldTraining:
         if self._within is not None:
             tensors |= self._within.tensors()
             metadata |= self._within.metadata()
-        return pack(tensors | self._optimiser.tensors(), metadata | {"optimiser": self._optimiser.numbers()})
+        return pack(tensors | self.optimiser.tensors(), metadata | {"optimiser": self.optimiser.numbers()})
 
     def restore(self, checkpoint: bytes) -> None:
         """Go back to where `save` was called; `epochs` then continues exactly as if nothing had happened.
@@ -213,7 +163,7 @@ class FoldTraining:
             for kept in (f"{kind}/{name}" for kind in kinds):
                 if kept not in tensors or tensors[kept].shape != weight.shape:
                     raise TrialError(f"the checkpoint does not fit the model: {kept} is missing or of another shape")
-        self._optimiser.restore(tensors, metadata["optimiser"])
+        self.optimiser.restore(tensors, metadata["optimiser"])
         for name, weight in self._state.items():
             with torch.no_grad():
                 weight.copy_(tensors[f"model/{name}"])
@@ -224,12 +174,16 @@ class FoldTraining:
 
     def predict(self, rows: Rows) -> Predictions:
         """Return predictions of `rows`, (rows, outputs), by the weights that are scored after the last epoch."""
-        with self._optimiser.averaged():
+        with self.optimiser.averaged():
             return self._evaluate(rows)[0]
+
+    def _evaluate(self, rows: Rows) -> tuple[Predictions, float]:
+        """Return predictions of `rows` and their mean loss, as the epoch in hand has it."""
+        return self.passes.evaluate(rows, epoch=self.epoch + 1, stop=self._stop)
 
     def _scored_weights(self) -> dict[str, Tensor]:
         """Return copies, on the CPU, of the weights that are scored after the last epoch."""
-        with self._optimiser.averaged():
+        with self.optimiser.averaged():
             return {name: weight.detach().to("cpu", copy=True) for name, weight in self._state.items()}
 
     def _threads(self) -> AbstractContextManager[None]:
@@ -241,9 +195,9 @@ class FoldTraining:
         start = time.perf_counter() - (self._within.seconds if self._within else 0.0)
         with seeded(job.seed, epoch, self._device):
             metrics = self._train_epoch(epoch)
-        metrics["rows_per_second"] = len(self._sample) / (time.perf_counter() - start)
-        with self._optimiser.averaged(), stage("scoring"):
-            _, metrics["train_loss"] = self._evaluate(self._training_sample)
+        metrics["rows_per_second"] = self.passes.num_rows / (time.perf_counter() - start)
+        with self.optimiser.averaged(), stage("scoring"):
+            _, metrics["train_loss"] = self._evaluate(self.training_sample)
             predictions, metrics["val_loss"] = self._evaluate(job.validation_rows)
         if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
             losses = f"training loss {metrics['train_loss']}, validation loss {metrics['val_loss']}"
@@ -257,7 +211,7 @@ class FoldTraining:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         training = self.job.params.training
         self.network.module.train()
-        steps = self._steps(epoch)
+        steps = self.passes.steps(epoch)
         falls = self._falls()
         factors = [
             learning_rate_factor(
@@ -277,10 +231,10 @@ class FoldTraining:
                 if self._stop():
                     within.leave(self._device)
                     raise Leave
-                loss, norm = self._accumulate(batches, epoch=epoch, step=step), self._clip()
+                loss, norm = self.passes.backward(batches, epoch=epoch, step=step), self.passes.clip()
                 if not math.isfinite(loss) or not math.isfinite(norm):
                     raise Diverged(f"epoch {epoch}, step {step + 1} of {len(steps)}: loss {loss}, gradient norm {norm}")
-                self._optimiser.step(factors[step])
+                self.optimiser.step(factors[step])
                 within.add(loss=loss, norm=norm, rows=sum(map(len, batches)))
                 advance(1)
         within.leave(self._device)  # what scores the epoch may be left too
@@ -299,91 +253,6 @@ class FoldTraining:
     def _choosing(self, score: EpochScore) -> float:
         """What an epoch is chosen by."""
         return score.metrics[f"val_{self._metric.name}"]
-
-    def _draw(self, *, epoch: int) -> Sample:
-        if self.job.task == "regression":
-            return self._sample
-        training = self.job.params.training
-        return draw(self._sample, self.job.classes, params=training, seed=self.job.seed, epoch=epoch)
-
-    def _steps(self, epoch: int) -> list[list[Sample]]:
-        """Return each batch of each optimiser step; the last step may have fewer."""
-        training = self.job.params.training
-        drawn = self._draw(epoch=epoch)
-        random = np.random.default_rng((self.job.seed, epoch))
-        lengths = np.maximum(self.network.lengths(drawn.rows), self.network.lengths(drawn.partners))
-        batches = [
-            drawn.take(batch) for batch in bucketed_batches(lengths, batch_size=training.batch_size, random=random)
-        ]
-        starts = range(0, len(batches), training.accumulation_steps)
-        return [batches[start : start + training.accumulation_steps] for start in starts]
-
-    def _accumulate(self, batches: Sequence[Sample], *, epoch: int, step: int) -> float:
-        """Leave the gradients of the mean loss of all rows of one step, and return that loss.
-
-        Where memory runs out the step begins again with batches half as large: the gradients are the same sum.
-        """
-        return self._rows_at_once["training"].attempt(
-            lambda max_rows: self._backward(batches, epoch=epoch, step=step, max_rows=max_rows)
-        )
-
-    def _backward(self, batches: Sequence[Sample], *, epoch: int, step: int, max_rows: int) -> float:
-        self._optimiser.zero_grad()
-        num_rows = sum(map(len, batches))
-        random = np.random.default_rng((self.job.seed, epoch, AUGMENTATION, step))
-        total = torch.zeros((), device=self._device)
-        for batch in batches:
-            for start in range(0, len(batch), max_rows):
-                part = batch.take(np.arange(start, min(start + max_rows, len(batch))))
-                loss = self._training_losses(part, epoch=epoch, random=random).sum() / num_rows
-                torch.autograd.backward(loss)
-                total += loss.detach()
-        return total.item()
-
-    def _training_losses(self, batch: Sample, *, epoch: int, random: np.random.Generator) -> Tensor:
-        """Return each row's loss, (rows,); with R-Drop of two passes, and what these differ by (Liang et al. 2021)."""
-        inputs = self.network.inputs(batch, random=random)
-        outputs = self.network.outputs(inputs)
-        losses = self._losses(outputs, batch.rows, epoch=epoch)
-        alpha = self.job.params.training.rdrop_alpha
-        if alpha == 0:
-            return losses
-        again = self.network.outputs(inputs)
-        both = (losses + self._losses(again, batch.rows, epoch=epoch)) / 2
-        return both + alpha * self._loss.divergence(outputs, again)
-
-    def _losses(self, outputs: Tensor, rows: Rows, *, epoch: int) -> Tensor:
-        targets = torch.from_numpy(self._targets[rows]).to(self._device)
-        return self._loss.rows(outputs, targets, progress=(epoch - 1) / self.num_epochs)
-
-    def _clip(self) -> float:
-        """Scale the gradients down to the largest norm allowed; return their norm before."""
-        parameters = self._trained.values()
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        limit = self.job.params.training.gradient_clip
-        if limit is not None:
-            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return norm.item()
-
-    def _evaluate(self, rows: Rows) -> tuple[Predictions, float]:
-        """Return the predictions of `rows`, in their order, and their mean loss, as the epoch in hand has it."""
-        return self._rows_at_once["evaluation"].attempt(lambda size: self._evaluate_parts(rows, size=size))
-
-    @torch.inference_mode()
-    def _evaluate_parts(self, rows: Rows, *, size: int) -> tuple[Predictions, float]:
-        self.network.module.eval()
-        predictions = np.empty((len(rows), self.job.num_outputs), np.float32)
-        loss = 0.0
-        epoch = max(1, len(self.scores) + 1)
-        order = np.argsort(self.network.lengths(rows), kind="stable")
-        for start in range(0, len(order), size):
-            if self._stop():
-                raise Leave
-            chosen = order[start : start + size]
-            outputs = self.network.outputs(self.network.inputs(as_sample(rows[chosen])))
-            loss += self._losses(outputs, rows[chosen], epoch=epoch).sum().item()
-            predictions[chosen] = as_predictions(outputs, task=self.job.task, scale=self._scale).cpu().numpy()
-        return predictions, loss / len(rows)
 
 
 def read_weights(stored: bytes, *, job: FoldJob) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from fold_search.objectives.params import REGRESSION_LOSSES, TrainingParams
+from fold_search.objectives.loss_params import REGRESSION_LOSSES
+from fold_search.objectives.params import TrainingParams
 from fold_search.objectives.training.weights import class_weights
 
 

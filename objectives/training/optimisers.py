@@ -41,10 +41,6 @@ class Optimiser:
         self._optimiser = _build(_groups(trained, params, depths), params)
         self._average: dict[str, Tensor] = {}
 
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        self._optimiser.zero_grad()
-
     def step(self, factor: float) -> None:
         """Move the weights along their gradients, at `factor` times their peak learning rates.
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from fold_search.objectives.data.names import quoted, which_label
 from fold_search.objectives.errors import DataError
-from fold_search.objectives.params import REGRESSION_LOSSES, TrainingParams
+from fold_search.objectives.loss_params import REGRESSION_LOSSES, WEIGHTED
+from fold_search.objectives.params import TrainingParams
+from fold_search.objectives.scoring.metrics import Task
 from fold_search.words import listed
-
-WEIGHTED = ("cross_entropy", "focal", "ldam")
 
 
 def class_weights(
@@ -43,9 +43,9 @@ def class_weights(
     return weights * scale
 
 
-def check_loss(params: TrainingParams, *, label_names: Sequence[str]) -> None:
-    """Raise DataError where the loss, its weights or its prior do not fit the labels, empty for a numeric label."""
-    if not label_names:
+def check_loss(params: TrainingParams, *, task: Task, label_names: Sequence[str]) -> None:
+    """Raise DataError where the loss, its weights or its prior do not fit the task and its classes."""
+    if task == "regression":
         if params.loss not in REGRESSION_LOSSES:
             expected = ", ".join(REGRESSION_LOSSES)
             raise DataError(f"training.loss: found {params.loss} for a numeric label; expected one of {expected}")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="ensemble: all folds' models together; refit: one model trained on all rows; fold: the best fold's model.",
 )
+@click.option("--baseline", is_flag=True, help="Export the TF-IDF baseline instead of a trial; it needs none.")
 @storage_option
 @machine_option
 @memory_option
@@ -50,6 +51,7 @@ def export(
     trial: int | None,
     out: Path,
     form: Literal["ensemble", "refit", "fold"],
+    baseline: bool,
     storage: str | None,
     overrides: Sequence[str],
     memory_limit: int | None,
@@ -61,8 +63,18 @@ def export(
 
     While no trial is complete, a provisional model is exported, of what is trained by now.
     """
+    if baseline and (trial is not None or mlflow or register):
+        raise click.UsageError("--baseline takes no --trial, --mlflow or --register")
     study = find_study(name, storage)
+    if baseline:
+        from fold_search.search.exporting.baseline import export_baseline
+
+        export_baseline(study, out, form=form, overrides=overrides, force=force)
+        say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
+        return
+    from fold_search.objectives.baselines.folds import TFIDF
     from fold_search.search.exporting.export import export
+    from fold_search.search.reporting.baselines import better_baseline
     from fold_search.search.running.objective import memory_limited
 
     mlflow = mlflow or register is not None
@@ -70,6 +82,8 @@ def export(
         description = export(
             study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=say
         )
+    if better := better_baseline(study.ledger, description.fold_scores, name=TFIDF):
+        say(f"note: {better}; --baseline exports that one")
     if description.provisional:
         say(f"note: provisional: trial {description.trial} is not complete, {description.provisional}")
     if register is not None:

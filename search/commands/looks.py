@@ -19,7 +19,7 @@ from fold_search.search.commands.options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-NUMBER_LINES = 14  # of a status beside its trials
+NUMBER_LINES = 15  # of a status beside its trials
 
 
 @click.command("status")

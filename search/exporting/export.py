@@ -1,15 +1,12 @@
 """`search export`: from a study's trial to a model folder that predicts without the study."""
 
 import importlib.metadata
-import shutil
 import statistics
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 from torch import Tensor
 
 from fold_search.models.classifiers import Classifier
@@ -17,7 +14,6 @@ from fold_search.objectives.data.relations import shown_types
 from fold_search.objectives.errors import TrialError
 from fold_search.objectives.jobs import FoldJob
 from fold_search.objectives.predicting.exported import (
-    DESCRIPTION,
     Description,
     Form,
     Member,
@@ -25,18 +21,18 @@ from fold_search.objectives.predicting.exported import (
     write_classifier,
     write_difference,
 )
-from fold_search.objectives.scoring.calibration import fit_temperature
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
 from fold_search.objectives.tasks import morphemes
 from fold_search.objectives.training.checkpoints import Chosen, read_best
 from fold_search.objectives.training.fold import read_weights
 from fold_search.search.errors import ConfigError
+from fold_search.search.exporting.folders import check_free, model_folder, temperature, write_words
 from fold_search.search.exporting.mlflow_model import write_mlflow_files
 from fold_search.search.exporting.model_card import model_card
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.reporting.summary import find_best
 from fold_search.search.running.objective import Objective, choose_device, fold_seed
-from fold_search.search.study.config import StudyConfig, to_record
+from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.opened import OpenStudy, on_this_machine
 from fold_search.search.study.rows import HeldOut, StudyRows
 from fold_search.search.study.space import resolve
@@ -47,7 +43,6 @@ from fold_search.storage.records import FoldRun, FoldRunState, TrialRecord, Tria
 
 PACKAGES = ("fold-search", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 MOST_LOOKS = 5
-OF_THIS_MACHINE = {"storage", "trackers", "artifacts"}
 
 Say = Callable[[str], None]
 
@@ -69,7 +64,7 @@ def export(
     `mlflow` the folder is an MLflow model as well. Raises ConfigError if nothing of such a trial is trained, `out` is
     taken or the data changed; DataError, StorageError, EncoderError.
     """
-    _check_free(out, force=force)
+    check_free(out, force=force)
     config = on_this_machine(study.record, overrides)
     picked = _pick(study, trial, artifacts=Artifacts(config.storage.artifacts))
     rows = StudyRows(ledger=study.ledger, config=config)
@@ -88,19 +83,12 @@ def export(
         objective=objective,
         say=say,
     )
-    unfinished = out.absolute().parent / f".{out.absolute().name}.{uuid.uuid4().hex}"
-    try:
-        unfinished.mkdir(parents=True)
+    with model_folder(out) as folder:
         held_out = source.held_out()
-        description = _describe(source, held_out, form=form, members=source.members(form, unfinished))
-        _write_words(description, config, unfinished)
+        description = _describe(source, held_out, form=form, members=source.members(form, folder))
+        write_words(description, config, folder, card=model_card(description))
         if mlflow:
-            write_mlflow_files(unfinished, description)
-        _put_in_place(unfinished, out)
-    except OSError as error:
-        raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            write_mlflow_files(folder, description)
     return description
 
 
@@ -248,20 +236,12 @@ def _describe(source: _Source, held_out: HeldOut, *, form: Form, members: tuple[
         fold_scores=tuple(run.score or 0.0 for run in source.runs),
         provisional=source.provisional,
         pooled=score_all(names, truth, held_out.predictions, rows.goal),
-        temperature=_temperature(held_out) if dataset.spec.task == "classification" else 1.0,
+        temperature=temperature(held_out) if dataset.spec.task == "classification" else 1.0,
         entity_types=shown_types(dataset, form=params.model.entity_form) if dataset.spec.relation else (),
         members=members,
         packages={name: importlib.metadata.version(name) for name in packages},
         fingerprints=source.study.record.fingerprints,
     )
-
-
-def _temperature(held_out: HeldOut) -> float:
-    """The temperature fitted to the out-of-fold predictions; 1 if all are right: then none can be fitted."""
-    truth = held_out.truth.astype(np.int64)
-    if (held_out.predictions.argmax(axis=1) == truth).all():
-        return 1.0
-    return fit_temperature(held_out.predictions, truth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +277,9 @@ def _pick(study: OpenStudy, number: int | None, *, artifacts: Artifacts) -> _Pic
     if (picked := _pick_provisional(study, number, artifacts=artifacts)) is not None:
         return picked
     if number is None:
-        raise ConfigError(f"study {study.record.name!r} has no trained epoch yet, so there is nothing to export")
+        is_of_images = study.record.config["data"].get("image") is not None
+        hint = "" if is_of_images else "; --baseline exports the TF-IDF baseline"
+        raise ConfigError(f"study {study.record.name!r} has no trained epoch yet, so there is nothing to export{hint}")
     known = ", ".join(map(str, complete)) or "none"
     raise ConfigError(
         f"--trial: found {number}, expected a trial of study {study.record.name!r} of which something is trained; "
@@ -324,37 +306,6 @@ def _pick_provisional(study: OpenStudy, number: int | None, *, artifacts: Artifa
             continue
         return _Picked(trial=found.trial, runs=found.runs, provisional=found.reason, checkpoint=checkpoint)
     return None
-
-
-def _check_free(out: Path, *, force: bool) -> None:
-    """Refuse a folder that is not empty, except an exported model that may be replaced."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is a file, expected the name of a new folder")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / DESCRIPTION).is_file():
-        raise ConfigError(f"{out}: contains files that are not an exported model, expected a new folder")
-    if not force:
-        raise ConfigError(f"{out}: already contains an exported model; --force replaces it")
-
-
-def _put_in_place(unfinished: Path, out: Path) -> None:
-    """Rename the finished folder; an older model is moved aside first and removed last."""
-    if not out.exists() or not any(out.iterdir()):
-        unfinished.rename(out)
-        return
-    old = unfinished.with_name(f"{unfinished.name}.old")
-    out.rename(old)
-    unfinished.rename(out)
-    shutil.rmtree(old)
-
-
-def _write_words(description: Description, config: StudyConfig, folder: Path) -> None:
-    """Write model.json, the study file of the model, and the model card."""
-    (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    sections = {name: keys for name, keys in to_record(config).items() if name not in OF_THIS_MACHINE}
-    (folder / "study.yaml").write_text(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    (folder / "README.md").write_text(model_card(description), encoding="utf-8")
 
 
 def round_half_up(number: float) -> int:

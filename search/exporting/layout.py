@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fold_search.objectives.data.names import quoted, which_label
 from fold_search.objectives.data.tables import Chunk
-from fold_search.objectives.predicting.exported import Description
+from fold_search.objectives.predicting.exported import Described
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.study_file import read_yaml
 from fold_search.search.study.wording import describe
@@ -71,7 +71,7 @@ class _Template(BaseModel):
 
 
 def usual_layout(
-    description: Description, *, keep: Sequence[str] = (), top_k: int | None = None, probabilities: bool = True
+    description: Described, *, keep: Sequence[str] = (), top_k: int | None = None, probabilities: bool = True
 ) -> Layout:
     """Return row, the kept columns, then label, probability and that of each class, or the `top_k` likeliest pairs.
 
@@ -88,7 +88,7 @@ def usual_layout(
     return Layout(columns=columns | predicted)
 
 
-def read_template(path: Path, description: Description) -> Layout:
+def read_template(path: Path, description: Described) -> Layout:
     """Return the layout of a template: `columns:` from names to sources, and `labels:` from labels to codes.
 
     A source is row, label, probability, p:LABEL, prediction (of a numeric label) or a column of the data file. Raises
@@ -101,7 +101,7 @@ def read_template(path: Path, description: Description) -> Layout:
         problem = min(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
         raise ConfigError(f"{path}: {describe(problem, _Template)}") from None
     names = description.label_names
-    columns = {name: _source(name, text, names, path=path) for name, text in template.columns.items()}
+    columns = {name: _source(name, text, description, path=path) for name, text in template.columns.items()}
     if template.labels:
         for label in template.labels:
             _check_label(label, names, where=f"{path}: labels")
@@ -111,7 +111,7 @@ def read_template(path: Path, description: Description) -> Layout:
     return Layout(columns=columns, codes=template.labels)
 
 
-def _predicted(description: Description, *, top_k: int | None, probabilities: bool) -> dict[str, Source]:
+def _predicted(description: Described, *, top_k: int | None, probabilities: bool) -> dict[str, Source]:
     names = description.label_names
     if description.task == "regression":
         return {"prediction": Source(kind="prediction")}
@@ -125,16 +125,17 @@ def _predicted(description: Description, *, top_k: int | None, probabilities: bo
     return pair | ({f"p_{name}": Source(kind="class", of=name) for name in names} if probabilities else {})
 
 
-def _source(name: str, text: str, label_names: Sequence[str], *, path: Path) -> Source:
-    known = ("row", *RANKED) if label_names else ("row", "prediction")
+def _source(name: str, text: str, description: Described, *, path: Path) -> Source:
+    are_classes = description.task == "classification"
+    known = ("row", *RANKED) if are_classes else ("row", "prediction")
     if text in known:
         return Source(kind=text)
     if text in (*RANKED, "prediction"):
-        what = "classes" if label_names else "numbers"
+        what = "classes" if are_classes else "numbers"
         raise ConfigError(f"{path}: columns.{name}: found {text}, but the model predicts {what}")
     if text.startswith(CLASS):
         label = text.removeprefix(CLASS)
-        _check_label(label, label_names, where=f"{path}: columns.{name}")
+        _check_label(label, description.label_names, where=f"{path}: columns.{name}")
         return Source(kind="class", of=label)
     return Source(kind="column", of=text)
 

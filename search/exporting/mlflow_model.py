@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from fold_search.models.encoders import quietly
 from fold_search.objectives.data.dataset import content_of
 from fold_search.objectives.data.spec import DataSpec
-from fold_search.objectives.predicting.exported import Description, ExportedModel
+from fold_search.objectives.predicting.exported import Description
 from fold_search.search.errors import ConfigError
-from fold_search.search.exporting.predict import ROWS_PER_CHUNK, load_model
+from fold_search.search.exporting.predict import ROWS_PER_CHUNK, Model, load_model
 from fold_search.search.study.environment import Secrets, missing_sign_in, mlflow_uri
 from fold_search.search.study.opened import OpenStudy, on_this_machine
 from fold_search.storage.trackers.contract import TrackerUnavailable
@@ -30,7 +30,7 @@ SPAN_ENDS = ("_start", "_end")  # of the columns of an entity: whole numbers
 class PyfuncModel:
     """An exported model that predicts tables; what `mlflow.pyfunc.load_model` wraps."""
 
-    def __init__(self, model: ExportedModel) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
 
     def predict(self, table: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -41,7 +41,7 @@ class PyfuncModel:
         """
         spec = _spec_of_table(self._model.description.data)
         names = self._model.description.label_names
-        predictions = np.empty((0, len(names) or 1), np.float32)
+        predictions = np.empty((0, self._model.description.num_outputs), np.float32)
         if len(table):
             predictions = np.concatenate(list(self._predictions(_as_text(table), spec)))
         if self._model.description.task == "regression":
@@ -77,8 +77,8 @@ def write_mlflow_files(folder: Path, description: Description) -> None:
             path=scratch,
             loader_module=__name__,
             signature=_signature(description),
-            input_example=_example(description.data, *description.entity_types[:1]),
-            pip_requirements=_requirements(description),
+            input_example=example(description.data, *description.entity_types[:1]),
+            pip_requirements=requirements(description),
         )
         shutil.copytree(scratch, folder, dirs_exist_ok=True)
     model = Model.load(str(folder))
@@ -119,7 +119,7 @@ def _signature(description: Description) -> Any:
     )
 
 
-def _example(spec: DataSpec, entity_type: str = "TYPE") -> pd.DataFrame:
+def example(spec: DataSpec, entity_type: str = "TYPE") -> pd.DataFrame:
     """One row of words that stand in nobody's data."""
     if spec.relation is None:
         return pd.DataFrame({name: [f"the {name}" if spec.image is None else "image.png"] for name in spec.columns})
@@ -133,7 +133,7 @@ def _type(column: str, spec: DataSpec) -> str:
     return "long" if spec.relation is not None and column.endswith(SPAN_ENDS) else "string"
 
 
-def _requirements(description: Description) -> list[str]:
+def requirements(description: Description) -> list[str]:
     """The packages whose versions decide what is predicted, without the build that one machine has of them."""
     needed = {"images": description.data.kind == "image", "korean": description.params.model.morphemes != "none"}
     extras = ",".join(name for name, is_needed in needed.items() if is_needed)

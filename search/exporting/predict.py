@@ -5,7 +5,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fold_search.objectives.data.class_folders import FILE, FOLDER, is_class_folders
-from fold_search.objectives.data.dataset import Labels, content_of, read_chunks, read_labels, require_columns
+from fold_search.objectives.data.dataset import Content, Labels, content_of, read_chunks, read_labels, require_columns
 from fold_search.objectives.data.delimited import check_delimiter
 from fold_search.objectives.data.sources import Quotes
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.data.tables import Chunk
 from fold_search.objectives.errors import DataError
-from fold_search.objectives.predicting.exported import Description, ExportedModel
+from fold_search.objectives.predicting.baseline import ExportedBaseline, is_baseline
+from fold_search.objectives.predicting.exported import Described, ExportedModel
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import Layout
@@ -63,12 +64,25 @@ class Evaluation:
     interval: Interval
 
 
-def load_model(folder: Path, *, batch_size: int | None = None) -> ExportedModel:
+class Model(Protocol):
+    """An exported model, a trial's or a baseline."""
+
+    @property
+    def description(self) -> Described:
+        """What its folder says of it."""
+
+    def predict(self, content: Content) -> NDArray[np.float32]:
+        """Return probabilities, (rows, classes), or numbers, (rows, 1); raises DataError."""
+
+
+def load_model(folder: Path, *, batch_size: int | None = None) -> Model:
     """Open a model folder on this machine's first GPU, else the CPU; raises ModelError if it cannot be used."""
+    if is_baseline(folder):
+        return ExportedBaseline(folder)
     return ExportedModel(folder, device=choose_device(0), batch_size=batch_size)
 
 
-def is_image_folder(description: Description, path: Path) -> bool:
+def is_image_folder(description: Described, path: Path) -> bool:
     """Whether the path is a folder or zip file of images, whose rows have the columns `file` and `folder`."""
     return description.data.kind == "image" and is_class_folders(path)
 
@@ -87,7 +101,7 @@ def parse_columns(options: Sequence[str]) -> dict[str, str]:
 
 
 def predict(
-    model: ExportedModel,
+    model: Model,
     path: Path,
     out: Path,
     *,
@@ -113,7 +127,7 @@ def predict(
     return num_rows
 
 
-def evaluate(model: ExportedModel, path: Path, *, other: OtherFile = OtherFile(), console: Console) -> Evaluation:
+def evaluate(model: Model, path: Path, *, other: OtherFile = OtherFile(), console: Console) -> Evaluation:
     """Score the predictions of the file's labelled rows by all metrics that are defined for them.
 
     The interval is of macro-F1, or of the mean absolute error of numbers.
@@ -130,12 +144,12 @@ def evaluate(model: ExportedModel, path: Path, *, other: OtherFile = OtherFile()
     return _evaluate(description, labels, np.concatenate(predictions))
 
 
-def evaluation_as_json(evaluation: Evaluation, description: Description) -> dict[str, object]:
+def evaluation_as_json(evaluation: Evaluation, description: Described) -> dict[str, object]:
     """The evaluation in plain types, beside what the study estimated."""
     return {**asdict(evaluation), "study": {"pooled": description.pooled, "fold_scores": description.fold_scores}}
 
 
-def render_evaluation(evaluation: Evaluation, description: Description) -> Table:
+def render_evaluation(evaluation: Evaluation, description: Described) -> Table:
     """The evaluation as a table, beside what the study estimated from the rows that each fold was not trained on."""
     interval = evaluation.interval
     span = f"{interval.metric} in {interval.low:.4f} to {interval.high:.4f} ({interval.level:.0%})"
@@ -146,12 +160,12 @@ def render_evaluation(evaluation: Evaluation, description: Description) -> Table
     return table
 
 
-def _evaluate(description: Description, truth: Labels, predictions: NDArray[np.float32]) -> Evaluation:
+def _evaluate(description: Described, truth: Labels, predictions: NDArray[np.float32]) -> Evaluation:
     goal = description.goal
     names = defined_metrics(goal, task=description.task, num_classes=len(description.label_names))
     random = np.random.default_rng(0)
     if description.task == "classification":
-        metric, drawn = "macro_f1", _draw_macro_f1(truth.astype(np.int64), predictions, random)
+        metric, drawn = "macro_f1", draw_macro_f1(truth.astype(np.int64), predictions, random)
     else:
         metric, drawn = "mae", _draw_mae(truth, predictions, random)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -162,7 +176,7 @@ def _evaluate(description: Description, truth: Labels, predictions: NDArray[np.f
     )
 
 
-def _draw_macro_f1(
+def draw_macro_f1(
     truth: NDArray[np.int64], predictions: NDArray[np.float32], random: np.random.Generator
 ) -> list[float]:
     """Macro-F1 of rows drawn with replacement: the counts of a confusion matrix's cells are then multinomial."""
@@ -182,7 +196,7 @@ def _draw_mae(truth: Labels, predictions: NDArray[np.float32], random: np.random
 
 
 def _predictions(
-    model: ExportedModel,
+    model: Model,
     spec: DataSpec,
     *,
     columns: Mapping[str, str],
@@ -213,7 +227,8 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
             close = nearest(theirs, chunk.table.columns)
             there = ", ".join(map(repr, chunk.table.columns))
             advice = f"did you mean {close!r}?" if close else f"there are {there};"
-            raise DataError(f"{path}: there is no column {theirs!r}; {advice} use --columns {own}={close or 'NAME'}")
+            name = close if close and close.isprintable() else "NAME"
+            raise DataError(f"{path}: there is no column {theirs!r}; {advice} use --columns {own}={name}")
         if not isinstance(chunk.table[theirs], pd.Series):
             raise DataError(f"{path}: the header names column {theirs!r} more than once")
         if own != theirs:
@@ -222,7 +237,7 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
     return replace(chunk, table=table)
 
 
-def _spec(description: Description, path: Path, other: OtherFile, *, labelled: bool = False) -> DataSpec:
+def _spec(description: Described, path: Path, other: OtherFile, *, labelled: bool = False) -> DataSpec:
     """The model's columns in another file; a folder of images has its own, in which only labels are classes."""
     data = description.data
     if other.images is not None and data.kind != "image":

@@ -35,32 +35,80 @@ class Beliefs:
     noise: Noise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KnownFolds:
+    """What is known of every fold run, each (trials, folds), and what it is known from.
+
+    `share` is 1 for a finished fold and 0 for one of which nothing is known. `residual` is the fold's score without the
+    effect of its rows, and `precision` is 1 over the variance with which it measures the trial's level.
+    """
+
+    share: FloatArray
+    residual: FloatArray
+    precision: FloatArray
+    noise: Noise
+    num_curves: int
+
+    @property
+    def unknown(self) -> FloatArray:
+        """How many folds of each trial are unknown, (trials,)."""
+        unknown: FloatArray = (1 - self.share).sum(axis=1)
+        return unknown
+
+
 def believe(matrix: Matrix) -> Beliefs:
     """Estimate every trial from all scores so far.
 
-    With y = level + effect + noise (see `fit_noise`), k finished folds and partly trained ones that count as far as
-    they can be predicted, the mean over all folds of a trial is normal around
-    mean(effects) + (sum of what is known + (1 - known share) x posterior level) / K.
+    A score is y = level + effect + noise: the trial's level, the effect of the fold's rows, and noise (see
+    `fit_noise`). k folds of a trial are finished; partly trained ones count as far as they can be predicted. The mean
+    over all K folds is then normal around
+    mean(effects) + (sum of what is known + (K - known share) x posterior level) / K.
     """
     rows = rows_that_count(matrix)
     if len(rows) < len(matrix.numbers):
         return _spread(believe(matrix.take(rows)), rows, len(matrix.numbers))
-    num_epochs = matrix.num_epochs
-    standing = last_scores(matrix.scores, num_epochs)  # (trials, folds), as are values, precision, known and residual
-    noise = fit_noise(standing, matrix.done)
-    num_folds = standing.shape[1]
-    known_curves = finished_curves(matrix, standing, noise.effects)
-    values, uncertainty = _predict_folds(matrix, standing, known_curves)
+    standing = last_scores(matrix.scores, matrix.num_epochs)  # (trials, folds)
+    folds = _known_folds(matrix, standing, fit_noise(standing, matrix.done))
+    prior, spread = _prior(matrix.params, folds.residual, folds.precision)
+    mean, variance = _final_means(folds, prior=prior, spread=spread)
+    deviation = np.sqrt(np.maximum(variance, 0.0))
+    complete, num_folds = matrix.complete, standing.shape[1]
+    mean[complete] = standing[complete].mean(axis=1)
+    deviation[complete] = 0.0
+    best = _best(complete, mean)
+    trained = matrix.num_epochs.sum(axis=1) / np.maximum(matrix.lengths * num_folds, 1)
+    alone = folds.noise.effects.mean() + prior, spread + folds.noise.variance / num_folds
+    return Beliefs(
+        mean=mean,
+        deviation=deviation,
+        chance=_chance(matrix, folds, mean=mean, variance=variance, best=best),
+        trained=trained,
+        outlook=_outlook(*alone, mean, best, begun=trained > 0),
+        best=best,
+        noise=folds.noise,
+    )
+
+
+def _known_folds(matrix: Matrix, standing: FloatArray, noise: Noise) -> _KnownFolds:
+    curves = finished_curves(matrix, standing, noise.effects)
+    values, uncertainty = _predict_folds(matrix, standing, curves)
     precision = np.where(np.isfinite(uncertainty), 1 / (noise.variance + uncertainty), 0.0)
-    known = noise.variance * precision  # 1 for a finished fold, 0 for one of which nothing is known
-    residual = np.where(known > 0, values - noise.effects, 0.0)
+    share = noise.variance * precision
+    residual = np.where(share > 0, values - noise.effects, 0.0)
     residual = np.where(np.isfinite(residual), residual, -1e9)  # diverged: below all others, and sums stay numbers
-    # A normal prior for each trial's level, (trials,), and every fold as a measurement of it.
-    prior, spread = _prior(matrix.params, residual, precision)
-    level_precision = 1 / spread + precision.sum(axis=1)
-    level = (prior / spread + (precision * residual).sum(axis=1)) / level_precision
-    unknown = (1 - known).sum(axis=1)
-    mean = noise.effects.mean() + ((known * residual).sum(axis=1) + unknown * level) / num_folds
+    return _KnownFolds(share=share, residual=residual, precision=precision, noise=noise, num_curves=len(curves.rows))
+
+
+def _final_means(folds: _KnownFolds, *, prior: FloatArray, spread: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance of each trial's mean over all folds, (trials,).
+
+    `prior` and `spread` are the mean and the variance of its level, (trials,), before any fold has measured it.
+    """
+    noise, known, unknown, num_folds = folds.noise, folds.share, folds.unknown, folds.share.shape[1]
+    # A normal prior for each trial's level, and every fold as a measurement of it.
+    level_precision = 1 / spread + folds.precision.sum(axis=1)
+    level = (prior / spread + (folds.precision * folds.residual).sum(axis=1)) / level_precision
+    mean = noise.effects.mean() + ((known * folds.residual).sum(axis=1) + unknown * level) / num_folds
     # A doubt about the level is in all unknown folds alike; the noise of each is its own.
     variance = (unknown**2 / level_precision + noise.variance * unknown) / num_folds**2
     # The folds' effects are themselves known from few trials: those of the folds to come, and of those it has. `reach`
@@ -68,37 +116,28 @@ def believe(matrix: Matrix) -> Beliefs:
     doubt = noise.variance / np.maximum(noise.counts, 1.0)
     reach = unknown * (1 - 1 / (spread * level_precision)) / np.maximum(known.sum(axis=1), 1e-9)
     variance += ((1 - known) @ doubt + reach**2 * (known @ doubt)) / num_folds**2
-    deviation = np.sqrt(np.maximum(variance, 0.0))
-    complete = matrix.complete
-    mean[complete] = standing[complete].mean(axis=1)
-    deviation[complete] = 0.0
-    best = _best(complete, mean)
-    trained = num_epochs.sum(axis=1) / np.maximum(matrix.lengths * num_folds, 1)
-    alone = noise.effects.mean() + prior, spread + noise.variance / num_folds
-    outlook = _outlook(*alone, mean, best, begun=trained > 0)
+    return mean, variance
+
+
+def _chance(
+    matrix: Matrix, folds: _KnownFolds, *, mean: FloatArray, variance: FloatArray, best: int | None
+) -> FloatArray:
+    """Each trial's chance as Beliefs has it, (trials,)."""
+    rivals = (folds.share > 0).any(axis=1) & ~matrix.failed
     chance = np.ones(len(mean))
     if best is not None:
-        ahead = mean[best] - mean
         # Welch and Satterthwaite: the noise is known from few residuals, the rest from the finished curves, of which
         # about a fifth speak for one prediction.
-        fold_noise = noise.variance * unknown / num_folds**2
+        fold_noise = folds.noise.variance * folds.unknown / folds.share.shape[1] ** 2
         other = np.maximum(variance - fold_noise, 0.0)
         degrees = variance**2 / np.maximum(
-            fold_noise**2 / max(noise.degrees, 1.0) + other**2 / max(0.2 * len(known_curves.rows), 3.0), 1e-300
+            fold_noise**2 / max(folds.noise.degrees, 1.0) + other**2 / max(0.2 * folds.num_curves, 3.0), 1e-300
         )
-        chance = 1 - stdtr(np.maximum(degrees, 1.0), ahead / np.maximum(deviation, 1e-12))
-    elif (rivals := (known > 0).any(axis=1) & ~matrix.failed).sum() >= 2:
+        deviation = np.sqrt(np.maximum(variance, 0.0))
+        chance = 1 - stdtr(np.maximum(degrees, 1.0), (mean[best] - mean) / np.maximum(deviation, 1e-12))
+    elif rivals.sum() >= 2:
         chance = _chance_to_lead(np.where(rivals, mean, -np.inf), variance)
-    chance = np.where(complete | matrix.failed, 0.0, chance)
-    return Beliefs(
-        mean=mean,
-        deviation=deviation,
-        chance=chance,
-        trained=trained,
-        outlook=outlook,
-        best=best,
-        noise=noise,
-    )
+    return np.where(matrix.complete | matrix.failed, 0.0, chance)
 
 
 def _chance_to_lead(mean: FloatArray, variance: FloatArray) -> FloatArray:

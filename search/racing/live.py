@@ -152,7 +152,7 @@ class Policy(Protocol):
 class LiveRace:
     """The race of one study as a worker or the coordinator asks it; `num_trials` is the study's budget.
 
-    `haste` chooses in its place when a time budget runs out.
+    `haste` chooses in its place when a budget of time, hours or money runs out.
     """
 
     scores: Scores
@@ -207,5 +207,5 @@ def live_race(ledger: LedgerView, config: StudyConfig, *, limit: TimeLimit | Non
         settings=config.race,
         num_trials=most_trials(config),
         until_no_gain=config.budget.until == "no-expected-gain",
-        haste=None if limit is None else haste(ledger, limit),
+        haste=haste(ledger, limit, config.budget) if limit or config.budget.is_shared else None,
     )

@@ -45,6 +45,12 @@ def best_line(summary: Summary) -> str:
     return f"best {metric}: {spread}{pooled} (trial {best.trial})"
 
 
+def used_line(summary: Summary) -> str:
+    """The device hours that are used, and their price if there is one, in one line."""
+    money = summary.used.money_in_words
+    return f"used: {summary.used.hours_in_words}{money and f'; money {money}'}"
+
+
 def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> list[str]:
     """A line for each study that was interrupted, with the command; `storage` is what the user named, if anything."""
     where = [] if storage is None else ["--storage", redact(storage)]

@@ -13,14 +13,18 @@ from fold_search.search.racing.audits import RaceFigures, paused_trials, race_fi
 from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import Scores
 from fold_search.search.racing.ties import Tie, tied_with
+from fold_search.search.reporting.baselines import beats_all
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.study.attended import is_attended, present_runs
 from fold_search.search.study.config import config_from_record
+from fold_search.search.study.sections import BudgetConfig
 from fold_search.search.study.space import most_trials
+from fold_search.search.study.spending import Spending, spending
 from fold_search.storage.catalog import list_studies
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import (
+    BaselineRecord,
     Direction,
     FoldRun,
     FoldRunState,
@@ -57,7 +61,8 @@ class Summary:
     A trial that has not ended is `running`, `paused` or `waiting` (not begun). `work_saved` is the share of the ended
     trials' epochs that were not trained because the race stopped trials. Epochs that a fold skipped because of
     `patience` do not count, nor do those of diverged trials. An unfinished fold is assumed to need the same share of
-    its epochs as the finished ones did. `failures` counts the trials that ended by a failure, by its kind.
+    its epochs as the finished ones did. `failures` counts the trials that ended by a failure, by its kind. `used` are
+    device hours and money.
     """
 
     study: str
@@ -73,6 +78,8 @@ class Summary:
     epochs_left: float
     work_saved: float
     race: RaceFigures
+    used: Spending
+    baselines: tuple[BaselineRecord, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with plain types."""
@@ -134,6 +141,8 @@ def summarise(ledger: Ledger, known: Known | None = None) -> Summary:
         epochs_left=(to_come + under_way) * (1 - work_saved),
         work_saved=work_saved,
         race=race_figures(trials, runs, record.direction),
+        used=spending(ledger, plan.budget),
+        baselines=tuple(ledger.baselines()),
     )
 
 
@@ -199,10 +208,12 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
 
     `samples` has null where it is not recorded.
     """
-    best = summarise(ledger).best
+    summary = summarise(ledger)
+    best, used = summary.best, asdict(summary.used)
+    baselines = [asdict(baseline) for baseline in summary.baselines]
     if best is None:
         found = find_provisional(ledger)
-        return found.as_json() if found else None
+        return found.as_json() | {"used": used, "baselines": baselines} if found else None
     samples = samples_of(ledger, best.trial)
     tied = [asdict(tie) for tie in best_ties(ledger, best.trial)]
     return {
@@ -211,6 +222,9 @@ def best_as_json(ledger: Ledger) -> dict[str, Any] | None:
         "num_validation_rows_used": num_leaked(samples),
         "samples": samples,
         "tied": tied,
+        "used": used,
+        "baselines": baselines,
+        "beats_baselines": beats_all(summary.baselines, best.fold_scores, summary.direction),
     }
 
 
@@ -266,6 +280,7 @@ class Plan:
     trials: int
     folds: int
     epochs: int
+    budget: BudgetConfig
 
 
 @lru_cache(maxsize=16)
@@ -276,7 +291,7 @@ def _plan(recorded: str) -> Plan:
     `search run` may change the budget at any time.
     """
     config = config_from_record(json.loads(recorded))
-    return Plan(trials=most_trials(config), folds=config.folds.k, epochs=config.training.epochs)
+    return Plan(trials=most_trials(config), folds=config.folds.k, epochs=config.training.epochs, budget=config.budget)
 
 
 def _epochs_needed(trials: Sequence[TrialRecord], runs: Sequence[FoldRun], *, usual: int) -> dict[int, float]:

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from fold_search.search.racing.audits import paused_trials, race_line, trial_states
 from fold_search.search.racing.verdicts import percent
+from fold_search.search.reporting.baselines import baselines_line, verdict_line
 from fold_search.search.reporting.lines import (
     best_line,
     counts_line,
@@ -18,6 +19,7 @@ from fold_search.search.reporting.lines import (
     show,
     ties_line,
     trial_score,
+    used_line,
 )
 from fold_search.search.reporting.provisional import Provisional, find_provisional
 from fold_search.search.reporting.summary import Summary, best_ties, estimate_trials, ranked, samples_of, summarise
@@ -58,8 +60,10 @@ def render_status(ledger: Ledger, *, width: int = 80, most: int = 20, reasons: b
     lines += [
         counts_line(summary),
         best_line(summary),
+        *filter(None, [baselines_line(summary.baselines)]),
         f"stopping trials early saved {summary.work_saved:.0%} of the epochs of ended trials",
         race_line(summary.race),
+        used_line(summary),
     ]
     if len(trials) > most:
         lines.append(f"{len(trials) - most} more trials; --csv and --json show all, with their params")
@@ -82,7 +86,9 @@ def render_best(ledger: Ledger) -> RenderableType:
     best = summary.best
     if best is None:
         found = find_provisional(ledger)
-        return Group(best_line(summary), _provisional(found, summary.metric)) if found else best_line(summary)
+        provisional = [_provisional(found, summary.metric)] if found else []
+        lines = [*filter(None, [baselines_line(summary.baselines)]), used_line(summary)]
+        return Group(best_line(summary), *provisional, *lines)
     samples = samples_of(ledger, best.trial)
     resampled = any(sample["counts_before"] != sample["counts_after"] for sample in samples if sample)
     table = Table(show_header=False)
@@ -91,9 +97,15 @@ def render_best(ledger: Ledger) -> RenderableType:
     table.add_section()
     for name, value in best.params.items():
         table.add_row(name, show(value))
-    return Group(
-        best_line(summary), table, ties_line(best_ties(ledger, best.trial)), leak_line(samples), race_line(summary.race)
-    )
+    lines = [
+        baselines_line(summary.baselines),
+        verdict_line(summary.baselines, best.fold_scores, summary.direction),
+        ties_line(best_ties(ledger, best.trial)),
+        leak_line(samples),
+        race_line(summary.race),
+        used_line(summary),
+    ]
+    return Group(best_line(summary), table, *filter(None, lines))
 
 
 def _provisional(found: Provisional, metric: str) -> RenderableType:

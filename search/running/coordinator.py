@@ -17,6 +17,7 @@ from fold_search.search.racing.haste import RECONSIDER_SECONDS
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.racing.matrix import Matrix, RunState
 from fold_search.search.racing.verdicts import Action
+from fold_search.search.reporting.baselines import score_words
 from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.presence import end_announcement
 from fold_search.search.running.proposals import make_sampler
@@ -70,6 +71,7 @@ class Coordinator:
     _study: optuna.Study | None = None
     _grid: list[dict[str, Scalar]] = field(default_factory=list)  # if that is the sampler, once it is asked for
     _reported: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _shown: set[str] = field(default_factory=set)  # baselines, by their names
 
     def __post_init__(self) -> None:
         # A lease that lapses while this process sleeps does not stop it: its next write has to fail.
@@ -87,6 +89,7 @@ class Coordinator:
                 return True  # nothing has happened since the last step
             with optuna_errors(self.url):
                 self._settle()
+                self.show_baselines()
                 working = not self._gives_up() and self._provide(num_workers=seen[1])
         except StorageUnavailable:
             self._close()  # a trial that was asked for and not written down is found when the study is opened again
@@ -145,6 +148,14 @@ class Coordinator:
             self._end(trial, runs, expected.get(trial.number))
         if ended:
             self.prune()
+
+    def show_baselines(self) -> None:
+        """Write the baselines beside Optuna's trials, where its dashboard shows them: they are none of these."""
+        for found in self.ledger.baselines():
+            if found.name not in self._shown:
+                with optuna_errors(self.url):
+                    self._optuna().set_user_attr(f"baseline: {found.label}", score_words(found))
+                self._shown.add(found.name)
 
     def _gives_up(self) -> bool:
         """End the study if too many trials have failed in a row. Open trials stay open, to be continued."""

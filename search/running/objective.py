@@ -25,6 +25,7 @@ from fold_search.search.running.caches import Hold
 from fold_search.search.study.encoder_places import located
 from fold_search.search.study.rows import StudyRows
 from fold_search.search.study.space import field_values, resolve
+from fold_search.search.study.spending import CPU
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Claim
 
@@ -113,6 +114,17 @@ def choose_device(index: int) -> str:
     """The device of the index-th worker of this machine: GPUs in turn, else the CPU."""
     num_devices = torch.cuda.device_count()
     return f"cuda:{index % num_devices}" if num_devices else "cpu"
+
+
+def device_name(device: str) -> str:
+    """The device in words: a GPU's name, or CPU."""
+    return CPU if device == "cpu" else str(torch.cuda.get_device_properties(device).name)
+
+
+def device_share(index: int, num_workers: int) -> float:
+    """The share that the index-th of a machine's workers has of its device: GPUs are shared, and CPUs are not."""
+    num_devices = torch.cuda.device_count()
+    return 1 / len(range(index % num_devices, num_workers, num_devices)) if num_devices else 1.0
 
 
 def share_cores(num_workers: int) -> None:

@@ -1,14 +1,20 @@
-"""Shows which processes live: each holds a role in the ledger; a thread beside the training renews a worker's role."""
+"""Shows which processes live: each holds a role in the ledger; a thread beside the training renews a worker's role.
+
+It also writes down how long the worker has held its device.
+"""
 
 import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from fold_search.search.study.attended import RUN_ROLE, WORKER_ROLE
+from fold_search.search.study.spending import CPU
 from fold_search.storage.errors import LeaseLost, StorageUnavailable
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Claim
@@ -24,11 +30,21 @@ def make_owner() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The device that a worker holds, or its share of one that several workers use, `since` when by time.monotonic."""
+
+    device: str = CPU
+    share: float = 1.0
+    since: float = field(default_factory=time.monotonic)
+
+
 class Presence:
     """Tells the database every third of a lease that this worker lives, and with it the lease of the claim in hand."""
 
-    def __init__(self, ledger: Ledger, owner: str, *, lease_seconds: float) -> None:
+    def __init__(self, ledger: Ledger, owner: str, *, lease_seconds: float, held: Held) -> None:
         self.claim: Claim | None = None
+        self._held = held
         self._ledger = ledger
         self._owner = owner
         self._lease_seconds = lease_seconds
@@ -57,7 +73,10 @@ class Presence:
                 log.warning("the lease could not be renewed and is tried again: %s", error)
 
     def _renew(self) -> None:
-        self._ledger.acquire_role(WORKER_ROLE + self._owner, self._owner, lease_seconds=self._lease_seconds)
+        role, held = WORKER_ROLE + self._owner, self._held
+        self._ledger.acquire_role(role, self._owner, lease_seconds=self._lease_seconds)
+        seconds = held.share * (time.monotonic() - held.since)
+        self._ledger.record_usage(role, device=held.device, share=held.share, seconds=seconds)
         if (claim := self.claim) is not None:
             self._ledger.renew(claim, lease_seconds=self._lease_seconds)
 

@@ -187,6 +187,10 @@ def describe(event: Event, *, metric: str) -> str:
             return f"{where}: {payload['reason']}"
         case EventKind.FOLD_RELEASED:
             return f"{where} will be tried again: {payload['reason']}"
+        case EventKind.BASELINE:
+            scores = f"{metric} {payload['score']:.4f} ± {payload['std']:.4f}" if payload["fold_scores"] else "no score"
+            reason = f" ({payload['reason']})" if payload["reason"] else ""
+            return f"baseline {payload['label']}: {scores}{reason}, {payload['seconds']:.0f} s"
         case EventKind.STUDY_FINISHED:
             return f"study {payload.get('state', 'finished')}: {payload['reason']}"
     return f"{where} {event.kind.value.replace('_', ' ')}"

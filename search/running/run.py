@@ -15,9 +15,11 @@ from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.racing.live import live_race
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.reporting.summary import summarise
+from fold_search.search.running.baselines import Baselines
 from fold_search.search.running.continuing import has_work_left, how_to_add_trials
 from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
 from fold_search.search.running.engines.engine import Engine
+from fold_search.search.running.meter import Meter
 from fold_search.search.running.progress import Progress
 from fold_search.search.running.pruning import Pruning
 from fold_search.search.running.publish import make_publisher
@@ -27,6 +29,7 @@ from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.environment import Secrets
 from fold_search.search.study.opened import OpenStudy
 from fold_search.search.study.rows import StudyRows
+from fold_search.search.study.spending import spending
 from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.errors import StorageUnavailable
 from fold_search.storage.ledger import Ledger
@@ -35,6 +38,7 @@ from fold_search.storage.records import EventKind, StudyState, TrialState
 
 STEP_SECONDS = 0.2
 DRAIN_SECONDS = 60.0
+BASELINE_SECONDS = 60.0
 LEAVE_SECONDS = 3.0  # for the trackers, of a run whose time is used or that was interrupted
 
 
@@ -43,6 +47,7 @@ class Ending(StrEnum):
 
     FINISHED = "finished"
     TIMEOUT = "timeout"
+    SPENT = "spent"
     INTERRUPTED = "interrupted"
     KILLED = "killed"
     FAILED = "failed"
@@ -80,6 +85,7 @@ def run_study(
     secrets: Secrets,
     console: Console,
     limit: TimeLimit | None = None,
+    memory_limit: int | None = None,
 ) -> Ending:
     """Run the study as `owner`, who may have announced it, with the workers of `engine`.
 
@@ -98,19 +104,31 @@ def run_study(
             ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
         ).prune,
     )
+    baselines = Baselines(ledger=study.ledger, config=config, url=study.url, memory_limit=memory_limit)
     deadline = None if limit is None else limit.deadline
     shown = Progress(study.ledger, console, doing=engine.doing, race=race, deadline=deadline)
     with interrupts() as counter, shown as progress:
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
         try:
             publisher.start()
+            meter = Meter(ledger=study.ledger, budget=config.budget, say=progress.say)
             if deadline is None or time.time() < deadline:
                 engine.start()
-            going = _Run(
-                ledger=study.ledger, coordinator=coordinator, engine=engine, progress=progress, counter=counter
+                baselines.start()
+            going = RunLoop(
+                ledger=study.ledger,
+                coordinator=coordinator,
+                engine=engine,
+                progress=progress,
+                meter=meter,
+                counter=counter,
             )
             ending = going.to_its_end(deadline)
+            if ending is Ending.FINISHED:
+                _await(baselines, counter, limit=limit)
+                coordinator.show_baselines()
         finally:
+            baselines.kill()
             owners = engine.kill()
             # Without the database the leases lapse by themselves.
             with contextlib.suppress(StorageUnavailable):
@@ -127,26 +145,27 @@ def run_study(
         raise ConfigError(engine.error)
     check_not_failed(study, config)
     finished = study.ledger.study().state is StudyState.FINISHED
-    return Ending.FINISHED if ending is Ending.TIMEOUT and finished else ending
+    return Ending.FINISHED if ending in (Ending.TIMEOUT, Ending.SPENT) and finished else ending
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run:
+class RunLoop:
     """The loop of a run: coordinate, tend the workers, show progress, and stop in good order when it is time."""
 
     ledger: Ledger
     coordinator: Coordinator
     engine: Engine
     progress: Progress
+    meter: Meter
     counter: Interrupts
     ending: Ending = Ending.FINISHED
     outage_since: float | None = None
 
     def to_its_end(self, deadline: float | None) -> Ending:
-        """Loop until the study is finished, the time is used up or the user interrupts."""
+        """Loop until the study is finished, a budget is used up or the user interrupts."""
         working = True
         while working or self.engine.alive():
-            working = self._round()
+            working = self.once()
             if not working:
                 self.engine.stop()  # in a study that failed fold runs may be under way
             if self.counter.count >= 2:
@@ -154,17 +173,18 @@ class _Run:
             if self.ending is Ending.FINISHED:
                 self._leave_if_due(deadline)
             elif not self.engine.alive():
-                self._round()
+                self.once()
                 break
             time.sleep(STEP_SECONDS)
         return self.ending
 
-    def _round(self) -> bool:
+    def once(self) -> bool:
         """Do what is due once; return whether the study still has work. Waits out an outage of the database."""
         try:
             working = self.coordinator.step()
             _release(self.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
             self.progress.update()
+            self.meter.look()
             self.outage_since = None
             return working
         except StorageUnavailable as error:
@@ -183,6 +203,8 @@ class _Run:
             self.ending = Ending.INTERRUPTED
         elif deadline is not None and time.time() > deadline:
             self.ending = Ending.TIMEOUT
+        elif self.meter.used_up:
+            self.ending = Ending.SPENT
         else:
             return
         self.coordinator.asking = False
@@ -195,6 +217,7 @@ _LEAVING = {
     Ending.INTERRUPTED: "stopping after the current step; press Ctrl-C again to stop now",
     Ending.FAILED: "a worker cannot continue; stopping after the current step",
     Ending.TIMEOUT: "the time limit is reached; stopping after the current step",
+    Ending.SPENT: "the budget is used up; stopping after the current step",
 }
 
 
@@ -203,6 +226,14 @@ def _release(ledger: Ledger, owners: Iterable[str], *, reason: str, max_attempts
     for owner in owners:
         ledger.release_owner(owner, reason=reason, max_attempts=max_attempts)
         ledger.release_role(WORKER_ROLE + owner, owner)
+
+
+def _await(baselines: Baselines, counter: Interrupts, *, limit: TimeLimit | None) -> None:
+    """Wait for baselines that take longer than the whole study did, but not for long."""
+    until = time.time() + BASELINE_SECONDS
+    until = until if limit is None else min(until, limit.deadline)
+    while baselines.alive() and not counter.count and time.time() < until:
+        time.sleep(STEP_SECONDS)
 
 
 def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:
@@ -223,7 +254,9 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
         hint = "; `search export` gives a provisional model" if find_provisional(study.ledger) else ""
         if not summary.epochs_trained:
             hint = "; no epoch is trained yet: the rows are prepared first, so a first run needs more time"
-        raise RunFailed(f"no trial is complete yet; the same command continues the study{hint}", ExitCode.NONE_COMPLETE)
+            hint += "" if config.data.kind == "image" else "; `search export --baseline` gives the TF-IDF baseline"
+        on = spending(study.ledger, config.budget).used_up or "the same command continues the study"
+        raise RunFailed(f"no trial is complete yet; {on}{hint}", ExitCode.NONE_COMPLETE)
     ended = ", ".join(f"{count} {state}" for state, count in summary.trials.items()) or "none begun"
     reasons = [trial.reason for trial in study.ledger.trials() if trial.failure and trial.reason]
     last = f"; last failure: {reasons[-1]}" if reasons else ""

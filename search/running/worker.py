@@ -22,7 +22,7 @@ from fold_search.search.racing.haste import RECONSIDER_SECONDS
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.racing.verdicts import Action, Decision, Verdict
 from fold_search.search.running.checkpoints import Checkpoints, Pace
-from fold_search.search.running.presence import STOPPED, Presence
+from fold_search.search.running.presence import STOPPED, Held, Presence
 from fold_search.search.study.stored import PREDICTIONS, fold_folder, weights_name
 from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.errors import LeaseLost, StorageError, StorageUnavailable, reason_of
@@ -92,13 +92,14 @@ class Worker:
     diverged: Literal["worst", "failed"] = "worst"
     paused_checkpoints: int = 100
     lease_seconds: float = LEASE_SECONDS
+    held: Held = field(default_factory=Held)
     pace: Pace = field(default_factory=Pace)
     preparing: threading.Event = field(default_factory=threading.Event)  # set while no epoch can begin yet
 
     def work(self) -> None:
         """Claim and train until the study is finished or a stop is asked for."""
         seen, outages, look_again = None, 0, 0.0
-        with Presence(self.ledger, self.owner, lease_seconds=self.lease_seconds) as presence:
+        with Presence(self.ledger, self.owner, lease_seconds=self.lease_seconds, held=self.held) as presence:
             while not self.stop.is_set():
                 try:
                     sequence = self.ledger.last_sequence()

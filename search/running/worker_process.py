@@ -13,7 +13,7 @@ from fold_search.objectives.stages import Stage, current, stage
 from fold_search.search.errors import USER_ERRORS
 from fold_search.search.racing.haste import TimeLimit
 from fold_search.search.racing.live import live_race
-from fold_search.search.running.presence import STOPPED
+from fold_search.search.running.presence import STOPPED, Held
 from fold_search.search.study.attended import WORKER_ROLE
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.rows import StudyRows
@@ -111,9 +111,17 @@ def leave_preparation(worker: "Worker", told: list[int]) -> None:
 
 def run_worker(job: WorkerJob, stop: threading.Event, told: list[int]) -> None:
     """Train fold runs in this process until the study is finished or `stop` is set; `told`: by a signal."""
+    began = time.monotonic()
     # They load torch, which the process that starts workers does without.
     with stage("loading torch"):
-        from fold_search.search.running.objective import Objective, choose_device, limit_memory, share_cores
+        from fold_search.search.running.objective import (
+            Objective,
+            choose_device,
+            device_name,
+            device_share,
+            limit_memory,
+            share_cores,
+        )
         from fold_search.search.running.worker import Worker
 
     share_cores(job.num_workers)
@@ -132,6 +140,7 @@ def run_worker(job: WorkerJob, stop: threading.Event, told: list[int]) -> None:
         race=live_race(ledger, job.config, limit=job.limit),
         owner=job.owner,
         stop=stop,
+        held=Held(device=device_name(device), share=device_share(job.index, job.num_workers), since=began),
         keeps_weights=job.config.artifacts.keep != "none",
         diverged=job.config.study.diverged,
         paused_checkpoints=job.config.artifacts.paused_checkpoints,

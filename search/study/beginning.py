@@ -19,6 +19,7 @@ from fold_search.search.study.config import StudyConfig, config_from_record, dif
 from fold_search.search.study.disk import check_disk
 from fold_search.search.study.encoder_places import as_begun
 from fold_search.search.study.environment import Secrets, storage_url
+from fold_search.search.study.forecasts import read_forecast
 from fold_search.search.study.goal import study_metric
 from fold_search.search.study.notes import notes_on
 from fold_search.search.study.opened import OpenStudy
@@ -73,7 +74,7 @@ def begin(
     engine = engine or _connect(url)
     prints = {"data": dataset.fingerprint, "folds": fingerprint_folds(assignments), "config": fingerprint(config)}
     if record is None:
-        metric = study_metric(config)
+        metric, forecast = study_metric(config), read_forecast(config)
         record = create_study(
             engine,
             name=name,
@@ -81,7 +82,7 @@ def begin(
             metric=metric.name,
             direction=metric.direction,
             fingerprints=prints,
-            provenance=provenance(dataset),
+            provenance=provenance(dataset) | ({} if forecast is None else {"forecast": forecast}),
             assignments=assignments,
         )
     _check_unchanged(record, config, prints)

@@ -47,14 +47,14 @@ def check_settings(config: StudyConfig, dataset: Dataset, assignments: NDArray[n
     """
     make_goal(config, dataset.label_names)
     for params in _variants(config, "loss", "class_weights", "smoothing_prior"):
-        check_loss(params, label_names=dataset.label_names)
+        check_loss(params, task=config.data.task, label_names=dataset.label_names)
     _check_kind(config)
     if config.data.relation is not None:
         _check_relations(config, dataset)
     if config.data.image is not None:
         check_images(dataset)
     for params in _variants(config, "sampler", "sampler_neighbors", "sampler_min_rows"):
-        if not dataset.label_names and params.sampler != "none":
+        if config.data.task == "regression" and params.sampler != "none":
             raise ConfigError(f"training.sampler: found {params.sampler} for a numeric label, expected none")
         check_sampler(params, labels=dataset.strata, assignments=assignments, label_names=dataset.label_names)
 

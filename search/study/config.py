@@ -157,7 +157,8 @@ def differences(begun: StudyConfig, now: StudyConfig) -> list[str]:
 def _lasting(config: StudyConfig) -> dict[str, Any]:
     # The files may be moved or rewritten; the ledger has a fingerprint of their content.
     moved = {"path", "extra", "images", "encoding", "quotes"}
-    return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), "data": moved})
+    apart = {"data": moved, "study": {"baselines"}}
+    return config.model_dump(mode="json", exclude={**dict.fromkeys(_MAY_CHANGE, True), **apart})
 
 
 def _written_leaves(config: StudyConfig) -> dict[str, str]:

@@ -98,7 +98,7 @@ def _artifact_needs(
         # Trials that have not ended keep theirs; paused ones have a fold or more that is done.
         folds = num_folds * min(trials, kept + num_workers) + (trials if paired else 0)
         yield Need(what="weights", place=artifacts, least=num_folds * min(trained), most=folds * max(trained))
-    predictions = len(dataset.labels) * max(1, len(dataset.label_names)) * FLOAT
+    predictions = len(dataset.labels) * dataset.num_outputs * FLOAT
     yield Need(what="predictions", place=artifacts, least=predictions, most=predictions * trials)
 
 

@@ -87,8 +87,7 @@ class StudyRows:
         """
         artifacts = Artifacts(self.config.storage.artifacts)
         folds = [np.flatnonzero(self.assignments == run.fold) for run in runs]
-        num_outputs = len(self.dataset.label_names) or 1
-        rows = np.concatenate(folds)
+        rows, num_outputs = np.concatenate(folds), self.dataset.num_outputs
         try:
             stored = [_read(artifacts, run, (len(mine), num_outputs)) for run, mine in zip(runs, folds, strict=True)]
         except StorageError:

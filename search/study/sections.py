@@ -1,7 +1,7 @@
 """The sections of the study file that are not declared by the rooms below: what may stand in each."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -11,18 +11,19 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     field_validator,
+    model_validator,
 )
 
 from fold_search.objectives.scoring.metrics import METRICS, TOP_K
 from fold_search.search.study import defaults
-from fold_search.search.study.wording import renamed, unmet, without_password
+from fold_search.search.study.wording import refused, renamed, unmet, without_password
 from fold_search.words import nearest
 
 _DURATION = re.compile(r"(?:(?P<d>\d{1,9})d)?(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9})m)?(?:(?P<s>\d{1,9})s)?")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
-def _parse_time(value: object) -> float | None:
+def parse_time(value: object) -> float | None:
     """Seconds of "1h30m", or of a number of seconds."""
     if value is None:
         return None
@@ -37,7 +38,7 @@ def _parse_time(value: object) -> float | None:
 
 
 def _check_time(value: Any) -> Any:
-    seconds = _parse_time(value)
+    seconds = parse_time(value)
     return seconds if isinstance(value, int) else value
 
 
@@ -82,6 +83,11 @@ class GoalConfig(Section):
         True,
         description="Whether the first trial has the usual values of what is searched instead of random ones, as near "
         "to them as the ranges allow: a known good start. Not with the sampler grid.",
+    )
+    baselines: bool = Field(
+        True,
+        description="Whether simple models are scored on the same folds, to compare the trials with: the majority "
+        "class, and TF-IDF with a linear model for texts and relations. They are no trials.",
     )
     diverged: Literal["worst", "failed"] = Field(
         "worst",
@@ -155,6 +161,28 @@ class BudgetConfig(Section):
         description="Time limit of one `search run`, counted from the command: 2h, 90m, 1h30m or seconds; null: no "
         "limit. When the time gets short, the folds of the best trial go before all others.",
     )
+    gpu_hours: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Device hours of the whole study, over all its runs and machines: the hours that workers hold a "
+        "GPU, from the start of their processes to their end. Without a GPU the hours of each worker count. null: no "
+        "limit.",
+    )
+    money: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Money for the whole study: its device hours times price_per_hour, in any currency. null: no "
+        "limit.",
+    )
+    price_per_hour: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Price of one device hour. All hours of the study count at the price that is set now. Without "
+        "budget.money it limits nothing and is only shown.",
+    )
     max_failures: int = Field(
         10,
         ge=1,
@@ -170,7 +198,18 @@ class BudgetConfig(Section):
     @property
     def seconds(self) -> float | None:
         """`time` in seconds."""
-        return _parse_time(self.time)
+        return parse_time(self.time)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether hours or money are limited, which all runs of the study share."""
+        return self.gpu_hours is not None or self.money is not None
+
+    @model_validator(mode="after")
+    def _has_a_price(self) -> Self:
+        if self.money is not None and self.price_per_hour is None:
+            raise refused("needs budget.price_per_hour, the price of one device hour", path=("budget", "money"))
+        return self
 
 
 class StorageConfig(Section):

@@ -4,28 +4,28 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from fold_search.storage.records import Event, FoldRunState, StudyRecord
+from fold_search.storage.records import Event, EventKind, FoldRunState, StudyRecord
 
 LONGEST_MESSAGE = 300
 
 
 class TrackerUnavailable(RuntimeError):
-    """The tracker took no events just now; one line, secrets removed. The same events may be published again later."""
+    """The tracker could not take the events; one line, without secrets. They may be published again later."""
 
 
 class Tracker(Protocol):
     """One place where people look at a study.
 
-    It is made without a connection: its client loads and connects at the first `publish`, in the publisher's thread.
+    Making one connects to nothing: its client is loaded and connects at the first `publish`, in the publisher's thread.
     """
 
     name: str
     notice: str  # what a user should know before it is used; "" if nothing
 
     def publish(self, study: StudyRecord, events: Sequence[Event]) -> None:
-        """Write what the events say, and nothing twice: any of it may be in the tracker already.
+        """Write what the events say. Some or all of it may be in the tracker already, and must not be there twice.
 
-        Raises TrackerUnavailable, after which part of the events may have been written.
+        Raises TrackerUnavailable; some of the events may have been written then.
         """
 
     def close(self) -> None:
@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 def by_trial(events: Iterable[Event]) -> dict[int, list[Event]]:
-    """The events of each trial, those of the study left out; all in their order."""
+    """The events of each trial, in their order; those of the study itself are left out."""
     trials: dict[int, list[Event]] = {}
     for event in events:
         if event.trial is not None:
@@ -41,9 +41,14 @@ def by_trial(events: Iterable[Event]) -> dict[int, list[Event]]:
     return trials
 
 
+def baselines(events: Iterable[Event]) -> list[Event]:
+    """The events of the baselines, which belong to no trial."""
+    return [event for event in events if event.kind is EventKind.BASELINE]
+
+
 def released(payload: Mapping[str, object]) -> str:
-    """What became of a fold run that a worker let go of, in words; older events do not say its state."""
-    return "paused" if payload.get("state") == FoldRunState.PAUSED else "given back"
+    """The state of a fold run that a worker has let go of, in words; events of older versions have none."""
+    return "paused" if payload.get("state") == FoldRunState.PAUSED else "waiting"
 
 
 def without_secrets(text: str) -> str:

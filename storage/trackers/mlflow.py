@@ -1,7 +1,7 @@
-"""The MLflow tracker: one experiment per study, in it the study's run and one nested run per trial.
+"""The MLflow tracker: one experiment per study, in it the study's run and one nested run per trial and per baseline.
 
-Runs are found by their tags, a metric keeps the time of its event, and MLflow's stores hold one (metric, time, step,
-value) once: so publishing the same events again changes nothing.
+Publishing the same events again changes nothing: runs are found by their tags, a metric has the time of its event, and
+MLflow stores one (metric, time, step, value) only once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from sqlalchemy import make_url
 
 from fold_search.storage.catalog import study_key
 from fold_search.storage.records import Event, EventKind, StudyRecord
-from fold_search.storage.trackers.contract import TrackerUnavailable, by_trial, one_line, without_secrets
-from fold_search.storage.trackers.mlflow_runs import RunWrites, milliseconds, study_writes, trial_writes
+from fold_search.storage.trackers.contract import TrackerUnavailable, baselines, by_trial, one_line, without_secrets
+from fold_search.storage.trackers.mlflow_runs import (
+    RunWrites,
+    baseline_writes,
+    milliseconds,
+    study_writes,
+    trial_writes,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +84,7 @@ class MlflowTracker:
         import_quietly()
         from mlflow import MlflowClient
 
-        # Beside the database: MLflow's default is a folder `mlruns` wherever the process was started.
+        # Beside the database. MLflow's default would be a folder `mlruns` wherever the process was started.
         artifacts = self._database.with_name("mlartifacts").as_uri() if self._database else None
         if self._database and not self._database.exists():
             create_database(self._database)
@@ -100,6 +106,8 @@ class _Session:
             self._describe()
         for trial, own in by_trial(events).items():
             self._write(self._trial_run(trial, started_at=own[0].at), trial_writes(self.study.metric, own))
+        for event in baselines(events):
+            self._write(self._baseline_run(event), baseline_writes(self.study.metric, event))
         self._write(self._run, study_writes(self.study.metric, events))
 
     def register(self, folder: Path, *, trial: int, name: str, description: str) -> str:
@@ -121,7 +129,7 @@ class _Session:
         finally:
             self._client.finalize_logged_model(model.model_id, status)
         self._client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
-        # Its place, not its name: a name is looked up in whatever MLflow the process is set to.
+        # By its place, not by its name: a name would be looked up in the MLflow that the process is set to.
         source = model.artifact_location
         version = self._client.create_model_version(name, source, run, description=description, model_id=model.model_id)
         return str(version.version)
@@ -133,6 +141,13 @@ class _Session:
             self._client.set_tag(run, "mlflow.parentRunId", self._run)
             self._trial_runs[trial] = run
         return self._trial_runs[trial]
+
+    def _baseline_run(self, event: Event) -> str:
+        name, label = event.payload["name"], event.payload["label"]
+        tags = {"search.kind": "baseline", "search.baseline": name}
+        run = self._find_or_create_run(tags, name=f"baseline: {label}", started_at=event.at - event.payload["seconds"])
+        self._client.set_tag(run, "mlflow.parentRunId", self._run)
+        return run
 
     def _find_or_create_run(self, tags: dict[str, str], *, name: str, started_at: float) -> str:
         if (found := self._find_run(tags)) is not None:
@@ -177,7 +192,7 @@ class _Session:
         try:
             self._client.log_text(self._run, without_secrets(study_file), "study.yaml")
         except Exception as error:
-            # Some servers keep artifacts where only they can write; that must not hold up everything else.
+            # Some servers keep artifacts where only they can write. That must not stop everything else.
             self._client.set_tag(self._run, "search.study_file", f"not stored: {one_line(error)}")
 
 
@@ -236,7 +251,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def create_database(file: Path) -> None:
-    """Create MLflow's tables under another name, then link: several processes may do so at once, and any be killed."""
+    """Create MLflow's tables in another file, then link it. Several processes may do so at once, or be killed."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     file.parent.mkdir(parents=True, exist_ok=True)

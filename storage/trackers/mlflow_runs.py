@@ -1,4 +1,4 @@
-"""What MLflow's runs show of a study: events turned into metrics, params, tags and a status; pure."""
+"""What MLflow's runs show of a study: turns events into metrics, params, tags and a status, and writes nothing."""
 
 import json
 import re
@@ -15,7 +15,7 @@ STATUSES = {TrialState.COMPLETE: "FINISHED", TrialState.STOPPED: "KILLED", Trial
 
 @dataclass(slots=True)
 class RunWrites:
-    """What some events come to for one MLflow run; `metrics` are (key, value, milliseconds, step)."""
+    """What some events mean for one MLflow run; `metrics` are (key, value, milliseconds, step)."""
 
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
@@ -29,16 +29,16 @@ class RunWrites:
         self.metrics += [(_key(name), value, time, step) for name, value in values.items() if value is not None]
 
     def tag(self, values: Mapping[str, object]) -> None:
-        """Set tags, but those that are None; cut to what MLflow takes."""
+        """Set the tags that are not None, cut to the length that MLflow takes."""
         self.tags |= {_key(name): _text(value)[:LONGEST_TAG] for name, value in values.items() if value is not None}
 
     def set_params(self, values: Mapping[str, object]) -> None:
-        """Set params, cut to what MLflow takes."""
+        """Set params, cut to the length that MLflow takes."""
         self.params |= {_key(name): _text(value)[:LONGEST_PARAM] for name, value in values.items()}
 
 
 def trial_writes(metric: str, events: Iterable[Event]) -> RunWrites:
-    """One trial's events as its run shows them: params, a curve per fold and metric, mean and spread, how it ended."""
+    """One trial's events, for its run: params, a curve per fold and metric, mean and spread, how it ended."""
     writes = RunWrites()
     for event in events:
         payload, fold = event.payload, f"fold_{event.fold}"
@@ -78,7 +78,7 @@ def _end_trial(writes: RunWrites, metric: str, event: Event) -> None:
 
 
 def study_writes(metric: str, events: Iterable[Event]) -> RunWrites:
-    """A study's events as its run shows them: every score and the best so far, the step is the trial's number."""
+    """A study's events, for its run: every score and the best so far, with the trial's number as the step."""
     writes = RunWrites()
     for event in events:
         payload = event.payload
@@ -96,6 +96,19 @@ def study_writes(metric: str, events: Iterable[Event]) -> RunWrites:
             case EventKind.STUDY_REOPENED:
                 writes.tag({"search.state": "running", "search.reason": "reopened"})
                 writes.status, writes.ended_at = "RUNNING", None
+    return writes
+
+
+def baseline_writes(metric: str, event: Event) -> RunWrites:
+    """A baseline as its run shows it: scores by the names that trials have them by, so that they share columns."""
+    writes, payload = RunWrites(), event.payload
+    found = {"mean": payload["score"], "std": payload["std"], "pooled": payload["pooled"]}
+    writes.log({f"cv/{metric}_{name}": value for name, value in found.items()}, event, step=0)
+    folds = {f"fold_{fold}/best_score": score for fold, score in enumerate(payload["fold_scores"])}
+    writes.log(folds, event, step=0)
+    writes.tag({"search.state": "failed" if payload["score"] is None else "complete"})
+    writes.tag({"search.reason": payload["reason"]})
+    writes.status, writes.ended_at = "FAILED" if payload["score"] is None else "FINISHED", event.at
     return writes
 
 

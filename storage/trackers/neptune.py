@@ -1,8 +1,8 @@
 """The Neptune tracker: a run per study and one per trial, in files for later or on a self-hosted server.
 
-The hosted service of neptune.ai is closed. Offline, a run that is continued by another process becomes another folder;
-`storage.trackers.neptune_offline` reads them as one. Online, a run is found by its custom id, a field is overwritten
-with the same value, and a step that a series has is left out: so publishing the same events again changes nothing.
+The hosted service of neptune.ai is closed. Offline, each process that continues a run writes a folder of its own;
+`storage.trackers.neptune_offline` reads them as one run. Online, publishing the same events again changes nothing: a
+run is found by its custom id, a field is overwritten with the same value, and a step that a series has is left out.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class NeptuneTracker:
 
     def _init_run(self, study: StudyRecord, *, name: str, custom_id: str, tag: str) -> Run:
         neptune = import_client()
-        # Without its threads: their errors end up on the terminal, and one lets the server end this process.
+        # Without its threads: they print errors on the terminal, and one of them lets the server end this process.
         run_class = type("Run", (neptune.Run,), {"_get_background_jobs": lambda run: []})
         server = {"mode": "sync", "api_token": self._token, "project": self._project}
         place = server if self._token else {"mode": "offline"}
@@ -186,7 +186,7 @@ def _address(api_token: str) -> str:
 
 
 def _reason_for_offline(address: str | None, project: str | None) -> str:
-    """Why a user who set a token or a project gets files instead; "" if there is nothing to explain."""
+    """Why a user who set a token or a project gets files all the same; "" if there is nothing to explain."""
     if address and (urlsplit(address).hostname or "").endswith("neptune.ai"):
         return "the token is for neptune.ai, which has closed"
     if address and not project:
@@ -195,7 +195,7 @@ def _reason_for_offline(address: str | None, project: str | None) -> str:
 
 
 def _probe(address: str) -> None:
-    # The client would try for much longer; a dead server should cost this thread little.
+    # The client itself would try for much longer. A dead server should not cost this thread much.
     parts = urlsplit(address)
     port = parts.port or (80 if parts.scheme == "http" else 443)
     socket.create_connection((parts.hostname or "", port), timeout=PROBE_SECONDS).close()
@@ -207,7 +207,7 @@ def _require_client() -> None:
 
 
 def import_client() -> ModuleType:
-    """Import Neptune's client, which takes seconds, and keep it off the terminal. Raises StorageError without it."""
+    """Import Neptune's client, which takes seconds, and keep it quiet. Raises StorageError if it is not installed."""
     _require_client()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""What Neptune's runs hold of a study: events turned into fields and series, by the names Neptune users know; pure."""
+"""What Neptune's runs hold of a study: turns events into fields and series, with names that Neptune users know."""
 
 import json
 import math
@@ -15,14 +15,14 @@ Scalar = bool | int | float | str | datetime
 
 @dataclass(slots=True)
 class RunWrites:
-    """What some events come to for one Neptune run; a series' points are (step, value, seconds since 1970)."""
+    """What some events mean for one Neptune run; the points of a series are (step, value, seconds since 1970)."""
 
     fields: dict[str, Scalar] = field(default_factory=dict)
     series: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
     has_ended: bool = False
 
     def set(self, namespace: str, values: Mapping[str, object]) -> None:
-        """Set fields below a namespace, but those that are None; namespaces within as they are nested."""
+        """Set the fields below a namespace that are not None; a nested dictionary is a namespace in it."""
         for name, value in values.items():
             path = f"{namespace}/{name}"
             if isinstance(value, Mapping):
@@ -37,12 +37,12 @@ class RunWrites:
 
 
 def trial_key(study: StudyRecord, number: int) -> str:
-    """What the trial is called in every Neptune."""
+    """The trial's name in any Neptune."""
     return f"{study_key(study)}-{number}"
 
 
 def trial_identity(study: StudyRecord, number: int) -> RunWrites:
-    """What tells one trial's run from all others, whoever recorded it."""
+    """The fields by which one trial's run is told from all others, whichever process recorded it."""
     writes = RunWrites()
     writes.set("study", {"id": study_key(study), "study_name": study.name})
     writes.set("trial", {"id": trial_key(study, number), "number": number})
@@ -87,7 +87,7 @@ def _end_trial(writes: RunWrites, metric: str, payload: Mapping[str, object]) ->
 
 
 def study_identity(study: StudyRecord) -> RunWrites:
-    """What the study is, and what tells its run from all others."""
+    """What the study is, and the fields by which its run is told from all others."""
     writes = RunWrites()
     described = {"metric": study.metric, "direction": study.direction, "num_folds": study.num_folds}
     described |= {"config": study.config, "fingerprints": study.fingerprints, "provenance": study.provenance}
@@ -110,6 +110,9 @@ def study_writes(events: Iterable[Event]) -> RunWrites:
                 writes.set(trial, {"datetime_complete": _time(event)})
                 writes.append("trials/values", payload["score"], event, step=event.trial or 0)
                 _note_best(writes, event)
+            case EventKind.BASELINE:
+                known = ("label", "score", "std", "pooled", "fold_scores", "reason")
+                writes.set(f"baselines/{payload['name']}", {name: payload[name] for name in known})
             case EventKind.STUDY_FINISHED:
                 ending = {"state": payload.get("state", "finished"), "reason": payload["reason"]}
                 writes.set("study", {**ending, "race": payload.get("race", {})})
@@ -122,7 +125,7 @@ def _note_best(writes: RunWrites, event: Event) -> None:
         return
     writes.set("best", {"value": best["score"], "trial": best["trial"]})
     if best["trial"] == event.trial:
-        # One text: as single fields, those that only an earlier best had would stay.
+        # One text. As single fields, params that only an earlier best trial had would stay.
         writes.set("best", {"params": json.dumps(event.payload["params"])})
 
 

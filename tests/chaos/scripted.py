@@ -103,13 +103,13 @@ def _log_real_epochs() -> None:
 
     def logged(self: objective.Objective, claim: Claim) -> "objective.FoldTraining":
         training = begin(self, claim)
-        run_epoch = training._run_epoch
+        steps = training.passes.steps
 
-        def run(epoch: int) -> object:
+        def logged_steps(epoch: int) -> object:
             _log(claim, epoch)
-            return run_epoch(epoch)
+            return steps(epoch)
 
-        training._run_epoch = run
+        training.passes.steps = logged_steps
         return training
 
     objective.Objective.__call__ = logged

@@ -10,7 +10,7 @@ settings.register_profile(
     "fuzz",
     max_examples=EXAMPLES or 150,
     derandomize=not EXAMPLES,
-    deadline=5000,  # milliseconds of one input: never a hang
+    deadline=60_000,  # milliseconds of one input: never a hang
     database=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -65,11 +65,13 @@ class BackedUp:
         (place / "backup.tar").write_bytes(content)
         shutil.copy(self.folder / "empty.db", place / "search.db")
         try:
-            restore(
+            restored = restore(
                 place / "backup.tar",
                 url=f"sqlite:///{place}/search.db",
                 overrides=[f"storage.artifacts={place}/artifacts"],
             )
+            files = [path for path in place.glob("artifacts/**/*") if path.is_file()]
+            assert len(files) == restored.num_artifacts
         except (ConfigError, StorageError) as error:
             check(error)
             assert not [path for path in place.glob("artifacts/**/*") if path.is_file()]

@@ -27,7 +27,19 @@ ARGUMENT = st.one_of(
     st.sampled_from(["d.csv", "study.yaml", "sqlite:///s.db", "sqlite://", "mysql://h", "postgresql://u:p@[", "text"]),
 )
 COMMANDS = {
-    "init": ["--label", "--text", "--task", "--encoding", "--quotes", "--out", "--force"],
+    "init": [
+        "--label",
+        "--text",
+        "--task",
+        "--encoding",
+        "--quotes",
+        "--time",
+        "--preset",
+        "--encoder",
+        "--out",
+        "--force",
+    ],
+    "plan": ["--config", "--workers", "--set", "--json"],
     "run": ["--study", "--config", "--trials", "--timeout", "--workers", "--storage", "--set"],
     "worker": ["--study", "--storage", "--set", "--workers"],
     "status": ["--study", "--storage", "--json"],
@@ -68,7 +80,7 @@ COMMANDS = {
 @st.composite
 def commands(draw: st.DrawFn) -> list[str]:
     name = draw(st.sampled_from(sorted(COMMANDS)))
-    arguments = [name, *draw(st.lists(ARGUMENT, max_size=1))]
+    arguments = [name, *(["--no-probe"] if name == "init" else []), *draw(st.lists(ARGUMENT, max_size=1))]
     for option in draw(st.lists(st.sampled_from(COMMANDS[name]), unique=True)):
         arguments += [option, *draw(st.lists(ARGUMENT, min_size=1, max_size=1))]
     return arguments
@@ -98,8 +110,8 @@ def test_options(folder: Path, arguments: list[str]):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["init", "NAME"],
-        ["init", "d.csv", "--image", "text", "--label", "label", "--images", "NAME"],
+        ["init", "NAME", "--out", "new.yaml"],
+        ["init", "d.csv", "--image", "text", "--label", "label", "--images", "NAME", "--out", "new.yaml"],
         ["list", "--storage", "sqlite:///NAME"],
         ["data", "demo", "--out", "NAME"],
     ],

@@ -25,7 +25,7 @@ from fold_search.objectives.errors import DataError, TrialError
 from fold_search.objectives.training.checkpoints import pack, unpack
 from fold_search.objectives.training.leaks import LeakProof
 from fold_search.search.errors import ConfigError
-from fold_search.search.exporting.curves import load_curves
+from fold_search.search.exporting.curves import Curves, load_curves
 from tests.fuzz.strategies import ODD, changed, damaged
 from tests.tiny_images import picture
 
@@ -80,8 +80,10 @@ def read(path: Path, **settings: str) -> None:
         except DataError as error:
             check(error)
     try:
-        for chunk in read_chunks(spec, rows=3):
-            content_of(chunk.table, spec, first=chunk.first)
+        parts = [content_of(chunk.table, spec, first=chunk.first) for chunk in read_chunks(spec, rows=3)]
+        rows = np.concatenate([part.rows for part in parts])
+        assert rows.tolist() == list(range(1, len(rows) + 1))
+        assert sum(len(part.texts) for part in parts) == len(rows)
     except DataError as error:
         check(error)
 
@@ -145,7 +147,8 @@ def test_relations(folder: Path, row: dict, form: str):
     (folder / "r.jsonl").write_text("\n".join(map(json.dumps, [row, RELATION | {"label": "other"}])))
     try:
         spec = DataSpec(path=folder / "r.jsonl", label="label", relation=RelationSpec())
-        read_relations(read_dataset(spec), form=form)
+        dataset = read_dataset(spec)
+        assert len(read_relations(dataset, form=form)) == len(dataset.texts)
     except DataError as error:
         check(error)
 
@@ -162,7 +165,7 @@ def test_images(folder: Path, content: bytes):
     try:
         dataset = read_dataset(DataSpec(path=folder / "d.zip", image="file", label="folder"))
         check_images(dataset)
-        list(decode_images(dataset, size=8))
+        assert np.concatenate(list(decode_images(dataset, size=8))).shape == (len(dataset.texts), 8, 8, 3)
     except DataError as error:
         check(error)
 
@@ -190,13 +193,13 @@ CHECKPOINT = pack({"weight": torch.zeros(2, 3)}, {"epoch": 1, "scores": [0.5]})
 def test_arrays(folder: Path, content: bytes):
     """Predictions, sample proofs and curves."""
     (folder / "c.npz").write_bytes(content)
-    for read, refusal in (
-        (lambda: read_arrays(content), ValueError),
-        (lambda: LeakProof.from_bytes(content), DataError),
-        (lambda: load_curves(folder / "c.npz"), ConfigError),
+    for read, expected, refusal in (
+        (lambda: read_arrays(content), dict, ValueError),
+        (lambda: LeakProof.from_bytes(content), LeakProof, DataError),
+        (lambda: load_curves(folder / "c.npz"), Curves, ConfigError),
     ):
         try:
-            read()
+            assert isinstance(read(), expected)
         except refusal as error:
             check(error)
 
@@ -206,7 +209,8 @@ def test_arrays(folder: Path, content: bytes):
 def test_checkpoints(folder: Path, content: bytes):
     """What fold runs are continued from."""
     try:
-        unpack(content)
+        # Signed by a checksum: what is read is what was written.
+        assert unpack(content)[1] == {"epoch": 1, "scores": [0.5]}
     except TrialError as error:
         check(error)
 

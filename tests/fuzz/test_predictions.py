@@ -1,5 +1,6 @@
 """`search predict` and `search evaluate` on files with damaged bytes, and templates: an answer, or one line."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -84,6 +85,10 @@ def test_templates(model: ExportedModel, folder: Path, content: bytes):
     (folder / "d.csv").write_bytes(CSV)
     try:
         layout = read_template(folder / "template.yaml", model.description)
-        predict(model, folder / "d.csv", folder / "out.csv", layout=layout, console=NO_CONSOLE)
+        num_rows = predict(model, folder / "d.csv", folder / "out.csv", layout=layout, console=NO_CONSOLE)
+        with (folder / "out.csv").open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        assert header == list(layout.columns)
+        assert len(rows) == num_rows == len(ROWS)
     except (ConfigError, DataError) as error:
         check(error)

@@ -59,7 +59,7 @@ def use_hub(server: ThreadingHTTPServer) -> dict[str, object]:
     stages["loaded"] = sorted(served)
     server.shutdown()
     server.server_close()
-    encoders._hub_folder.cache_clear()
+    encoders.hub_folder.cache_clear()
     encoders.load_encoder("someone/tiny")
     stages["loaded without a hub"] = sorted(served)
     pauses: list[float] = []

@@ -62,7 +62,7 @@ def test_bfloat16_is_chosen_and_learns(train):
     precise = list(train(precision="fp32", **settings).epochs())
     assert scores[-1].metrics["val_loss"] != precise[-1].metrics["val_loss"]
     assert scores[-1].metrics["val_loss"] == pytest.approx(precise[-1].metrics["val_loss"], rel=0.1)
-    assert {weight.dtype for weight in training._state.values() if weight.is_floating_point()} == {torch.float32}
+    assert {weight.dtype for weight in training.network.state.values() if weight.is_floating_point()} == {torch.float32}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transformers import EfficientNetConfig, ViTConfig, ViTModel
 from fold_search.models.params import ModelParams
 from fold_search.objectives.data.dataset import Dataset, read_chunks, read_dataset, read_table
 from fold_search.objectives.data.folds import assign_folds
-from fold_search.objectives.data.image_files import check_images
+from fold_search.objectives.data.image_files import check_images, decode_images
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.jobs import FoldJob
@@ -104,8 +104,12 @@ def test_paths_start_at_the_images_or_at_the_tables_folder(tmp_path):
     """data.images is a folder or zip file; without it the table's own folder counts."""
     (tmp_path / "a.png").write_bytes(picture("red"))
     archive = write_zip(tmp_path / "images.zip", {"in/a.png": picture("red")})
-    check_images(table(tmp_path, ["a.png", "a.png"]))
-    check_images(table(tmp_path, ["in/a.png", "in/a.png"], images=archive))
+    beside = table(tmp_path, ["a.png", "a.png"])
+    zipped = table(tmp_path, ["in/a.png", "in/a.png"], images=archive)
+    for found in (beside, zipped):
+        check_images(found)
+        [pixels] = decode_images(found, size=8)
+        assert (pixels == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -13,7 +13,8 @@ from scipy.stats import entropy
 from torch.nn import functional
 
 from fold_search.objectives.errors import DataError
-from fold_search.objectives.params import REGRESSION_LOSSES, SMOOTHABLE, TrainingParams
+from fold_search.objectives.loss_params import REGRESSION_LOSSES, SMOOTHABLE
+from fold_search.objectives.params import TrainingParams
 from fold_search.objectives.training.losses import Loss, build_loss
 from fold_search.objectives.training.weights import check_loss, class_weights
 
@@ -351,10 +352,13 @@ REFUSED_PRIORS = [
 ]
 
 
-def refusal(names, **settings: object) -> str:
-    with pytest.raises(DataError) as refused:
-        check_loss(TrainingParams(**settings), label_names=names)
-    return str(refused.value)
+def refusal(names, *, task="classification", **settings: object) -> str | None:
+    """What is said against a loss and its settings, if anything is."""
+    try:
+        check_loss(TrainingParams(**settings), task=task, label_names=names)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize(("weights", "names", "message"), REFUSED_WEIGHTS)
@@ -379,7 +383,7 @@ def test_a_label_with_an_impossible_number_is_named(key, number):
 
 def test_the_loss_must_fit_the_kind_of_label():
     """Classes and numbers have different losses."""
-    assert refusal((), loss="focal") == (
+    assert refusal((), task="regression", loss="focal") == (
         "training.loss: found focal for a numeric label; expected one of mse, mae, huber"
     )
     assert refusal(NAMES, loss="huber") == (
@@ -388,13 +392,13 @@ def test_the_loss_must_fit_the_kind_of_label():
 
 
 @pytest.mark.parametrize(
-    ("settings", "names"),
+    ("settings", "task", "names"),
     [
-        ({"loss": "focal", "class_weights": GIVEN, "smoothing_prior": PRIOR}, NAMES),
-        ({"loss": "focal", "class_weights": 0.25}, NAMES[:2]),
-        ({"loss": "mae"}, ()),
+        ({"loss": "focal", "class_weights": GIVEN, "smoothing_prior": PRIOR}, "classification", NAMES),
+        ({"loss": "focal", "class_weights": 0.25}, "classification", NAMES[:2]),
+        ({"loss": "mae"}, "regression", ()),
     ],
 )
-def test_settings_that_fit_the_labels_pass(settings, names):
+def test_settings_that_fit_the_labels_pass(settings, task, names):
     """Weights and priors for every label, one number for two classes, a numeric label's loss."""
-    check_loss(TrainingParams(**settings), label_names=names)
+    assert refusal(names, task=task, **settings) is None

@@ -217,6 +217,15 @@ def test_nan_is_no_improvement(name):
     assert metric.improves(0.5, math.nan)
 
 
+def refusal(name, **data) -> str | None:
+    """What is said against a metric, if anything is."""
+    try:
+        check_metric(name, **data)
+    except DataError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
@@ -234,14 +243,12 @@ def test_nan_is_no_improvement(name):
 def test_a_metric_that_says_nothing_is_refused(name, settings, message):
     """One line: the key, what was found, what is expected."""
     data = {"task": "classification", "num_classes": 4, "has_negative": False, "has_positive": False} | settings
-    with pytest.raises(DataError) as error:
-        check_metric(name, **data)
-    assert message in str(error.value)
+    assert message in refusal(name, **data)
 
 
 def test_metrics_that_fit_are_accepted():
     """With the classes named and fewer labels looked at than there are, all of them."""
-    for name in CLASSIFICATION:
-        check_metric(name, task="classification", num_classes=4, has_negative=True, has_positive=True, top_k=3)
-    for name in REGRESSION:
-        check_metric(name, task="regression", num_classes=1, has_negative=False, has_positive=False)
+    classes = {"task": "classification", "num_classes": 4, "has_negative": True, "has_positive": True, "top_k": 3}
+    assert [refusal(name, **classes) for name in CLASSIFICATION] == [None] * len(CLASSIFICATION)
+    numbers = {"task": "regression", "num_classes": 1, "has_negative": False, "has_positive": False}
+    assert [refusal(name, **numbers) for name in REGRESSION] == [None] * len(REGRESSION)

@@ -61,13 +61,13 @@ def test_smotes_mixed_rows_are_trained_as_such(inputs, make_job):
     silent = {"trainable_layers": 0, "dropout": 0.0}
     job = make_job(sampler="smote", sampler_ratio=1.0, batch_size=100, model=silent)
     training = FoldTraining(job, inputs=inputs, device="cpu")
-    ((batch,),) = training._steps(1)
+    ((batch,),) = training.passes.steps(1)
     assert (batch.shares > 0).sum() == training.sample.num_synthetic > 0
     states = torch.from_numpy(np.array(inputs.pooled(pooling="mean", max_length=24)))
     share = torch.from_numpy(batch.shares)[:, None]
     logits = training.network.module.head((1 - share) * states[batch.rows] + share * states[batch.partners])
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(job.labels[batch.rows]))
-    losses = training._training_losses(batch, epoch=1, random=np.random.default_rng(0))
+    losses = training.passes.training_losses(batch, epoch=1, random=np.random.default_rng(0))
     torch.testing.assert_close(losses.mean(), expected)
 
 

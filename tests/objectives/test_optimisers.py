@@ -50,7 +50,7 @@ def backward(model: nn.Module, step: int) -> None:
 
 def train(model: nn.Module, optimiser: Optimiser, steps: range) -> None:
     for step in steps:
-        optimiser.zero_grad()
+        model.zero_grad()
         backward(model, step)
         optimiser.step(FACTORS[step])
 
@@ -102,8 +102,8 @@ def test_schedule_free_is_the_librarys_with_its_own_warm_up(layer_decay):
     optimiser, library = make_optimiser(ours, params), build_library(theirs, params)
     library.train()
     for step, factor in enumerate(WARM_UP_ONLY):
-        for model, any_optimiser in ((ours, optimiser), (theirs, library)):
-            any_optimiser.zero_grad()
+        for model in (ours, theirs):
+            model.zero_grad()
             backward(model, step)
         optimiser.step(factor)
         library.step()

@@ -107,7 +107,6 @@ def test_encoder_without_a_middle_is_run_as_a_whole(fresh, losses, monkeypatch):
 def test_states_that_would_fill_the_disk_are_not_kept(fresh, losses, monkeypatch, caplog):
     """The layers are run again and again instead, which is said once."""
     monkeypatch.setattr(prefix, "MAX_DISK_SHARE", 0.0)
-    prefix._say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         losses()
         losses()

@@ -147,8 +147,8 @@ def test_validation_loss_is_the_trials_own_in_evaluation_mode(train, make_job, i
 
 def test_training_loss_is_taken_of_as_many_original_rows_as_are_validated(train, make_job):
     """Resampling does not move the sample that both losses are compared on."""
-    sample = train(sampler="random_over")._training_sample
-    assert sample.tolist() == train(learning_rate=1e-5)._training_sample.tolist()
+    sample = train(sampler="random_over").training_sample
+    assert sample.tolist() == train(learning_rate=1e-5).training_sample.tolist()
     assert len(set(sample.tolist())) == len(make_job().validation_rows)
     assert set(sample.tolist()) <= set(make_job().training_rows.tolist())
 
@@ -239,7 +239,7 @@ def test_kept_weights_are_those_that_the_best_epoch_was_scored_by(train, setting
         for name, weight in other.network.trained.items():
             weight.copy_(kept[name])
     rows = training.job.validation_rows
-    np.testing.assert_allclose(other._evaluate(rows)[0], training.best_predictions, atol=1e-6)
+    np.testing.assert_allclose(other.passes.evaluate(rows, epoch=1)[0], training.best_predictions, atol=1e-6)
     assert np.abs(training.predict(rows) - training.best_predictions).max() > 1e-3
 
 
@@ -342,13 +342,13 @@ def test_accumulation_is_one_step_of_the_larger_batch(train, accumulation_steps)
     """The gradient is the mean over all rows of a step, also where the last step has fewer batches."""
     settings = {"epochs": 1, "model": {"dropout": 0.0, "encoder_dropout": 0.0}}
     accumulated = train(batch_size=8, accumulation_steps=accumulation_steps, **settings)
-    steps = accumulated._steps(1)
+    steps = accumulated.passes.steps(1)
     assert [len(step) for step in steps] == {2: [2, 2, 1], 3: [3, 2], 7: [5]}[accumulation_steps]
     whole = train(batch_size=36, **settings)
     accumulated.network.module.train()
-    loss = accumulated._backward(steps[-1], epoch=1, step=0, max_rows=8)
+    loss = accumulated.passes.backward(steps[-1], epoch=1, step=0)
     rows = as_sample(np.concatenate([batch.rows for batch in steps[-1]]))
-    expected = whole._backward([rows], epoch=1, step=0, max_rows=36)
+    expected = whole.passes.backward([rows], epoch=1, step=0)
     assert loss == pytest.approx(expected, rel=1e-5)
     for one, other in zip(accumulated.network.trained.values(), whole.network.trained.values(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
@@ -360,8 +360,8 @@ def test_gradients_are_clipped_to_their_norm(train):
     norms = {}
     for name, training in (("clipped", clipped), ("free", free)):
         training.network.module.eval()
-        training._backward(training._steps(1)[0], epoch=1, step=0, max_rows=8)
-        norms[name] = training._clip(), training._clip()
+        training.passes.backward(training.passes.steps(1)[0], epoch=1, step=0)
+        norms[name] = training.passes.clip(), training.passes.clip()
     assert norms["clipped"] == pytest.approx((norms["free"][0], 0.01), rel=1e-3)
     assert norms["free"][0] == norms["free"][1]
 

@@ -329,6 +329,6 @@ def test_init_refuses_a_missing_column(tmp_path: Path, monkeypatch: pytest.Monke
     """And writes no study file."""
     monkeypatch.chdir(tmp_path)
     Path("data.csv").write_bytes(csv(*ROWS))
-    result = CliRunner().invoke(app, ["init", "data.csv", "--label", "lable", "--text", "text"])
+    result = CliRunner().invoke(app, ["init", "--no-probe", "data.csv", "--label", "lable", "--text", "text"])
     check_refused(result, "'lable'", "did you mean 'label'?")
     assert not Path("study.yaml").exists()

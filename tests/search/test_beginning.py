@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -321,10 +320,10 @@ def test_what_a_family_cannot_do_is_refused_before_the_study_begins(folder, over
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = AlbertConfig(vocab_size=200, embedding_size=16, max_position_embeddings=64, **sizes)
     AlbertModel(config).save_pretrained(folder / "encoder")
-    study = load(folder, *overrides)
-    with pytest.raises(EncoderError, match=re.escape(message)) as caught:
-        try_encoder(str(folder / "encoder"), uses_of(study), frozenset())
-    assert "\n" not in str(caught.value)
+    said = encoder_refusal(folder, *overrides)
+    assert said is not None
+    assert message in said
+    assert "\n" not in said
 
 
 def test_what_a_family_can_do_is_not_refused(folder):
@@ -333,4 +332,13 @@ def test_what_a_family_can_do_is_not_refused(folder):
     AlbertModel(config).save_pretrained(folder / "encoder")
     space = "space={pooling: [mean, cls], lora_targets: [attention, all]}"
     asked = ["model.lora_rank=2", "model.encoder_dropout=0.2", space]
-    try_encoder(str(folder / "encoder"), uses_of(load(folder, *asked)), frozenset())
+    assert encoder_refusal(folder, *asked) is None
+
+
+def encoder_refusal(folder: Path, *overrides: str) -> str | None:
+    """What is said against the encoder for such a study, if anything is."""
+    try:
+        try_encoder(str(folder / "encoder"), uses_of(load(folder, *overrides)), frozenset())
+    except EncoderError as error:
+        return str(error)
+    return None

@@ -3,6 +3,7 @@
 The commands, the run's loop, the coordinator and the ledger are the real ones; the workers are threads.
 """
 
+import json
 import os
 import signal
 import threading
@@ -101,6 +102,11 @@ class Commands:
         return LocalWorker(
             process=process, owner=worker.owner, stop=SimpleNamespace(send=leave), errors=None, heard=Pipe()[0]
         )
+
+    def look(self, command: str, *options: str) -> str:
+        """What a command says that only looks."""
+        said = CliRunner().invoke(app, [command, "--study", "scripted", "--storage", self.study.url, *options])
+        return said.output
 
     def __call__(self, command: str, *options: str) -> Result:
         given = self.study.config.model_dump(mode="json", exclude_unset=True)
@@ -219,6 +225,82 @@ def test_the_time_is_used(commands: Callable[..., Commands], num_complete: int, 
     run.script = Script(good, on_epoch=lambda trial, fold, epoch: time.sleep(2.5 if trial == num_complete else 0))
     check(run("run", "--timeout", "2s"), code, "the same command continues")
     assert run.study.ledger.study().state is StudyState.RUNNING
+
+
+@both
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"gpu_hours": 2.0}, "budget.gpu_hours is used up (2.00 of 2 worker hours)"),
+        ({"money": 8.0, "price_per_hour": 4.0}, "budget.money is used up (8.00 of 8.00)"),
+    ],
+)
+@pytest.mark.parametrize(("num_complete", "code"), [(1, 0), (0, ExitCode.NONE_COMPLETE)])
+def test_hours_or_money_are_used_up(
+    commands: Callable[..., Commands], command: str, budget: dict[str, float], said: str, num_complete: int, code: int
+):
+    """Training stops as a time limit stops it, what is trained is kept, and a larger budget continues the study."""
+    run = commands(budget={"trials": 2, **budget})
+    use(run, seconds=3600)
+
+    def use_it_up(trial: int, fold: int, epoch: int) -> None:
+        if trial == num_complete:
+            use(run, seconds=7200)
+            time.sleep(2.5)
+
+    run.script = Script(good, on_epoch=use_it_up)
+    check(run(command), code, f"{said}; `search run --set budget.{next(iter(budget))}=")
+    ledger = run.study.ledger
+    assert ledger.study().state is StudyState.RUNNING
+    assert [trial.state.value for trial in ledger.trials()] == [*["complete"] * num_complete, "running"]
+    sequence = ledger.last_sequence()
+    begun = time.monotonic()
+    check(run(command), code, said)
+    assert (ledger.last_sequence(), time.monotonic() - begun < 2) == (sequence, True)
+    run.script = Script(good)
+    check(run("run", "--set", f"budget.{next(iter(budget))}=100"), 0)
+    assert [trial.state.value for trial in ledger.trials()] == ["complete"] * 2
+
+
+def test_what_is_used_is_counted_on_and_shown(commands: Callable[..., Commands]):
+    """Of all runs together: status, best and their JSON."""
+    run = commands(budget={"trials": 2, "gpu_hours": 4.0, "money": 8.0, "price_per_hour": 2.0})
+    use(run, seconds=8000, device="NVIDIA H200")
+    run.script = Script(good, on_epoch=lambda *_: time.sleep(0.1))
+    check(run("run"), 0)
+    said = "device hours; money 4.4"
+    assert f"used: 2.22 of 4 {said}" in run.look("status")
+    assert f"used: 2.22 of 4 {said}" in run.look("best")
+    for command in ("status", "best"):
+        used = json.loads(run.look(command, "--json"))["used"]
+        assert 8001.0 < used.pop("hours") * 3600 < 8030
+        assert 4.444 < used.pop("money") < 4.47
+        assert used == {
+            "unit": "device hours",
+            "devices": 0,
+            "most_hours": 4.0,
+            "most_money": 8.0,
+            "price_per_hour": 2.0,
+        }
+
+
+@both
+@pytest.mark.parametrize(("device", "times"), [("NVIDIA H200", 1), ("CPU", 0)])
+def test_a_device_that_changed_between_two_runs_is_said_once(
+    commands: Callable[..., Commands], command: str, device: str, times: int
+):
+    """And the study goes on."""
+    run = commands()
+    use(run, seconds=10, device=device)
+    run.script = Script(good, on_epoch=lambda *_: time.sleep(0.5))
+    result = run(command)
+    check(result, 0)
+    assert result.output.count(f"the device changed: the study was trained on {device}, and goes on with CPU") == times
+
+
+def use(run: Commands, *, seconds: float, device: str = "CPU") -> None:
+    """Let a worker of an earlier run have used a device for so long."""
+    run.study.ledger.record_usage("worker/earlier", device=device, share=1.0, seconds=seconds)
 
 
 @both

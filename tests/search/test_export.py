@@ -233,7 +233,7 @@ def test_the_interval_is_as_wide_as_that_of_rows_drawn_one_by_one():
     random = np.random.default_rng(0)
     truth = random.integers(0, 4, 300)
     predictions = apply_temperature(random.dirichlet(np.ones(4), 300) + 2 * np.eye(4)[truth], 1.0)
-    drawn = prediction._draw_macro_f1(truth, predictions.astype(np.float32), np.random.default_rng(1))
+    drawn = prediction.draw_macro_f1(truth, predictions.astype(np.float32), np.random.default_rng(1))
     goal = Goal(metric="macro_f1", epoch_metric="macro_f1")
     by_rows = [
         METRICS["macro_f1"](truth[rows], predictions[rows], goal) for rows in random.integers(0, 300, (1000, 300))
@@ -290,6 +290,7 @@ def test_what_cannot_be_exported_is_refused(study: Trained, tmp_path: Path, opti
     ("content", "options", "expected"),
     [
         ("txt,label\na,animal\n", (), ["there is no column 'text'; did you mean 'txt'? use --columns text=txt"]),
+        ("\x0btext,label\na,animal\n", (), ["did you mean '\\x0btext'? use --columns text=NAME"]),
         ("title\na\n", (), ["data.csv: there is no column 'text'; there are 'title'; use --columns text=NAME"]),
         ("a\nb\n", ("--columns", "text=b"), ["data.csv: there is no column 'b'", "--columns text=NAME"]),
         ("a\nb\n", ("--columns", "txt=a"), ["--columns: found 'txt', expected a column of the study: text"]),

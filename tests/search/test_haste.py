@@ -1,9 +1,14 @@
 """What is chosen while a time budget runs out."""
 
+from collections.abc import Callable
+
 import pytest
 
-from fold_search.search.racing.haste import Haste, TimeLimit
+from fold_search.objectives.jobs import EpochScore
+from fold_search.search.racing.haste import Haste, TimeLimit, haste
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
+from fold_search.search.study.sections import BudgetConfig
+from tests.search.conftest import ScriptedStudy
 
 EPOCHS = 4
 DONE = (0.5, 0.6, 0.7, 0.7)
@@ -72,6 +77,46 @@ def test_folds_that_others_train_are_left_to_them():
 def test_before_any_epoch_is_timed_the_race_chooses():
     """Nobody knows how long an epoch takes."""
     assert choose(matrix_of((0.1, [4, 0, 0])), left=1, seconds=None) is None
+
+
+def test_hours_and_money_hurry_all_workers():
+    """They end all runs at once, so workers of other runs help. A time limit of this run counts if it ends first."""
+    matrix = matrix_of((0.1, [4, 0, 0]))
+    limit = TimeLimit(deadline=1000, num_workers=1)
+
+    def chosen(*, left: float, live: int, limit: TimeLimit | None = None) -> bool:
+        haste = Haste(
+            limit=limit,
+            live_workers=lambda: live,
+            epoch_seconds=lambda: 10.0,
+            seconds_left=lambda: left,
+            clock=lambda: 0.0,
+        )
+        return haste.choose(matrix) is not None
+
+    # Eight epochs are left, four of each fold: two workers need 40 s, and one 80 s.
+    assert [chosen(left=left, live=2) for left in (81, 79)] == [False, True]
+    assert [chosen(left=left, live=1, limit=limit) for left in (161, 159)] == [False, True]
+    assert [chosen(left=left, live=2, limit=limit) for left in (81, 79)] == [False, True]
+    assert chosen(left=2000, live=1, limit=TimeLimit(deadline=159, num_workers=1))
+
+
+@pytest.mark.parametrize(("num_slow", "low", "high"), [(0, 1.0, 1.0), (5, 5.0, 6.5), (10, 7.5, 9.0), (20, 10.0, 10.0)])
+def test_the_forecast_follows_a_machine_that_becomes_slower(
+    scripted_study: Callable[..., ScriptedStudy], num_slow: int, low: float, high: float
+):
+    """Ten times as slow: after five epochs it is more than half there."""
+    ledger = scripted_study().ledger
+    ledger.add_trial(0, {})
+    claim = ledger.claim_run("worker", trial=0, fold=0, lease_seconds=60)
+    assert claim is not None
+    for number in range(1, 21 + num_slow):
+        seconds = 1.0 if number <= 20 else 10.0
+        epoch = EpochScore(epoch=number, score=0.5, standing=0.5, metrics={}, seconds=seconds)
+        ledger.record_epoch(claim, epoch, checkpoint=None)
+    found = haste(ledger, None, BudgetConfig()).epoch_seconds()
+    assert found is not None
+    assert low - 1e-9 <= found <= high + 1e-9
 
 
 def test_with_workers_of_other_runs_nothing_is_hurried():

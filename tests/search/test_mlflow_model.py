@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from fold_search.objectives.data.spec import DataSpec, RelationSpec
-from fold_search.search.exporting.mlflow_model import _example, _requirements
+from fold_search.search.exporting.mlflow_model import example, requirements
 from fold_search.storage.publishing import publish_pending
 from fold_search.storage.trackers.mlflow import MlflowTracker
 from tests.search.test_export import LABELS, Trained, read
@@ -131,14 +131,14 @@ def test_requirements_name_the_extras(model: Path):
     description = read_description(model)
     cut = description.params.model.model_copy(update={"morphemes": "kiwi"})
     params = description.params.model_copy(update={"model": cut})
-    assert _requirements(description.model_copy(update={"params": params}))[0].startswith("fold-search[korean]==")
-    assert _requirements(description)[0].startswith("fold-search==")
+    assert requirements(description.model_copy(update={"params": params}))[0].startswith("fold-search[korean]==")
+    assert requirements(description)[0].startswith("fold-search==")
 
 
 @pytest.mark.parametrize("inclusive", [True, False])
 def test_the_example_of_a_relation_has_spans_that_fit(inclusive: bool):
     """It is a row that the model would read."""
-    [row] = _example(DataSpec(path=Path("x"), label="y", relation=RelationSpec(end_inclusive=inclusive))).to_dict(
+    [row] = example(DataSpec(path=Path("x"), label="y", relation=RelationSpec(end_inclusive=inclusive))).to_dict(
         "records"
     )
     for entity in ("subject", "object"):

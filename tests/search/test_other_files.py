@@ -83,7 +83,7 @@ def test_init_proposes_what_reads_the_file_and_run_reads_it_so(
     """The study file says it, in words that YAML does not take for true and false."""
     monkeypatch.chdir(tmp_path)
     write(Path(name), rows, encoding)
-    result = pasted(search("init", name, "--label", "label", "--text", "text"))
+    result = pasted(search("init", "--no-probe", "--full", name, "--label", "label", "--text", "text"))
     assert result.exit_code == 0, result.output
     assert "24" in result.output
     written = yaml.safe_load(Path("study.yaml").read_text(encoding="utf-8"))["data"]
@@ -148,7 +148,7 @@ def test_a_setting_that_is_none_is_refused(tmp_path: Path, line: str, expected: 
 def test_options_that_are_none_are_refused(tmp_path: Path):
     """By their names."""
     for option, value in (("--encoding", "rot13"), ("--quotes", "maybe")):
-        result = search("init", "d.csv", "--label", "y", "--text", "x", option, value)
+        result = search("init", "--no-probe", "d.csv", "--label", "y", "--text", "x", option, value)
         assert result.exit_code == 2
         assert option in result.output
 

@@ -15,7 +15,7 @@ import fold_search.search.running.coordinator
 import fold_search.search.running.run
 from fold_search.search.running import worker_process
 from fold_search.search.running.coordinator import ROLE_SECONDS
-from fold_search.search.running.run import _Run
+from fold_search.search.running.run import PATIENCE_SECONDS, RunLoop
 from fold_search.search.study.attended import COORDINATOR_ROLE
 from fold_search.storage import database
 from fold_search.storage.errors import StorageUnavailable
@@ -109,19 +109,23 @@ def test_a_worker_waits_at_least_five_minutes_for_its_database():
 
 def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):
     """It has said before for how long it tries."""
-    monkeypatch.setattr(fold_search.search.running.run, "PATIENCE_SECONDS", 0.05)
+    seconds = 0.0
+    monkeypatch.setattr(fold_search.search.running.run, "time", SimpleNamespace(monotonic=lambda: seconds))
     said: list[str] = []
 
     def step() -> bool:
         raise StorageUnavailable("the database is locked")
 
     parts: dict[str, Any] = {"coordinator": SimpleNamespace(step=step), "progress": SimpleNamespace(say=said.append)}
-    going = _Run(ledger=None, engine=None, counter=None, **parts)
-    assert going._round()
-    assert said == ["the database is locked; trying again for up to 0 s; nothing is lost"]
-    time.sleep(0.1)
-    with pytest.raises(StorageUnavailable, match="is locked; gave up after 0 s; the same command continues the study"):
-        going._round()
+    going = RunLoop(ledger=None, engine=None, counter=None, **parts)
+    assert going.once()
+    seconds += PATIENCE_SECONDS
+    assert going.once()
+    assert said == [f"the database is locked; trying again for up to {PATIENCE_SECONDS:.0f} s; nothing is lost"]
+    seconds += 1
+    message = f"is locked; gave up after {PATIENCE_SECONDS:.0f} s; the same command continues the study"
+    with pytest.raises(StorageUnavailable, match=message):
+        going.once()
 
 
 def test_a_fold_run_that_gets_further_never_uses_its_attempts_up(scripted_study: Studies):
@@ -194,10 +198,10 @@ def test_a_command_that_does_not_lead_gives_back_what_its_dead_workers_held(scri
     assert claim_first(study.ledger, "dead worker", lease_seconds=600)
     engine = SimpleNamespace(tend=lambda: ["dead worker"])
     progress = SimpleNamespace(update=lambda: None)
-    run = _Run(
+    run = RunLoop(
         ledger=study.ledger, coordinator=study.coordinator("other"), engine=engine, progress=progress, counter=None
     )
-    assert run._round()
+    assert run.once()
     assert study.ledger.fold_runs()[0].state is FoldRunState.WAITING
 
 

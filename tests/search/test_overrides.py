@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from fold_search.objectives.data.spec import DataSpec, RelationSpec
-from fold_search.objectives.params import SMOOTHABLE
+from fold_search.objectives.loss_params import SMOOTHABLE
+from fold_search.search.drafting.plan import Plan
 from fold_search.search.drafting.survey import survey
 from fold_search.search.drafting.template import as_yaml, write_study_file
 from fold_search.search.errors import ConfigError
@@ -60,7 +61,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     for kind in KINDS:
         folder = tmp_path_factory.mktemp("data") / kind.replace(" ", "-")
         folder.mkdir()
-        write_study_file(survey(spec_of(kind, folder)), folder / "study.yaml")
+        write_study_file(Plan(found=survey(spec_of(kind, folder))), folder / "study.yaml", full=True)
         files[kind] = folder / "study.yaml"
     everything = yaml.safe_load(files["imbalanced"].read_text())
     everything["space"] = {

@@ -36,7 +36,10 @@ def test_what_a_page_tells_to_write_can_be_loaded(tmp_path, where, written):
     for name, section in yaml.safe_load(written).items():
         sections[name] = sections.get(name, {}) | section
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(sections))
-    load_config(tmp_path / "study.yaml")
+    loaded = load_config(tmp_path / "study.yaml").model_dump(exclude_unset=True)
+    assert {name: set(section) for name, section in loaded.items()} == {
+        name: set(section) for name, section in sections.items()
+    }
 
 
 def test_the_pages_have_every_loss_sampler_and_metric():

@@ -147,7 +147,9 @@ def test_numbers_taken_as_classes_are_pointed_out(write, labels, hinted):
 def test_the_study_file_of_a_numeric_label_searches_what_numbers_have(write, tmp_path):
     """A metric and losses for numbers, nothing of classes and samplers; it can be begun as it is."""
     rows = [(f"{number / 7:.3f}", f"text {number}") for number in range(60)]
-    write_study_file(survey(write(rows).model_copy(update={"task": "regression"})), tmp_path / "study.yaml")
+    write_study_file(
+        Plan(found=survey(write(rows).model_copy(update={"task": "regression"}))), tmp_path / "study.yaml", full=True
+    )
     config = load_config(tmp_path / "study.yaml")
     assert (config.data.task, config.study.metric, config.folds.k) == ("regression", "mae", 5)
     assert config.space["loss"].values() == ["mse", "mae", "huber"]
@@ -170,7 +172,7 @@ def test_names_from_the_data_can_neither_style_nor_break_the_table_or_the_file(w
     """Markup, control characters and line breaks are data."""
     spec = write(rows_of(**{"[red]x\x1b[0m\u2028folds: {k: 99}": 3, "b": 9}), label="la: [bel] #", text="yes")
     assert r"'[red]x\x1b[0m\u2028folds" in printed(survey(spec))
-    write_study_file(survey(spec), tmp_path / "study.yaml")
+    write_study_file(Plan(found=survey(spec)), tmp_path / "study.yaml", full=True)
     config = load_config(tmp_path / "study.yaml")
     assert (config.data.label, config.data.text, config.folds.k) == ("la: [bel] #", ("yes",), 3)
 
@@ -204,7 +206,7 @@ def test_the_study_file_for_real_data_can_be_begun(tmp_path, name):
     else:
         spec = DataSpec(path=SHARED / name / "train.csv.gz", label="label", text=REAL_DATA[name])
     found = survey(spec)
-    write_study_file(found, tmp_path / "study.yaml")
+    write_study_file(Plan(found=found), tmp_path / "study.yaml", full=True)
     config = load_config(tmp_path / "study.yaml")
     assert config.data == spec.model_copy(update={"path": spec.path.resolve()})
     assert config.space == {
@@ -219,7 +221,7 @@ def test_the_study_file_for_real_data_can_be_begun(tmp_path, name):
 def test_the_study_file_has_no_fields_of_other_kinds_of_data(write, tmp_path, columns, has_columns):
     """Neither relations nor images, and an architecture for columns only where there are several."""
     spec = write(rows_of(a=60, b=6)).model_copy(update={"text": columns})
-    write_study_file(survey(spec), tmp_path / "study.yaml")
+    write_study_file(Plan(found=survey(spec)), tmp_path / "study.yaml", full=True)
     sections = yaml.safe_load((tmp_path / "study.yaml").read_text())
     assert not {"relation", "image", "images"} & set(sections["data"])
     names = {*sections["model"], *sections["training"]}
@@ -230,7 +232,7 @@ def test_the_study_file_has_no_fields_of_other_kinds_of_data(write, tmp_path, co
 
 def test_every_line_of_the_study_file_is_commented(write, tmp_path):
     """Above each key stands why it is there."""
-    write_study_file(survey(write(rows_of(a=60, b=6))), tmp_path / "study.yaml")
+    write_study_file(Plan(found=survey(write(rows_of(a=60, b=6)))), tmp_path / "study.yaml", full=True)
     lines = (tmp_path / "study.yaml").read_text().splitlines()
     keys = [number for number, line in enumerate(lines) if line and not line.lstrip().startswith("#")]
     assert len(keys) > 40
@@ -265,7 +267,7 @@ def test_the_proposal_for_a_small_long_tail(write):
 def test_samplers_that_remove_rows_leave_small_classes_alone(write, tmp_path, classes, removing, min_rows):
     """They are proposed where some class can spare rows, with the rows that a class must have to lose any."""
     spec = write(rows_of(**classes))
-    write_study_file(survey(spec), tmp_path / "study.yaml")
+    write_study_file(Plan(found=survey(spec)), tmp_path / "study.yaml", full=True)
     config = load_config(tmp_path / "study.yaml")
     assert [name for name in config.space["sampler"].values() if name in ("random_under", "enn")] == removing
     assert config.training.sampler_min_rows == min_rows
@@ -303,7 +305,7 @@ def test_only_what_is_declared_searchable_is_proposed(write):
 
 def test_the_data_is_named_relative_to_the_study_file(write, tmp_path):
     """A folder with both can be moved."""
-    write_study_file(survey(write(rows_of(a=9, b=9))), tmp_path / "study.yaml")
+    write_study_file(Plan(found=survey(write(rows_of(a=9, b=9)))), tmp_path / "study.yaml", full=True)
     assert "  path: rows.csv\n" in (tmp_path / "study.yaml").read_text()
 
 
@@ -312,16 +314,16 @@ def test_an_existing_file_is_not_overwritten_unless_told(write, tmp_path):
     found, path = survey(write(rows_of(a=9, b=9))), tmp_path / "study.yaml"
     path.write_text("mine")
     with pytest.raises(ConfigError, match=r"study\.yaml: exists already; --force overwrites it"):
-        write_study_file(found, path)
+        write_study_file(Plan(found=found), path, full=True)
     assert path.read_text() == "mine"
-    write_study_file(found, path, overwrite=True)
+    write_study_file(Plan(found=found), path, overwrite=True, full=True)
     assert load_config(path).data.label == "label"
 
 
 def test_a_folder_that_is_not_there_is_named(write, tmp_path):
     """Nothing is made by accident."""
     with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
-        write_study_file(survey(write(rows_of(a=9, b=9))), tmp_path / "absent" / "study.yaml")
+        write_study_file(Plan(found=survey(write(rows_of(a=9, b=9)))), tmp_path / "absent" / "study.yaml", full=True)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +358,7 @@ def photos(tmp_path: Path) -> Path:
 def test_a_folder_of_images_needs_nothing_else_said(photos, tmp_path, monkeypatch):
     """Its classes, sizes, duplicates and what is no image are shown; the study file begins once that is gone."""
     monkeypatch.chdir(tmp_path)
-    result = search("init", photos)
+    result = search("init", photos, "--no-probe", "--full")
     assert result.exit_code == 0, result.output
     for part in ("3, imbalance 3.0 : 1", "median 16, 95% 16, largest 16", "red/notes.txt is no image", "1 row"):
         assert part in result.output
@@ -386,7 +388,7 @@ def test_a_zip_and_a_table_of_images_give_the_same_plan(photos, tmp_path):
         (table, ("--label", "class", "--image", "path", "--images", archive)),
     ):
         out = tmp_path / f"{data.name}.yaml"
-        assert search("init", data, "--out", out, *options).exit_code == 0
+        assert search("init", data, "--no-probe", "--out", out, *options).exit_code == 0
         configs.append(load_config(out, ["model.encoder=config:none"]))
         assert read_dataset(configs[-1].data).num_extra == 0
     assert configs[0].model == configs[1].model == configs[2].model
@@ -397,9 +399,9 @@ def test_a_zip_and_a_table_of_images_give_the_same_plan(photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("rows.csv", "--label", "y"), "expected --label and either --text or --image"),
-        (("rows.csv", "--label", "y", "--text", "x", "--image", "x"), "expected --label and either --text or --image"),
-        (("rows.csv", "--text", "x"), "expected --label and either"),
+        (("rows.csv", "--label", "y"), "expected --text (or --image): the names of columns of rows.csv"),
+        (("rows.csv", "--label", "y", "--text", "x", "--image", "x"), "--text and --image: found both"),
+        (("rows.csv", "--text", "x"), "expected --label: the names of columns of rows.csv"),
         (("empty",), "empty: there are no data rows"),
         (("rows.csv", "--label", "y", "--image", "x"), "rows.csv: no image can be read; the first, 'a.png' under"),
     ],
@@ -409,7 +411,7 @@ def test_what_is_no_set_of_images_is_refused(tmp_path, monkeypatch, options, mes
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.csv").write_text("x,y\na.png,a\nb.png,b\n")
-    result = search("init", *options)
+    result = search("init", "--no-probe", *options)
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "study.yaml").exists()

@@ -69,7 +69,9 @@ def test_without_a_trained_epoch_there_is_nothing(study: TrainedStudy, tmp_path:
         train(study, trial=0, fold=0, steps=steps)
         assert best(study) == {}
         refused(
-            study.export(tmp_path / "model"), "study 'nouns' has no trained epoch yet, so there is nothing to export"
+            study.export(tmp_path / "model"),
+            "study 'nouns' has no trained epoch yet, so there is nothing to export; --baseline exports the TF-IDF "
+            "baseline",
         )
 
 

@@ -1,5 +1,7 @@
 """What params say of a trial, against scikit-learn's Gaussian process and against what trials came to."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
@@ -46,18 +48,20 @@ def test_leaving_one_out_is_predicting_it_from_the_others(monkeypatch: pytest.Mo
     params = 0.9 * RANDOM.random((num, 2))
     levels = np.sin(4 * params[:, 0]) + 0.2 * RANDOM.standard_normal(num)
     signal, nugget, scales = 0.8, 0.1, np.array([0.4, 1.5])
-    monkeypatch.setattr(surrogate, "_fit", lambda *_: (signal, nugget, scales**-2))
-    monkeypatch.setattr(surrogate, "_level", lambda *_: 0.0)
+    fitted = SimpleNamespace(x=np.log([signal, nugget, *scales]))
+    monkeypatch.setattr(surrogate, "minimize", lambda *_, **__: fitted)
     outlook = look_out(params, levels, np.full(num, noise * levels.var()), np.ones(num, bool))
     assert outlook is not None
     y = (levels - levels.mean()) / levels.std()
     kernel = ConstantKernel(signal) * Matern(scales, nu=2.5) + WhiteKernel(nugget + noise)
+    pull = np.linalg.inv(kernel(params)).sum(axis=1)
+    level = pull @ y / (pull.sum() + 1)  # the mean of all, which has a standard normal prior
     means, deviations = [], []
     for row in range(num):
         others = np.arange(num) != row
-        process = GaussianProcessRegressor(kernel, optimizer=None).fit(params[others], y[others])
+        process = GaussianProcessRegressor(kernel, optimizer=None).fit(params[others], y[others] - level)
         mean, deviation = process.predict(params[[row]], return_std=True)
-        means.append(mean[0])
+        means.append(level + mean[0])
         deviations.append(deviation[0])
     np.testing.assert_allclose((outlook.mean - levels.mean()) / levels.std(), means, atol=1e-6)
     surprise = max(float((((y - np.array(means)) / deviations) ** 2).mean()), 1.0)

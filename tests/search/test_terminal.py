@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fold_search.search.cli import app
-from fold_search.search.exporting.model_card import _text
+from fold_search.search.exporting.model_card import as_markdown
 from fold_search.search.study.wording import printable
 from fold_search.search.terminal import make_console
 from tests.search.test_diagnose import LABELS, WrittenStudy, noisy
@@ -94,19 +94,19 @@ def test_labels_and_columns_cannot_steer_the_terminal(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     lines = [f"{CLEAR} text {number},{CLEAR}[red]{'ab'[number % 2]}[/red]" for number in range(12)]
     Path("data.csv").write_text("\n".join([f"te{CLEAR}xt,label", *lines, ""]))
-    shown = run("init", "data.csv", "--label", "label", "--text", f"te{CLEAR}xt").output
+    shown = run("init", "--no-probe", "data.csv", "--label", "label", "--text", f"te{CLEAR}xt").output
     assert "[red]a[/red]" in shown
-    refused = run("init", "data.csv", "--label", f"la{CLEAR}", "--text", "text")
+    refused = run("init", "--no-probe", "data.csv", "--label", f"la{CLEAR}", "--text", "text")
     assert refused.exit_code == 2
     assert OBEYED.search(shown + refused.output) is None
 
 
-def test_a_console_obeys_nothing_that_it_is_given():
+def test_a_console_obeys_nothing_that_it_is_given(monkeypatch: pytest.MonkeyPatch):
     """Strings, cells of tables and styled text; its own colours stay."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
     console = make_console()
     console.file = io.StringIO()
-    console._force_terminal = True
-    console._color_system = console._detect_color_system()
     table = Table("a", title=CLEAR)
     table.add_row(f"[bold]{CLEAR}[/bold]")
     for renderable in (CLEAR, table, Text(CLEAR, style="red"), ":skull: \u202e"):
@@ -121,7 +121,9 @@ def test_a_console_obeys_nothing_that_it_is_given():
 @pytest.mark.parametrize("name", [*HOSTILE, "a|b", "*a* _b_ `c`", "[x](javascript:alert(1))", "&lt;", "a\\", "# x"])
 def test_a_model_card_shows_names_as_they_are(name: str):
     """Rendered as Markdown, in a heading and in a table's cell."""
-    page = Shown(MarkdownIt().enable("table").render(f"# {_text(name)}: x\n\n| a |\n| --- |\n| {_text(name)} |\n"))
+    page = Shown(
+        MarkdownIt().enable("table").render(f"# {as_markdown(name)}: x\n\n| a |\n| --- |\n| {as_markdown(name)} |\n")
+    )
     assert page.tags == ["h1", "table", "thead", "tr", "th", "tbody", "tr", "td"]
     assert page.text.count(name.strip()) == 2
 

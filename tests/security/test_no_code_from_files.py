@@ -86,6 +86,7 @@ def test_the_pickles_would_run():
         (PICKLES["npy"], lambda content: np.load(io.BytesIO(content), allow_pickle=True)),
     ):
         load(planted)
+        assert Path(MARK).is_dir()
         Path(MARK).rmdir()
 
 
@@ -273,6 +274,7 @@ def test_code_that_is_not_needed_is_left_alone(encoder: Path, change: Change):
     shutil.copytree(encoder, "encoder")
     change(Path("encoder"))
     use_encoder()
+    assert not Path(MARK).exists()
 
 
 @pytest.fixture(scope="module")

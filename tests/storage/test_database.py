@@ -232,7 +232,8 @@ def test_the_clock_is_the_databases(database_url: str, open_engine: OpenEngine) 
         time.sleep(0.02)
         second = connection.execute(select(clock())).scalar_one()
     assert abs(first - time.time()) < 60
-    assert 0.01 < second - first < 5
+    assert abs(second - time.time()) < 60
+    assert second - first > 0.01
 
 
 RECORDED_BY_THE_FIRST_VERSION = (
@@ -265,7 +266,7 @@ class TestMigrate:
         with writing(engine) as connection:
             connection.execute(text(f"UPDATE {VERSIONS} SET version_num = '9999'"))
         with pytest.raises(
-            StorageError, match=r"newer version of fold-search \(found schema 9999, expected at most 0004\)"
+            StorageError, match=rf"newer version of fold-search \(found schema 9999, expected at most {SCHEMA}\)"
         ):
             migrate(engine)
         with reading(engine) as connection:

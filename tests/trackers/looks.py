@@ -47,6 +47,10 @@ class Look(ABC):
         """Learning rate, state, reason, failure, rows at once and score, as far as they are there."""
 
     @abstractmethod
+    def baselines(self) -> dict[str, float]:
+        """The score of each baseline, by its name; once for all that were published."""
+
+    @abstractmethod
     def study_state(self) -> str: ...
 
     @abstractmethod
@@ -95,6 +99,12 @@ class MlflowLook(Look):
         }
         return {name: value for name, value in found.items() if value is not None}
 
+    def baselines(self) -> dict[str, float]:
+        kept = [run.data for run in self._runs() if run.data.tags["search.kind"] == "baseline"]
+        assert len({data.tags["search.baseline"] for data in kept}) == len(kept)
+        scores = {data.tags["search.baseline"]: data.metrics.get("cv/macro_f1_mean") for data in kept}
+        return {name: score for name, score in scores.items() if score is not None}
+
     def study_state(self) -> str:
         return self._run("spam").data.tags["search.state"]
 
@@ -131,6 +141,11 @@ class NeptuneLook(Look):
         found["rows_at_once"] = fields.get("fold_0/rows_at_once")
         found |= {name: fields.get(f"trial/{name}") for name in ("state", "reason", "failure", "score")}
         return {name: value for name, value in found.items() if value is not None}
+
+    def baselines(self) -> dict[str, float]:
+        fields, _ = self._run("spam")
+        paths = [path.split("/") for path in fields if path.startswith("baselines/")]
+        return {name: fields[f"baselines/{name}/score"] for _, name, field in paths if field == "score"}
 
     def study_state(self) -> str:
         return self._run("spam")[0]["study/state"]

@@ -4,7 +4,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from fold_search.storage.ledger import Ledger, create_study
-from fold_search.storage.records import EpochRecord, Failure, FoldRunState, TrialState
+from fold_search.storage.records import BaselineRecord, EpochRecord, Failure, FoldRunState, TrialState
 from tests.claims import claim_first
 
 NUM_FOLDS = 2
@@ -66,6 +66,11 @@ def run_trial(ledger: Ledger, number: int, *, num_folds: int = NUM_FOLDS, num_ep
     start_trial(ledger, number)
     scores = [record_epochs(ledger, num_epochs=num_epochs) for _ in range(num_folds)]
     ledger.finish_trial(number, TrialState.COMPLETE, score=float(np.mean(scores)), std=float(np.std(scores)))
+
+
+BASELINE = BaselineRecord(
+    name="tf-idf", label="TF-IDF", score=0.5, std=0.01, pooled=0.49, fold_scores=(0.49, 0.51), seconds=2.0
+)
 
 
 def stop_trial(ledger: Ledger, number: int) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.publishing import publish_pending
-from fold_search.storage.records import TrialState
+from fold_search.storage.records import BaselineRecord, TrialState
 from tests.trackers.looks import Look, MlflowLook
 from tests.trackers.scripted import (
+    BASELINE,
     SECRET,
     curve_of,
     fail_trial,
@@ -98,6 +99,16 @@ class TrackerContract:
         assert sorted(look.runs()) == ["spam", "trial 0"]
         assert look.curve(0, 0) == curve_of(0, 0)
         assert len(look.trial_scores()) == 1
+
+    def test_a_baseline_is_shown_once_and_is_no_trial(self, look: Look, ledger: Ledger):
+        """Published twice, by two processes; one that failed has no score and does no harm."""
+        ledger.record_baseline(BASELINE)
+        ledger.record_baseline(BaselineRecord(name="majority", label="majority class", reason="no memory"))
+        run_trial(ledger, 0)
+        for _ in range(2):
+            look.open().publish(ledger.study(), ledger.events(after=0, limit=500))
+        assert look.baselines() == {"tf-idf": 0.5}
+        assert [trial for trial, _ in look.trial_scores()] == [0]
 
     def test_losses_that_are_no_numbers_do_no_harm(self, look: Look, ledger: Ledger):
         """Diverged epochs are published, or left out where the tracker has no such points; once."""

@@ -17,7 +17,7 @@ from fold_search.storage.trackers.mlflow import MlflowTracker
 from fold_search.storage.trackers.mlflow_runs import study_writes, trial_writes
 from tests.claims import claim_first
 from tests.trackers.looks import MlflowLook
-from tests.trackers.scripted import curve_of, fail_trial, new_ledger, run_trial, start_trial, stop_trial
+from tests.trackers.scripted import BASELINE, curve_of, fail_trial, new_ledger, run_trial, start_trial, stop_trial
 
 
 @pytest.fixture
@@ -39,6 +39,17 @@ def test_trials_are_nested_under_their_study_s_run(mlflow_uri: str, client: Mlfl
     events = [event for event in ledger.events(after=0, limit=100) if event.trial == 0]
     assert trial.info.start_time == round(events[0].at * 1000)
     assert trial.info.end_time == round(events[-1].at * 1000)
+
+
+def test_a_baseline_has_its_scores_by_the_names_of_a_trial_s(mlflow_uri: str, client: MlflowClient, ledger: Ledger):
+    """A run beside the trials', so that one column of the table shows both; it took as long as it says."""
+    ledger.record_baseline(BASELINE)
+    publish_pending(ledger, MlflowTracker(mlflow_uri))
+    study, run = runs(client)["spam"], runs(client)["baseline: TF-IDF"]
+    assert run.data.tags["mlflow.parentRunId"] == study.info.run_id
+    expected = {"cv/macro_f1_mean": 0.5, "cv/macro_f1_std": 0.01, "cv/macro_f1_pooled": 0.49}
+    assert run.data.metrics == expected | {"fold_0/best_score": 0.49, "fold_1/best_score": 0.51}
+    assert (run.info.status, run.info.end_time - run.info.start_time) == ("FINISHED", 2000)
 
 
 def test_a_run_s_status_says_how_the_trial_ended(mlflow_uri: str, client: MlflowClient, ledger: Ledger):

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copy
-from time import monotonic, sleep
+from time import sleep
 
 import pytest
 from mlflow import MlflowClient
@@ -12,7 +12,7 @@ from mlflow.artifacts import download_artifacts
 from sqlalchemy import Engine
 
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.publishing import Publisher, publish_pending
+from fold_search.storage.publishing import Publisher, num_unpublished, publish_pending
 from fold_search.storage.trackers.contract import TrackerUnavailable
 from fold_search.storage.trackers.mlflow import MlflowTracker
 from tests.trackers.looks import MlflowLook
@@ -30,30 +30,25 @@ def server(empty_mlflow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_a_server_that_hangs_and_dies_costs_no_time_and_loses_nothing(server: MlflowServer, ledger: Ledger):
-    """Trials are recorded at their usual speed all the while; in the end MLflow has every point once."""
+    """Trials are recorded all the while, nobody waits for the server; in the end MLflow has every point once."""
     warnings: list[str] = []
     publisher = Publisher(ledger, [MlflowTracker(server.url)], owner="a", warn=warnings.append)
     publisher.start()
-    seconds = [_timed(ledger, 0)]
+    run_trial(ledger, 0)
     while ledger.cursor("mlflow") == 0:
         sleep(0.05)
     server.send(signal.SIGSTOP)
-    seconds.append(_timed(ledger, 1))
+    run_trial(ledger, 1)
+    assert warnings == []  # recorded before the publisher's request to the server has timed out
     server.stop()
-    seconds.append(_timed(ledger, 2))
+    run_trial(ledger, 2)
+    assert num_unpublished(ledger, "mlflow") > 0
     server.start()
     assert publisher.drain(timeout_seconds=60) == {"mlflow": 0}
     look = MlflowLook(server.url)
     assert sorted(look.runs()) == ["spam", "trial 0", "trial 1", "trial 2"]
     assert [look.curve(trial, 1) for trial in range(3)] == [curve_of(trial, 1) for trial in range(3)]
-    assert max(seconds) < 5
     assert len(warnings) == 2
-
-
-def _timed(ledger: Ledger, trial: int) -> float:
-    began = monotonic()
-    run_trial(ledger, trial)
-    return monotonic() - began
 
 
 def test_the_study_file_goes_through_the_server(server: MlflowServer, engine: Engine):

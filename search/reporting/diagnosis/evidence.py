@@ -37,7 +37,7 @@ class Evidence:
     @property
     def is_classification(self) -> bool:
         """Whether the label is a class."""
-        return len(self.dataset.label_names) > 0
+        return self.config.data.task == "classification"
 
     @property
     def done(self) -> list[FoldRun]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import permutation_test, rankdata, zscore
 
-from fold_search.objectives.params import LossParams
+from fold_search.objectives.loss_params import LossParams
 from fold_search.search.reporting.diagnosis.evidence import Evidence
 from fold_search.storage.records import EpochRecord, FoldRun, TrialRecord, TrialState
 

@@ -1,0 +1,131 @@
+"""What `search init` and `search plan` say of a machine and a time: the table of what was measured, and the choice."""
+
+from collections.abc import Iterable, Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.filesize import decimal
+from rich.table import Table
+
+from fold_search.search.drafting.fitting import COMPARED_TRIALS, SHARE_OF_TIME, Fit, compared
+from fold_search.search.drafting.measured import Measured
+from fold_search.search.drafting.outlook import Outlook
+from fold_search.search.drafting.ways import Way
+
+MANY_UNKNOWN = 0.02  # share of tokens
+MUCH_CUT = 0.05  # share of tokens
+TIMES_AS_LONG = (2, 4, 8, 16, 32)  # what more time buys is looked up for these
+
+
+def in_words(seconds: float) -> str:
+    """Return a time as `--time` reads it, in minutes or hours: 30m, 1h30m, 45s."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    minutes = round(whole / 60)
+    hours, rest = divmod(minutes, 60)
+    return f"{minutes}m" if not hours else f"{hours}h{rest:02d}m" if rest else f"{hours}h"
+
+
+def between(low: float, high: float) -> str:
+    """Return a range of times: 12m to 25m, or one time if both read the same."""
+    least, most = in_words(low), in_words(high)
+    return least if least == most else f"{least} to {most}"
+
+
+def render_comparison(fit: Fit) -> Table:
+    """Show what each way of training takes here; the chosen one is marked."""
+    k = fit.shape.num_folds
+    busy = ", busy with other programs" if fit.measured.is_busy else ""
+    title = f"measured here: {fit.measured.device}{busy}; {k} folds"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.add_column("what is trained")
+    for heading in ("one epoch", "one trial", f"{COMPARED_TRIALS} trials, raced"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for way, takes in compared(fit):
+        chosen = "chosen" if way is fit.way else ""
+        about = "about " if way.name in fit.measured.estimated else ""
+        table.add_row(way.words, about + short(takes.epoch), in_words(takes.trial), between(*takes.study), chosen)
+    for name, problem in fit.measured.problems.items():
+        table.add_row(name, problem, "", "", "")
+    return table
+
+
+def reason(fit: Fit) -> str:
+    """Say what was chosen for the time, and why."""
+    time, shape = in_words(fit.seconds), fit.shape
+    size = f"{shape.trials} trials of {shape.num_folds} folds and at most {shape.epochs[1]} epochs"
+    if not fit.fits:
+        return (
+            f"In {time} not one trial of anything can be complete on this machine. The shortest time that works is "
+            f"about {in_words(fit.takes.study[1] / SHARE_OF_TIME)}, with {fit.way.words}. Whatever the time, the "
+            "baselines are computed first, and `search export --baseline` exports one."
+        )
+    return f"For {time} on {fit.measured.device}: train {fit.way.words}; {size} take about {between(*fit.takes.study)}."
+
+
+def warnings(measured: Measured, *, encoder: str, max_length: int) -> Iterator[str]:
+    """Yield what speaks against the encoder or the length for these texts."""
+    if measured.unknown >= MANY_UNKNOWN:
+        yield (
+            f"{measured.unknown:.1%} of the tokens are unknown to the tokenizer of {encoder}: the encoder was trained "
+            "on another language or script. Choose one that knows it with --encoder."
+        )
+    if (cut := measured.share_cut(max_length)) >= MUCH_CUT:
+        yield (
+            f"{cut:.0%} of all tokens lie beyond max_length {max_length} and are not read. model.long_text says which "
+            "part of a long text is read."
+        )
+
+
+def more_time(times: Iterable[tuple[float, Way]], chosen: Way) -> str | None:
+    """Say from which of these times on another way of training would be chosen; None if from none."""
+    for seconds, way in times:
+        if way is not chosen:
+            return f"With more time: --time {in_words(seconds)} is enough to train {way.words}."
+    return None
+
+
+def render_outlook(outlook: Outlook, *, price: float | None, disk: Iterable[str]) -> RenderableType:
+    """Show what a study will take."""
+    busy = ", busy with other programs" if outlook.is_busy else ""
+    title = f"on {outlook.device}{busy}; workers: {outlook.workers}"
+    times = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    times.add_column("what is trained")
+    for heading in ("one epoch", "one fold run", f"one trial, {outlook.num_folds} folds"):
+        times.add_column(heading, justify="right")
+    several = len({variant.encoder for variant in outlook.variants}) > 1
+    for one in outlook.variants:
+        name = f"{one.encoder}, {one.way.words}" if several else one.way.words
+        times.add_row(name, *map(short, (one.takes.epoch, one.takes.fold_run, one.takes.trial)))
+    lines = [
+        f"study of {outlook.trials} trials: {between(*outlook.seconds)} with the race; "
+        f"{in_words(outlook.seconds_without_race)} if every fold was trained to its end"
+    ]
+    low, high = outlook.device_hours
+    lines.append(f"device hours: {low:.2g} to {high:.2g}")
+    if price is not None:
+        lines.append(f"money: {price * low:.2f} to {price * high:.2f}")
+    lines += [*disk, *outlook.problems]
+    return Group(times, _render_memory(outlook), *lines)
+
+
+def _render_memory(outlook: Outlook) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="memory of a worker, longest rows", title_justify="left")
+    for heading in ("batch_size", "max_length", "at most", "of", "rows at once"):
+        table.add_column(heading, justify="right")
+    for one in outlook.memory:
+        found = one.memory
+        cells = (
+            ("does not fit", "", "0")
+            if found is None
+            else (decimal(found.peak), decimal(found.total), str(found.rows_at_once))
+        )
+        table.add_row(str(one.batch_size), str(one.max_length), *cells)
+    return table
+
+
+def short(seconds: float) -> str:
+    """Return a time with tenths of a second where it is below ten."""
+    return f"{seconds:.1f}s" if seconds < 10 else in_words(seconds)

@@ -1,0 +1,66 @@
+"""The baselines of a study in words, and whether its best trial is better than they are."""
+
+import math
+from collections.abc import Sequence
+
+from fold_search.search.racing.ties import ALPHA, resampled_t_test
+from fold_search.storage.records import BaselineRecord, Direction
+from fold_search.storage.view import LedgerView
+
+
+def score_words(found: BaselineRecord) -> str:
+    """What a baseline reaches, or why that is not known."""
+    if found.score is None:
+        return f"no score ({found.reason})"
+    spread = f"{found.score:.4f} ± {found.std or 0.0:.4f}"
+    return f"{spread} ({found.reason})" if found.reason else spread
+
+
+def baselines_line(baselines: Sequence[BaselineRecord]) -> str:
+    """All baselines in one line; empty where there is none."""
+    return f"baselines: {', '.join(f'{found.label} {score_words(found)}' for found in baselines)}" if baselines else ""
+
+
+def strongest(baselines: Sequence[BaselineRecord], direction: Direction) -> BaselineRecord | None:
+    """The baseline with the best score; None if no one has a score."""
+    sign = 1 if direction == "maximize" else -1
+    scored = [found for found in baselines if found.score is not None and math.isfinite(found.score)]
+    return max(scored, key=lambda found: sign * (found.score or 0.0), default=None)
+
+
+def is_beaten(baseline: BaselineRecord, fold_scores: Sequence[float], direction: Direction) -> bool:
+    """Whether a trial is better than the baseline by more than the noise between the folds, which are the same."""
+    sign = 1 if direction == "maximize" else -1
+    gains = [sign * (own - other) for own, other in zip(fold_scores, baseline.fold_scores, strict=True)]
+    # One-sided: only a trial that is better counts.
+    return sum(gains) > 0 and float(resampled_t_test(gains)) / 2 < ALPHA
+
+
+def beats_all(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float], direction: Direction) -> bool | None:
+    """Whether a trial beats the strongest baseline; None where there is none."""
+    baseline = strongest(baselines, direction)
+    return None if baseline is None else is_beaten(baseline, fold_scores, direction)
+
+
+def better_baseline(ledger: LedgerView, fold_scores: Sequence[float], *, name: str) -> str | None:
+    """A line that says so if the baseline `name` scores better than these folds of a trial do."""
+    study = ledger.study()
+    baseline = strongest([found for found in ledger.baselines() if found.name == name], study.direction)
+    mean, sign = sum(fold_scores) / len(fold_scores), 1 if study.direction == "maximize" else -1
+    if baseline is None or baseline.score is None or sign * (baseline.score - mean) <= 0:
+        return None
+    return f"{baseline.label} is better: {study.metric} {baseline.score:.4f} against {mean:.4f} of this model"
+
+
+def verdict_line(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float], direction: Direction) -> str:
+    """What the best trial is worth beside the strongest baseline, in one line; empty where there is none."""
+    baseline = strongest(baselines, direction)
+    if baseline is None:
+        return ""
+    if is_beaten(baseline, fold_scores, direction):
+        return f"the best trial is better than {baseline.label} by more than the noise between folds"
+    mean, sign = sum(fold_scores) / len(fold_scores), 1 if direction == "maximize" else -1
+    found = f"{mean:.4f} against {baseline.score:.4f} of {baseline.label}"
+    if sign * (mean - (baseline.score or 0.0)) <= 0:
+        return f"{found}: no trial is better so far, so fine-tuning is hardly worth it here"
+    return f"{found}: no more than the noise between folds, so fine-tuning is hardly worth it here so far"
