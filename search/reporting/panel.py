@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fold_search.objectives.stages import TRAINING, Stage
+from fold_search.search.reporting.baselines import baselines_line
 from fold_search.search.reporting.lines import best_line, counted
 from fold_search.search.reporting.summary import UNENDED, Summary
 
@@ -111,6 +112,7 @@ def _head(view: View, *, width: int) -> list[RenderableType]:
         _bar(_line((name, "bold")), ended, max(summary.budget, 1), after=count, style=STYLES["complete"]),
         _line(*times[0], ("  ", ""), *times[1]),
         _line((best_line(summary), "green" if summary.best else "")),
+        *([_line((baselines_line(summary.baselines), ""))] if summary.baselines else []),
         _line((race + saved, "")),
     ]
     if summary.failures:
