@@ -12,7 +12,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from fold_search.objectives.stages import TRAINING, Stage
+from fold_search.objectives.stages import SCORING, TRAINING, Stage
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.reporting.lines import sample_line, show_params
 from fold_search.search.reporting.panel import STYLES, Happened, render_panel
@@ -141,7 +141,7 @@ class _Told:
         return due
 
 
-ROUTINE = (TRAINING, "scoring", "choosing rows", "building the model")  # of every fold run
+ROUTINE = (TRAINING, SCORING, "choosing rows", "building the model")  # of every fold run
 
 
 def _clock(at: float) -> str:
