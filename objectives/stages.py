@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 TRAINING = "training"
+SCORING = "scoring"  # the end of an epoch
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -17,7 +17,7 @@ from fold_search.objectives.errors import Diverged, TrialError
 from fold_search.objectives.jobs import EpochScore, FoldJob, Rows
 from fold_search.objectives.memory import memory_of
 from fold_search.objectives.scoring.metrics import EPOCH_METRICS, METRICS, score_all
-from fold_search.objectives.stages import TRAINING, stage
+from fold_search.objectives.stages import SCORING, TRAINING, stage
 from fold_search.objectives.tasks.feeds import Inputs
 from fold_search.objectives.training.checkpoints import pack, unpack
 from fold_search.objectives.training.optimisers import Optimiser
@@ -196,7 +196,7 @@ class FoldTraining:
         with seeded(job.seed, epoch, self._device):
             metrics = self._train_epoch(epoch)
         metrics["rows_per_second"] = self.passes.num_rows / (time.perf_counter() - start)
-        with self.optimiser.averaged(), stage("scoring"):
+        with self.optimiser.averaged(), stage(SCORING):
             _, metrics["train_loss"] = self._evaluate(self.training_sample)
             predictions, metrics["val_loss"] = self._evaluate(job.validation_rows)
         if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):

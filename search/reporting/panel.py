@@ -10,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fold_search.objectives.stages import TRAINING, Stage
+from fold_search.search.reporting.baselines import baselines_line
 from fold_search.search.reporting.lines import best_line, counted
 from fold_search.search.reporting.summary import UNENDED, Summary
 
 NARROW = 60  # columns
+ROOMY = 24  # lines
 LEADERS = 10
 FEWEST_EVENTS = 3
 MOST_EVENTS = 6
@@ -80,6 +82,7 @@ class View:
 def render_panel(view: View, *, width: int, height: int) -> RenderableType:
     """Draw the view for a terminal of so many columns and lines; the least important is left out first."""
     head = _head(view, width=width)
+    head += [Text()] if height >= ROOMY else []
     room = height - 1 - len(head)  # the cursor stands on a line of its own
     workers = _workers(view.workers, width=width, room=max(1, room - 2 - FEWEST_EVENTS))
     room -= len(workers)
@@ -106,9 +109,10 @@ def _head(view: View, *, width: int) -> list[RenderableType]:
     race = f"{counted(summary.race.stops, 'trial')} stopped early, {summary.race.paused} paused"
     saved = f"; stopping saved {summary.work_saved:.0%} of the epochs" if summary.race.stops else ""
     lines: list[RenderableType] = [
-        _beside(_line((name, "bold")), ended, max(summary.budget, 1), count),
+        _bar(_line((name, "bold")), ended, max(summary.budget, 1), after=count, style=STYLES["complete"]),
         _line(*times[0], ("  ", ""), *times[1]),
         _line((best_line(summary), "green" if summary.best else "")),
+        *([_line((baselines_line(summary.baselines), ""))] if summary.baselines else []),
         _line((race + saved, "")),
     ]
     if summary.failures:
@@ -117,13 +121,14 @@ def _head(view: View, *, width: int) -> list[RenderableType]:
     return lines
 
 
-def _beside(before: Text, done: int, total: int, after: str) -> RenderableType:
+def _bar(before: Text, done: int, total: int, *, after: str, style: str) -> RenderableType:
     """A bar between two texts, as wide as they leave it."""
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
     grid.add_column(no_wrap=True, overflow="ellipsis")
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True)
-    grid.add_row(before, ProgressBar(total=total, completed=done), after)
+    bar = ProgressBar(total=total, completed=done, complete_style=style, finished_style=style)
+    grid.add_row(before, bar, after)
     return grid
 
 
@@ -152,7 +157,7 @@ def _worker(worker: Working) -> RenderableType:
     if stage is None or not stage.total:
         return before.append(f"  {score}")
     steps = f"{stage.done}/{stage.total} steps  {score}" if stage.what == TRAINING else score
-    return _beside(before, stage.done, stage.total, steps.strip())
+    return _bar(before, stage.done, stage.total, after=steps.strip(), style=STYLES["running"])
 
 
 def _narrow_worker(worker: Working) -> RenderableType:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fold_search.objectives.stages import Stage
+from fold_search.objectives.stages import SCORING, TRAINING, Stage
 from fold_search.search.racing.audits import trial_states
 from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.forecast import Forecast, epochs_left
@@ -15,6 +15,7 @@ from fold_search.search.reporting.summary import Known, look, ranked, summarise
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Event, EventKind, FoldRun, FoldRunState, StudyState, TrialRecord
 
+FEWEST_EPOCHS = 0.1  # that tell how long one takes
 FORESEE_SECONDS = 5.0  # between two looks ahead: each asks what the race believes of all trials
 
 Place = tuple[int, int]  # trial and fold
@@ -28,7 +29,7 @@ class Followed:
     epochs: dict[Place, int] = field(default_factory=dict)
     scores: dict[Place, float] = field(default_factory=dict)
     _num_epochs: int = 0
-    _since: float = 0.0  # when the first of them was begun
+    _since: float | None = None  # when the first of them was begun
 
     def follow(self, event: Event) -> None:
         """Take in one more event."""
@@ -37,13 +38,21 @@ class Followed:
             self.held[event.payload["owner"]] = place
             self.epochs[place] = event.payload["num_epochs"]
         elif event.kind is EventKind.EPOCH:
-            self._since = self._since or event.at - event.payload["seconds"]
+            self.begin(event.at - event.payload["seconds"])
             self._num_epochs += 1
             self.epochs[place], self.scores[place] = event.epoch or 0, event.payload["score"]
 
-    def seconds_per_epoch(self, now: float) -> float | None:
-        """How long the whole run takes for one more epoch, with all its workers; None before the first."""
-        return (now - self._since) / self._num_epochs if self._num_epochs else None
+    def begin(self, at: float) -> None:
+        """Note when the first epoch was begun."""
+        self._since = at if self._since is None else self._since
+
+    def seconds_per_epoch(self, now: float, *, under_way: float) -> float | None:
+        """How long the run takes for one more epoch, with all its workers; None before much of the first is trained.
+
+        `under_way` are the parts of epochs that are trained of those in hand.
+        """
+        num_epochs = self._num_epochs + under_way
+        return (now - self._since) / num_epochs if self._since is not None and num_epochs >= FEWEST_EPOCHS else None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,7 +79,7 @@ class LiveView:
         return View(
             summary=summarise(self.ledger, known),
             elapsed=duration(time.time() - self.started),
-            left="none" if ended else self._left(known, num_workers=len(doing)),
+            left="none" if ended else self._left(known, doing),
             workers=self._workers(known, doing),
             leaders=self._leaders(known),
             events=events,
@@ -89,14 +98,17 @@ class LiveView:
             num_epochs=known.plan.epochs,
         )
 
-    def _left(self, known: Known, *, num_workers: int) -> str:
+    def _left(self, known: Known, doing: Mapping[str, Stage | None]) -> str:
         """The time left in words, by the epochs that are left and by how long one has taken, in this run or before."""
-        now = time.time()
+        now, under_way = time.time(), sum(_part_of_epoch(stage) for stage in doing.values() if stage)
+        if under_way:
+            self.followed.begin(now)
         limit = None if self.deadline is None else self.deadline - now
-        seconds = self.followed.seconds_per_epoch(now) or _seconds_before(known.runs, num_workers)
+        seconds = self.followed.seconds_per_epoch(now, under_way=under_way) or _seconds_before(known.runs, len(doing))
         if self._forecast is None or seconds is None:
             return "not known yet" if limit is None else time_left(limit, limit, limit=limit)
         low, high = self._forecast
+        low, high = max(low - under_way, 0.0), max(high - under_way, 0.0)
         return time_left(low * seconds, high * seconds, limit=limit)
 
     def _leaders(self, known: Known) -> list[Leader]:
@@ -136,6 +148,13 @@ class LiveView:
 
         here = [working(f"worker {number}", *each) for number, each in enumerate(doing.items(), start=1)]
         return here + [working("elsewhere", owner, None) for owner in held if owner not in doing]
+
+
+def _part_of_epoch(stage: Stage) -> float:
+    """How much of its epoch a worker has trained."""
+    if stage.what == TRAINING:
+        return stage.done / max(stage.total, 1)
+    return float(stage.what == SCORING)
 
 
 def _seconds_before(runs: Sequence[FoldRun], num_workers: int) -> float | None:

@@ -13,7 +13,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from fold_search.objectives.stages import TRAINING, Stage
+from fold_search.objectives.stages import SCORING, TRAINING, Stage
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.reporting.lines import sample_line, show_params
 from fold_search.search.reporting.panel import STYLES, Happened, render_panel
@@ -101,11 +101,11 @@ class Progress:
                     self._show(event)
 
     def _show(self, event: Event) -> None:
-        """One line an event; above a live panel those alone that say what a sampler made of a trial's first fold."""
+        """One line an event, or a line of the panel's latest events if it is news there."""
         at, words = _clock(event.at), describe(event, metric=self._metric, most_epochs=self._most_epochs)
-        if self._live is None or _is_resampled(event):
+        if self._live is None:
             self.say(f"{at} {words}")
-        elif event.kind not in QUIET:
+        elif event.kind not in QUIET or _is_resampled(event):
             state = str(event.payload.get("state", ""))
             self._happened.append(Happened(at=at, words=words, style=STYLES.get(state, "")))
 
@@ -144,7 +144,7 @@ class _Told:
         return due
 
 
-ROUTINE = (TRAINING, "scoring", "choosing rows", "building the model")  # of every fold run
+ROUTINE = (TRAINING, SCORING, "choosing rows", "building the model")  # of every fold run
 
 
 def _clock(at: float) -> str:

@@ -17,8 +17,9 @@ from rich.text import Text
 
 from fold_search.objectives.jobs import EpochScore
 from fold_search.objectives.stages import TRAINING, Stage
+from fold_search.search.racing.forecast import epochs_left
 from fold_search.search.racing.live import live_race
-from fold_search.search.reporting.lines import what_next
+from fold_search.search.reporting.lines import time_left, what_next
 from fold_search.search.reporting.panel import Happened, View, Working, render_panel
 from fold_search.search.reporting.summary import summarise
 from fold_search.search.running import progress as showing
@@ -236,3 +237,19 @@ def test_the_end_of_a_run_names_the_commands_that_come_next():
         "search export --study 'a b' --out model"
     )
     assert all("--storage sqlite:///other.db" in line for line in what_next("s", url="sqlite:///other.db")[1:])
+
+
+def test_the_time_left_is_known_within_the_first_epoch(study: LookedAtStudy, monkeypatch: pytest.MonkeyPatch):
+    """By its steps: two workers had a quarter of an epoch each after 100 s, so that one takes 200 s."""
+    race = live_race(study.ledger, config_from_record(study.ledger.study().config))
+    view, now = LiveView(ledger=study.ledger, race=race, started=0.0), time.time()
+    left = []
+    for seconds, done in ((0, 0), (1, 1), (101, 25)):
+        monkeypatch.setattr(showing.time, "time", lambda seconds=seconds: now + seconds)
+        doing = {name: Stage(what=TRAINING, done=done, total=100) for name in ("one", "two")}
+        left.append(view.collect(doing, []).left)
+    low, high = epochs_left(
+        race.scores.matrix(), settings=race.settings, trials_left=race.trials_left(race.scores.matrix()), num_epochs=10
+    )
+    assert left[0] == left[1] == time_left(low * 0.1 / 2, high * 0.1 / 2)  # by earlier runs' epochs of 0.1 s
+    assert left[2] == time_left((low - 0.5) * 200, (high - 0.5) * 200)
