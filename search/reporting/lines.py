@@ -51,6 +51,15 @@ def used_line(summary: Summary) -> str:
     return f"used: {summary.used.hours_in_words}{money and f'; money {money}'}"
 
 
+def forecast_line(summary: Summary) -> str | None:
+    """What `search plan` or `search init` had foreseen for the study; None if neither was asked."""
+    if summary.forecast is None:
+        return None
+    low, high = summary.forecast["gpu_hours"]
+    trials = summary.forecast["trials"]
+    return f"forecast for {trials} trials: {low:.2g} to {high:.2g} {summary.used.unit}"
+
+
 def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> list[str]:
     """A line for each study that was interrupted, with the command; `storage` is what the user named, if anything."""
     where = [] if storage is None else ["--storage", redact(storage)]

@@ -80,6 +80,7 @@ class Summary:
     race: RaceFigures
     used: Spending
     baselines: tuple[BaselineRecord, ...] = ()
+    forecast: dict[str, Any] | None = None  # trials, workers and gpu_hours, at least and at most
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with plain types."""
@@ -143,6 +144,7 @@ def summarise(ledger: Ledger, known: Known | None = None) -> Summary:
         race=race_figures(trials, runs, record.direction),
         used=spending(ledger, plan.budget),
         baselines=tuple(ledger.baselines()),
+        forecast=record.provenance.get("forecast"),
     )
 
 
