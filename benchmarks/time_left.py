@@ -21,6 +21,7 @@ from fold_search.search.exporting.curves import Curves
 from fold_search.search.racing.forecast import Forecast, epochs_left, expected_work
 from fold_search.search.racing.matrix import Matrix
 from fold_search.search.racing.verdicts import Choice, Verdict
+from fold_search.search.reporting.lines import counted
 from fold_search.search.study.sections import RaceConfig
 
 CURVES = Path(__file__).parent / "replay" / "curves"
@@ -125,7 +126,8 @@ def show_five(sets: dict[str, list[Curves]]) -> str:
     """A line for each moment of each of the five studies."""
     rows = [["study", "at", "foretold epochs", "trained epochs", "middle / truth", "within 1.5"]]
     for study in FIVE:
-        words = f"{study.name}, K = {study.folds}, {study.trials} trials, {study.order}, {study.workers} worker(s)"
+        workers = counted(study.workers, "worker")
+        words = f"{study.name}, K = {study.folds}, {study.trials} trials, {study.order}, {workers}"
         for found in foretell(study, sets):
             low, high = found.forecast
             right = "yes" if found.is_right else "**no**"
