@@ -90,7 +90,8 @@ def make_steps(console: "Console") -> "Callable[[str], None]":
     """What prints a step of a command's beginning: a line with the time, as for what happens later."""
 
     def say_step(step: str) -> None:
-        console.print(f"{time.strftime('%H:%M:%S')} {step}", style="dim", highlight=False, soft_wrap=True)
+        line = f"{time.strftime('%H:%M:%S')} {step}"
+        console.print(line, style="dim", highlight=False, soft_wrap=not console.is_terminal)
 
     return say_step
 

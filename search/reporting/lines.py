@@ -154,7 +154,7 @@ def time_left(low: float, high: float, *, limit: float | None = None) -> str:
     if high < 10:
         return f"a few seconds{ended}"
     unit, seconds = next((unit, size) for unit, size in _UNITS if high >= 2 * size)
-    first, last = _two_digits(low / seconds), _two_digits(high / seconds)
+    first, last = (_two_digits(value / seconds) if seconds > 1 else f"{value:.0f}" for value in (low, high))
     return f"{first} to {last} {unit}{ended}" if first != last else f"about {last} {unit}{ended}"
 
 

@@ -86,7 +86,8 @@ def render_panel(view: View, *, width: int, height: int) -> RenderableType:
     room = height - 1 - len(head)  # the cursor stands on a line of its own
     workers = _workers(view.workers, width=width, room=max(1, room - 2 - FEWEST_EVENTS))
     room -= len(workers)
-    leaders = min(LEADERS, len(view.leaders), max(0, room - 2 - min(FEWEST_EVENTS, len(view.events))))
+    kept = 1 + min(FEWEST_EVENTS, len(view.events)) if view.events else 0
+    leaders = min(LEADERS, len(view.leaders), max(0, room - kept - 2))  # below an empty line and the header
     board = [Text(), _board(view.leaders[:leaders], width=width)] if leaders else []
     room -= leaders + 2 if leaders else 0
     events = _events(view.events, width=width, room=min(MOST_EVENTS, room - 1))

@@ -56,7 +56,7 @@ def begin(
     Raises DataError, ConfigError, EncoderError or StorageError before anything is written.
     """
     _check_name(name)
-    say(f"reading the rows of {config.data.path}")
+    say(f"reading the rows of {Path(config.data.path).name}")
     dataset = read_dataset(config.data)
     say(f"freezing the folds of {len(dataset.labels):,} rows, and checking the settings")
     assignments = _assign(dataset, config)
