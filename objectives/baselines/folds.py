@@ -14,7 +14,7 @@ from fold_search.objectives.jobs import Rows
 from fold_search.objectives.scoring.metrics import METRICS, Goal, Task
 
 MAJORITY, TFIDF, STATES = "majority", "tf-idf", "frozen-encoder"  # names of baselines
-MAX_CHARACTERS = 60_000_000  # of all texts together: about two minutes of one core
+MAX_CHARACTERS = 30_000_000  # of all texts together: a minute or two of one core, and about a gigabyte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

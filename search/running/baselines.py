@@ -70,7 +70,7 @@ class Baselines:
     _process: SpawnProcess | None = None
     _ends: float = 0.0
     _look_again: float = 0.0
-    _tried: set[str] = field(default_factory=set)
+    _tried: set[str] = field(default_factory=set)  # what this run has begun to compute
 
     def start(self) -> None:
         """Begin, if there is anything to compute by now."""

@@ -126,8 +126,9 @@ def run_study(
             )
             ending = going.to_its_end(deadline)
             if ending is Ending.FINISHED:
-                _await(baselines, counter, limit=limit)
-                coordinator.show_baselines()
+                with contextlib.suppress(StorageUnavailable):
+                    _await(baselines, counter, limit=limit)
+                    coordinator.show_baselines()
         finally:
             baselines.kill()
             owners = engine.kill()
