@@ -24,6 +24,7 @@ from fold_search.search.commands.options import (
 
 if TYPE_CHECKING:
     from fold_search.objectives.data.sources import Quotes
+    from fold_search.search.study.opened import OpenStudy
 
 LOADING = "loading torch and transformers"  # takes seconds
 
@@ -61,9 +62,10 @@ def export(
     mlflow: bool,
     register: str | None,
 ) -> None:
-    """Export a trial's model to a folder that can be used without the study.
+    """Export the best model to a folder that can be used without the study.
 
-    While no trial is complete, a provisional model is exported, of what is trained by now.
+    That is the best trial, or the TF-IDF baseline if it scores better; --trial and --baseline choose. While no trial is
+    complete, a provisional model is exported, of what is trained by now.
     """
     if baseline and (trial is not None or mlflow or register):
         raise click.UsageError("--baseline takes no --trial, --mlflow or --register")
@@ -71,15 +73,16 @@ def export(
     with new_steps() as steps:
         steps.step(LOADING)
         study = find_study(name, storage)
-        if baseline:
+        better = None if trial is not None else _better_baseline(study)
+        if baseline or (better and not mlflow):
             from fold_search.search.exporting.baseline import export_baseline
 
             export_baseline(study, out, form=form, overrides=overrides, force=force)
+            if not baseline:
+                say(f"note: this is the baseline, since {better}; --trial exports a trial")
             say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
             return
-        from fold_search.objectives.baselines.folds import TFIDF
         from fold_search.search.exporting.export import export
-        from fold_search.search.reporting.baselines import better_baseline
         from fold_search.search.running.objective import memory_limited
 
         with memory_limited(memory_limit):
@@ -94,8 +97,8 @@ def export(
                 say=steps.aside(say),
                 step=steps.step,
             )
-    if better := better_baseline(study.ledger, description.fold_scores, name=TFIDF):
-        say(f"note: {better}; --baseline exports that one")
+    if better:
+        say(f"note: {better}; --baseline exports that one, which cannot be an MLflow model")
     if description.provisional:
         say(f"note: provisional: trial {description.trial} is not complete, {description.provisional}")
     if register is not None:
@@ -104,6 +107,20 @@ def export(
         version = mlflow_model.register(study, out, description, name=register, overrides=overrides)
         say(f"registered {register}, version {version}; search ui --study {name} shows it")
     say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
+
+
+def _better_baseline(study: "OpenStudy") -> str | None:
+    """Why the TF-IDF baseline is rather exported than the best trial; None if it is not better."""
+    from fold_search.objectives.baselines.folds import TFIDF
+    from fold_search.search.reporting.baselines import better_baseline
+    from fold_search.search.reporting.provisional import find_provisional
+    from fold_search.search.reporting.summary import summarise
+
+    if (best := summarise(study.ledger).best) is not None:
+        return better_baseline(study.ledger, best.trial, best.fold_scores, name=TFIDF)
+    if (found := find_provisional(study.ledger)) is not None:
+        return better_baseline(study.ledger, found.trial.number, found.scores, name=TFIDF)
+    return better_baseline(study.ledger, None, (), name=TFIDF)
 
 
 @click.command("export-curves")

@@ -433,6 +433,21 @@ class TestExport:
         refused(study.export(tmp_path / "model", "--baseline"), "already contains an exported model")
 
 
+    def test_the_better_of_both_is_exported(self, scored: TrainedStudy, tmp_path: Path):
+        """With its reason; a trial that is better, or asked for, is what is exported."""
+        baseline = scored.ledger.baselines()[1]
+        result = scored.export(tmp_path / "nothing-else")
+        assert result.exit_code == 0, result.output
+        assert "this is the baseline, since TF-IDF + linear model is all there is" in result.stdout
+        complete(scored, 0, [0.1, 0.2, 0.1])
+        result = scored.export(tmp_path / "worse-trial")
+        assert f"is better: macro_f1 {baseline.score:.4f} against 0.1333 of trial 0; --trial exports" in result.stdout
+        assert ExportedBaseline(tmp_path / "worse-trial").description.fold_scores == baseline.fold_scores
+        complete(scored, 1, [1.0, 1.0, 1.0])
+        refused(scored.export(tmp_path / "better-trial"), "trial 1")  # which has no weights here
+        refused(scored.export(tmp_path / "asked-for", "--trial", "0"), "trial 0")
+
+
 def test_a_study_that_was_read_again_scores_the_same(scored: TrainedStudy):
     """Nothing depends on the process."""
     rows = fold_rows(StudyRows(ledger=scored.ledger, config=scored.config))
