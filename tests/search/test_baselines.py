@@ -398,7 +398,7 @@ class TestExport:
         assert result.exit_code == 0, result.output
         right = [row["label"] == truth["label"] for row, truth in zip(read(out), read(data), strict=True)]
         result = search("evaluate", "--model", tmp_path / "model", data, "--json")
-        evaluated = json.loads(result.output)
+        evaluated = json.loads(result.stdout)
         assert evaluated["scores"]["accuracy"] == pytest.approx(np.mean(right))
         assert evaluated["study"]["fold_scores"] == list(scored.ledger.baselines()[1].fold_scores)
         card = (tmp_path / "model" / "README.md").read_text()
