@@ -25,6 +25,7 @@ from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import Layout
 from fold_search.search.reporting.steps import Steps
 from fold_search.search.running.objective import choose_device
+from fold_search.search.study.wording import printable
 from fold_search.storage.files import whole_file
 from fold_search.words import nearest
 
@@ -226,7 +227,9 @@ def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:
             close = nearest(theirs, chunk.table.columns)
             there = ", ".join(map(repr, chunk.table.columns))
             advice = f"did you mean {close!r}?" if close else f"there are {there};"
-            raise DataError(f"{path}: there is no column {theirs!r}; {advice} use --columns {own}={close or 'NAME'}")
+            raise DataError(
+                f"{path}: there is no column {theirs!r}; {advice} use --columns {own}={printable(close or 'NAME')}"
+            )
         if not isinstance(chunk.table[theirs], pd.Series):
             raise DataError(f"{path}: the header names column {theirs!r} more than once")
         if own != theirs:
