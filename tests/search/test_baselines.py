@@ -432,7 +432,6 @@ class TestExport:
         export(study, tmp_path / "model")
         refused(study.export(tmp_path / "model", "--baseline"), "already contains an exported model")
 
-
     def test_the_better_of_both_is_exported(self, scored: TrainedStudy, tmp_path: Path):
         """With its reason; a trial that is better, or asked for, is what is exported."""
         baseline = scored.ledger.baselines()[1]
