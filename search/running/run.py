@@ -201,6 +201,7 @@ class _Run:
             return
         self.coordinator.asking = False
         self.engine.stop()
+        self.baselines.kill()
         if self.engine.alive():
             self.progress.say(_LEAVING[self.ending])
 
