@@ -70,6 +70,7 @@ class Baselines:
     _process: SpawnProcess | None = None
     _ends: float = 0.0
     _look_again: float = 0.0
+    _over: bool = False
     _tried: set[str] = field(default_factory=set)  # what this run has begun to compute
 
     def start(self) -> None:
@@ -96,8 +97,8 @@ class Baselines:
     def tend(self, *, now: bool = False) -> None:
         """Begin again once the states of a frozen encoder are there; looks every five seconds, unless `now`."""
         waits = uses_states(self.config) and STATES not in self._tried
-        if waits and (now or time.monotonic() > self._look_again) and not self.alive():
-            self.kill()
+        if waits and not self._over and (now or time.monotonic() > self._look_again) and not self.alive():
+            self._end()
             self.start()
 
     def alive(self) -> bool:
@@ -105,7 +106,11 @@ class Baselines:
         return self._process is not None and self._process.is_alive() and time.monotonic() < self._ends
 
     def kill(self) -> None:
-        """End it now."""
+        """End it now and for good."""
+        self._over = True
+        self._end()
+
+    def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.join()

@@ -213,6 +213,7 @@ class RunLoop:
             return
         self.coordinator.asking = False
         self.engine.stop()
+        self.baselines.kill()
         if self.engine.alive():
             self.progress.say(_LEAVING[self.ending])
 

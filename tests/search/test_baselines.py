@@ -244,6 +244,17 @@ class TestFrozenEncoders:
         process.tend(now=True)
         assert begun == [["majority"], ["majority", "frozen-encoder"]]
 
+    def test_a_run_that_leaves_begins_none(self, study: TrainedStudy, monkeypatch: pytest.MonkeyPatch):
+        """Its last steps would wait for the processors."""
+        sections = {
+            "data": {"path": "none.csv", "label": "label", "image": "file"},
+            "model": {"encoder": "none", "trainable_layers": 0},
+        }
+        process = Baselines(ledger=study.ledger, config=StudyConfig.model_validate(sections), url=study.url)
+        process.kill()
+        monkeypatch.setattr(process.__class__, "start", lambda self: pytest.fail("begun"))
+        process.tend(now=True)
+
 
 @pytest.mark.slow
 class TestProcesses:
