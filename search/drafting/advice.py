@@ -6,6 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from fold_search.search.drafting.fitting import COMPARED_TRIALS, SHARE_OF_TIME, Fit, compared
 from fold_search.search.drafting.measured import Measured
@@ -108,7 +109,7 @@ def render_outlook(outlook: Outlook, *, price: float | None, disk: Iterable[str]
     if price is not None:
         lines.append(f"money: {price * low:.2f} to {price * high:.2f}")
     lines += [*disk, *outlook.problems]
-    return Group(times, _render_memory(outlook), *lines)
+    return Group(times, _render_memory(outlook), *map(Text, lines))
 
 
 def _render_memory(outlook: Outlook) -> Table:
