@@ -1,7 +1,7 @@
-"""What encoders of a family can do. Much of it no configuration says, so a tiny one with random weights is tried.
+"""What the encoders of a family can do. Configurations do not say it, so a tiny model with random weights is tried.
 
-Shapes alone (torch's device `meta`) would not do: whether padding, dropout and the order of tokens count shows in
-numbers only. No list of names says what a family can do: its code is run.
+Shapes alone (torch's device `meta`) are not enough: only numbers show whether padding, dropout and the order of tokens
+make a difference. There is no list of names that says what a family can do; its code is run.
 """
 
 import copy
@@ -33,7 +33,7 @@ from fold_search.models.reading import encoder_layers, read_states, state_width
 from fold_search.models.relations import ExtendedEmbedding, NewTokens
 from fold_search.models.shrinking import POSITIONS, VOCABULARY, shrunk
 
-# Texts of six tokens and of fewer; the first one with another last token, and with another first one.
+# Texts of six tokens and of fewer. Two of them are the first one with another last and another first token.
 IDS = torch.tensor(
     [[7, 10, 11, 12, 13, 8], [7, 14, 15, 8, 0, 0], [7, 16, 17, 18, 8, 0], [7, 19, 8, 0, 0, 0], [7, 20, 21, 8, 0, 0]]
 )
@@ -42,29 +42,29 @@ OTHER_FIRST = torch.tensor([[6, 10, 11, 12, 13, 8]])
 LENGTHS = (1, 2, 3, 6, 13)
 MOST_RESERVED = 8  # positions that a family may keep for itself
 TOLERANCE = 1e-4  # of the largest state
-NOISE = 2e-6  # the same; rounding was seen to make 1.5e-7, the weakest attention of random weights 2.8e-5
+NOISE = 2e-6  # likewise; seen were 1.5e-7 by rounding and 2.8e-5 by the weakest attention of random weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uses:
-    """What a study asks of an encoder; of numbers, the largest of all its trials."""
+    """What a study asks of an encoder. Each number is the largest of all its trials."""
 
     max_length: int = 1
     trainable_layers: int = 0
     reinit_layers: int = 0
     poolings: frozenset[str] = frozenset()
     encoder_dropout: bool = False
-    lora_targets: frozenset[str] = frozenset()  # none: no low-rank updates
+    lora_targets: frozenset[str] = frozenset()  # empty: no low-rank updates
     gradient_checkpointing: bool = False
-    new_tokens: bool = False  # of relations
+    new_tokens: bool = False  # the markers of relations
 
 
 class Unfit(Exception):
-    """An encoder of the family cannot be used; the message goes on from the name of the family."""
+    """An encoder of the family cannot be used; the message continues a sentence that begins with the family's name."""
 
 
 def check_encoder(name: str, uses: Uses | None = None) -> None:
-    """Raise EncoderError if the encoder is not there, is no text encoder, or cannot do what it is used for.
+    """Raise EncoderError if the encoder is not there, is not a text encoder, or cannot do what it is used for.
 
     Reads the configuration only, no weights; a hub model's configuration is downloaded.
     """
@@ -88,7 +88,7 @@ def check_encoder(name: str, uses: Uses | None = None) -> None:
 
 
 def check_kind(config: PreTrainedConfig) -> None:
-    """Raise Unfit if a configuration is not that of one model that reads text alone and makes states of it."""
+    """Raise Unfit unless a configuration is that of one model that reads only text and returns states."""
     try:
         takes = set(signature(model_class(config).forward).parameters)
     except KeyError:
@@ -102,13 +102,13 @@ def check_kind(config: PreTrainedConfig) -> None:
 
 
 def try_family(config: PreTrainedConfig) -> "Family":
-    """Return what is found out about the family of a configuration; raises Unfit if no encoder of it can be used."""
+    """Try a configuration's family, and return what was found; raises Unfit if no encoder of it can be used."""
     try:
         return Family(shrunk(config))
     except Unfit:
         raise
     except Exception as error:
-        # Sizes that fit no longer: what the family's own configuration is like can still be tried.
+        # The small sizes may not fit this configuration. The family's own default can still be tried.
         try:
             return Family(shrunk(type(config)()))
         except Unfit:
@@ -124,9 +124,9 @@ def longest_text(config: PreTrainedConfig, family: "Family") -> int | None:
 
 
 class Family:
-    """A tiny encoder of the family, and what was found out by trying it.
+    """A tiny encoder of the family, and what trying it has shown.
 
-    Raises Unfit if it does not make states of texts that depend on these texts alone, or cannot be trained.
+    Raises Unfit if its states do not depend on the text alone, or if it cannot be trained.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -154,12 +154,12 @@ class Family:
 
     @cached_property
     def is_causal(self) -> bool:
-        """Whether the first token's state knows nothing of the last token."""
+        """Whether the first token's state does not depend on the last token."""
         return self._same(self._read(OTHER_LAST)[:, 0], self._whole[:, 0], tolerance=NOISE)
 
     @cached_property
     def has_layers(self) -> bool:
-        """Whether the encoder has a list of layers that are run once each, from the lowest to the top."""
+        """Whether the encoder has a list of layers, each of which is run once, from the lowest to the top."""
         layers, called = encoder_layers(self.encoder), []
         hooks = [layer.register_forward_pre_hook(lambda module, _: called.append(module)) for layer in layers]
         self._read(IDS)
@@ -169,7 +169,7 @@ class Family:
 
     @cached_property
     def has_dropout(self) -> bool:
-        """Whether dropout inside the encoder changes what it makes of a text."""
+        """Whether dropout inside the encoder changes its states of a text."""
         try:
             none, most = (self._read(IDS, self._build(dropout=dropout).train()) for dropout in (0.0, 0.9))
         except Exception:  # a DiffLlama refuses it
@@ -178,7 +178,7 @@ class Family:
 
     @cached_property
     def takes_new_tokens(self) -> bool:
-        """Whether a new token is read as the known one whose row it begins with."""
+        """Whether a new token is read like the known token that its row is copied from."""
         encoder = copy.deepcopy(self.encoder)
         try:
             new = NewTokens(VOCABULARY, ("new",), ((int(OTHER_LAST[0, -1]),),))
@@ -191,7 +191,7 @@ class Family:
 
     @cached_property
     def num_reserved(self) -> int | None:
-        """How many of its positions no text can have; None: a text may have more tokens than there are positions."""
+        """How many positions texts cannot use; None: a text may have more tokens than there are positions."""
         longer = POSITIONS + MOST_RESERVED
         if (reason := self._reason_against(longer)) is None:
             return None
@@ -234,7 +234,7 @@ class Family:
             return read_states(encoder or self.encoder, input_ids=ids, attention_mask=(ids > 0).long())
 
     def _reason_against(self, length: int) -> str | None:
-        """Return why no text of that many tokens can be read, None if it can."""
+        """Return why a text of that many tokens cannot be read; None if it can."""
         try:
             self._read(torch.full((1, length), 9))
         except Exception as error:
@@ -262,7 +262,7 @@ def _check_uses(family: Family, uses: Uses) -> None:
 
 
 def _asked(name: str, uses: Uses) -> Iterator[EncoderParams]:
-    """Yield each way of training that not every family can do, alone."""
+    """Yield, one at a time, the ways of training that not every family can do."""
     if uses.trainable_layers:
         yield EncoderParams(encoder=name, trainable_layers=1)
     if uses.reinit_layers:

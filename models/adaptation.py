@@ -1,4 +1,4 @@
-"""How a pretrained encoder is fitted to a task: all of it, its top layers, layers begun anew, or low-rank updates."""
+"""What of a pretrained encoder is trained: all of it, its top layers, re-initialised layers, or low-rank updates."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,9 +15,9 @@ from fold_search.models.reading import encoder_layers
 
 
 def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
-    """Leave trainable what `params` say, and put in what they add; new weights are from torch's global random state.
+    """Freeze all that `params` do not train, and add what they ask for, with weights from torch's global random state.
 
-    Raises EncoderError if the encoder has nothing of the kind.
+    Raises EncoderError if the encoder does not have what they name.
     """
     layers = encoder_layers(encoder)
     asked = {"trainable_layers": params.trainable_layers or 0, "reinit_layers": params.reinit_layers}
@@ -27,7 +27,7 @@ def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
     if params.lora_rank is not None:
         _add_lora(encoder, params)
     elif params.trainable_layers is not None:
-        # No graph is recorded below the first trained weight, so that backward ends there.
+        # No graph is recorded below the first trained weight, so backward ends there.
         encoder.requires_grad_(False)
         for layer in layers[len(layers) - params.trainable_layers :]:
             layer.requires_grad_(True)
@@ -37,15 +37,15 @@ def adapt(encoder: PreTrainedModel, params: EncoderParams) -> None:
                 f"encoder {params.encoder!r}: gradient_checkpointing is true, but {encoder.config.model_type} "
                 "cannot compute its activations again; expected false"
             )
-        # The public method also makes the embeddings' output ask for a gradient, so that backward would pass through
-        # frozen layers; without re-entrance nothing needs that.
+        # The public method would also ask for a gradient at the embeddings' output, so that backward went through
+        # frozen layers. Only re-entrant checkpoints need that.
         encoder._set_gradient_checkpointing(
             enable=True, gradient_checkpointing_func=partial(checkpoint, use_reentrant=False)
         )
 
 
 def check_layers(name: str, asked: Mapping[str, int], *, family: str, num_layers: int) -> None:
-    """Raise EncoderError if a setting asks for more layers than there are; 0 are those that cannot be told apart."""
+    """Raise EncoderError if a setting asks for more layers than there are; 0 if the layers cannot be told apart."""
     for field, number in asked.items():
         if number and not num_layers:
             raise EncoderError(
@@ -56,7 +56,7 @@ def check_layers(name: str, asked: Mapping[str, int], *, family: str, num_layers
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add the low-rank updates to the weights that they belong to; all names are then as they were built."""
+    """Add the low-rank updates to the weights that they belong to; names are then those of the plain model."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.named_modules()):
@@ -68,7 +68,7 @@ def merge_lora(model: nn.Module) -> None:
 def _reinitialise(encoder: PreTrainedModel, layer: nn.Module) -> None:
     """Give a layer fresh weights, as the model gives them before it is pretrained (Zhang et al. 2021)."""
     for weight in layer.parameters():
-        # The mark that transformers puts on weights from a file, and leaves alone.
+        # transformers marks weights that come from a file, and does not initialise these.
         weight.__dict__.pop("_is_hf_initialized", None)
     for module in layer.modules():
         encoder._init_weights(module)
@@ -89,13 +89,13 @@ def _add_lora(encoder: PreTrainedModel, params: EncoderParams) -> None:
         )
     config = LoraConfig(r=params.lora_rank, lora_alpha=params.lora_alpha, target_modules=targets)  # type: ignore[arg-type]
     with warnings.catch_warnings():
-        # It sees by itself which weights of a GPT-2 are transposed, and says so.
+        # peft finds out by itself which weights of a GPT-2 are transposed, and warns about it.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set")
         inject_adapter_in_model(config, encoder)
 
 
 def _linear_layers(encoder: PreTrainedModel, *, attention_only: bool) -> Iterator[str]:
-    """Yield the names of the transformer layers' linear ones; what belongs to the attention says so in its name."""
+    """Yield the names of the linear layers in the transformer layers; those of the attention have it in their name."""
     parts = encoder_layers(encoder) or [encoder]
     inside = {id(module) for part in parts for module in part.modules()}
     for name, module in encoder.named_modules():

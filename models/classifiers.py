@@ -12,13 +12,13 @@ from fold_search.models.encoders import load_encoder
 from fold_search.models.params import ModelParams
 from fold_search.models.reading import encoder_layers, read_states, state_width, upper_states
 
-WINDOWS_PER_FORWARD = 32  # without gradients; a document may have a hundred
+WINDOWS_PER_FORWARD = 32  # only without gradients; a document may have a hundred windows
 
 
 class Head(nn.Module):
     """Dropout and a linear layer on pooled states; initialised from torch's global random state.
 
-    With a `scale`, logits are that many times the cosine of a row's state and a class's weights (Cao et al. 2019).
+    With `scale`, a logit is `scale` times the cosine of the row's state and the class's weights (Cao et al. 2019).
     """
 
     def __init__(self, width: int, *, dropout: float, num_outputs: int, scale: float | None = None) -> None:
@@ -40,12 +40,12 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A head on pooled states; what makes these is the subclasses'."""
+    """A head on pooled states; the subclasses make these states."""
 
     head: nn.Module
 
     def pooled(self, **inputs: Tensor) -> Tensor:
-        """Return what the head sees, (rows, width), of one batch of inputs."""
+        """Return the pooled states, (rows, width), of one batch of inputs: the input of the head."""
         raise NotImplementedError
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -58,19 +58,19 @@ class Classifier(nn.Module):
         return {name: 0 for name, _ in self.named_parameters()}
 
     def merged(self) -> Self:
-        """Return a copy whose weights are plain: low-rank updates are added to the weights they belong to."""
+        """Return a copy with plain weights: low-rank updates are added to the weights they belong to."""
         copied = copy.deepcopy(self)
         merge_lora(copied)
         return copied
 
     def complete(self, tokenizer: Any) -> None:
-        """Add to the pretrained encoder's tokenizer what this one's encoder knows besides: markers of relations."""
+        """Add to the pretrained encoder's tokenizer the tokens that this encoder knows too: markers of relations."""
 
 
 class Pooling(nn.Module):
-    """Token states as one vector a row: their mean, the first, the maximum of each coordinate, or by attention.
+    """One vector per row from its token states: mean, first, maximum of each coordinate, or attention.
 
-    Attention is the mean weighted by the softmax of a linear score (Yang et al. 2016); it starts as the plain mean.
+    Attention is a mean weighted by the softmax of a linear score (Yang et al. 2016). It starts as the plain mean.
     """
 
     def __init__(self, kind: Literal["mean", "cls", "max", "attention"], width: int) -> None:
@@ -80,9 +80,9 @@ class Pooling(nn.Module):
             self.query = nn.Parameter(torch.zeros(width, 1))
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return (rows, width) for (rows, tokens, width) and (rows, tokens); what the mask leaves out never counts.
+        """Return (rows, width) for states (rows, tokens, width) and a mask (rows, tokens); masked tokens never count.
 
-        Of a row of which it leaves nothing this is 0.
+        A row without any token gives 0.
         """
         if self.kind == "mean":
             return mean_pool(hidden, attention_mask)
@@ -124,13 +124,14 @@ class TextClassifier(Classifier):
         self.trainable_layers = params.trainable_layers
         self.pooling = Pooling(params.pooling, width)
         self.head = Head(width, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
-        # After the head, which is then the same whatever else is drawn.
+        # After the head, so that the head's weights do not depend on what else is drawn.
         adapt(self.encoder, params)
 
     def pooled(self, *, row_of_window: Tensor | None = None, **inputs: Tensor) -> Tensor:
-        """Return what the head sees, (rows, width), of what `hidden` takes.
+        """Return the pooled states, (rows, width), for the inputs of `hidden`.
 
-        With `row_of_window`, (windows,), a line of the inputs is a window of a row, whose pooled states are averaged.
+        With `row_of_window`, (windows,), a line of the inputs is one window of a row; the row gets the mean of its
+        windows' pooled states.
         """
         num_lines = len(inputs["attention_mask"])
         size = num_lines if row_of_window is None or torch.is_grad_enabled() else WINDOWS_PER_FORWARD
@@ -145,7 +146,7 @@ class TextClassifier(Classifier):
     ) -> Tensor:
         """Return the encoder's last states, (rows, tokens, width), of token ids and their mask, both (rows, tokens).
 
-        In place of ids, `states`, (rows, tokens, width), are what the layers below the trained ones made of them.
+        Instead of ids it also takes `states`, (rows, tokens, width), from the layers below the trained ones.
         """
         if input_ids is not None:
             return read_states(self.encoder, input_ids=input_ids, attention_mask=attention_mask)
@@ -155,7 +156,7 @@ class TextClassifier(Classifier):
         return upper_states(self.encoder, num_layers=layers, states=states, attention_mask=attention_mask)
 
     def depths(self) -> dict[str, int]:
-        """Return how far below the head each parameter lies: 0 the head, 1 the top layer, most the embeddings."""
+        """Return how far below the head each parameter lies: the head 0, the top layer 1, the embeddings most."""
         layers = encoder_layers(self.encoder)
         depth_of = {id(weight): 0 for part in (self.head, self.pooling) for weight in part.parameters()}
         for depth, layer in enumerate(reversed(layers), start=1):
@@ -180,7 +181,7 @@ def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def mean_of_windows(pooled: Tensor, row_of_window: Tensor | None) -> Tensor:
-    """Return the mean over each row's windows, (rows, width), of (windows, width); as it is without `row_of_window`."""
+    """Return the mean over each row's windows: (windows, width) -> (rows, width). Unchanged without `row_of_window`."""
     if row_of_window is None:
         return pooled
     shares = functional.one_hot(row_of_window).to(pooled.dtype)

@@ -1,4 +1,4 @@
-"""The column ensemble: every text column is read and classified by itself, and a two-layer head fuses the answers."""
+"""The column ensemble: each text column is read and classified on its own, and a two-layer head fuses the outputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +11,16 @@ from fold_search.models.classifiers import Classifier, Head
 class ColumnClassifier(Classifier):
     """Classifies rows of several text columns.
 
-    A reader makes a column's pooled states, (rows, width); there is one for each column or one for all of them, and
-    their own heads are dropped. Each column has a classifier with the dropout that `dropouts` names, and what it says,
-    (rows, outputs), is fused with that of the others by two layers with a ReLU between them. In place of a missing
-    cell's comes a learned vector. With a `scale` the last layer's logits are scaled cosines.
+    A reader makes a column's pooled states, (rows, width). Each column has a reader, or all share one; their own heads
+    are dropped. Each column has a classifier, with its dropout from `dropouts`, whose outputs are (rows, outputs). Two
+    layers with a ReLU between them fuse the outputs of all columns. A missing cell's outputs are replaced by a learned
+    vector. With `scale` the last layer's logits are scaled cosines.
+
+    ::
+
+        title --> reader --> classifier --+
+                                          +--> linear, ReLU, linear --> logits
+        body  --> reader --> classifier --+
     """
 
     def __init__(
@@ -35,7 +41,7 @@ class ColumnClassifier(Classifier):
         self.classifiers = nn.ModuleList(
             _head(width, dropout=dropout, num_outputs=num_outputs) for dropout in dropouts.values()
         )
-        # One vector, so that it is not taken for a matrix, which would decay.
+        # One vector: as a matrix it would have weight decay.
         self.missing = nn.Parameter(torch.zeros(len(self.columns) * num_outputs))
         self.head = nn.Sequential(
             nn.Linear(len(self.columns) * num_outputs, fusion_width),
@@ -44,9 +50,9 @@ class ColumnClassifier(Classifier):
         )
 
     def pooled(self, *, present: Tensor, **inputs: Tensor) -> Tensor:  # type: ignore[override]
-        """Return what the columns say, (rows, columns x outputs).
+        """Return the outputs of all columns, (rows, columns x outputs).
 
-        `present`, (rows, columns), says which cells hold any text; `inputs` are the readers', each named COLUMN/NAME.
+        `present`, (rows, columns), says which cells have any text. `inputs` are the readers', each named COLUMN/NAME.
         """
         said = [classify(states) for classify, states in zip(self.classifiers, self._states(inputs), strict=True)]
         num_outputs = said[0].shape[1]
@@ -77,7 +83,7 @@ class ColumnClassifier(Classifier):
 
 
 def _head(width: int, *, dropout: float, num_outputs: int, scale: float | None = None) -> Head:
-    """Return a head with torch's own initial weights: a stack of heads with small ones hardly starts to learn."""
+    """Return a head with torch's own initial weights: with small weights a stack of heads hardly starts to learn."""
     head = Head(width, dropout=dropout, num_outputs=num_outputs, scale=scale)
     head.linear.reset_parameters()
     return head

@@ -55,12 +55,12 @@ def load_encoder(name: str, *, dropout: float | None = None) -> PreTrainedModel:
 
 
 def text_model(config: PreTrainedConfig) -> Any:
-    """Return the Auto class that makes an encoder of a configuration; of a T5 that is its encoder alone."""
+    """Return the Auto class that makes an encoder from a configuration; of a T5 only its encoder part."""
     return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """Return what a family's class has to be told, so that it has no pooler."""
+    """Return the options with which a family's class builds no pooler."""
     takes = inspect.signature(model_class(config).__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
@@ -73,7 +73,7 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def make_ready(config: PreTrainedConfig, *, dropout: float | None) -> None:
-    """Set what every encoder needs before it is built: no cache of keys and values, and all dropout probabilities."""
+    """Set what every encoder needs before it is built: no cache of keys and values, and its dropout probabilities."""
     if getattr(config, "use_cache", False):
         config.use_cache = False
     if dropout is not None:
@@ -81,7 +81,7 @@ def make_ready(config: PreTrainedConfig, *, dropout: float | None) -> None:
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    """Families do not agree on the names: everything that speaks of dropping, but of whole layers."""
+    """Set every probability with a name that speaks of dropping (families have many names), except of whole layers."""
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             _set_dropout(value, dropout)
@@ -90,11 +90,11 @@ def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
 
 
 def finish(encoder: PreTrainedModel, *, dropout: float | None) -> PreTrainedModel:
-    """Set what an encoder's configuration cannot say: dropout that its code fixes, a pooler that it must have."""
+    """Set what a configuration cannot say: dropout that is fixed in the code, a pooler that cannot be left out."""
     for module in encoder.modules():
         if dropout is not None and isinstance(module, nn.Dropout):
             module.p = dropout
-    # Its output is not used, and without a gradient its weights would only weigh down every checkpoint.
+    # The output of the pooler is not used. Its weights get no gradient, and would only make every checkpoint larger.
     pooler = getattr(encoder, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
@@ -102,9 +102,9 @@ def finish(encoder: PreTrainedModel, *, dropout: float | None) -> PreTrainedMode
 
 
 def load_pretrained(name: str, loader: Any, config: Any, **options: Any) -> tuple[PreTrainedModel, list[str]]:
-    """Return what one of transformers' Auto classes makes of the encoder's files, in float32, and what these lack.
+    """Return the model that one of transformers' Auto classes loads, in float32, and the weights its files lack.
 
-    `options` are the class's own. transformers invents the weights that are lacking, whose names are sorted. Raises
+    `options` are those of the class. transformers invents the missing weights; their names come sorted. Raises
     EncoderError.
     """
     folder = resolve_encoder(name)
@@ -124,7 +124,7 @@ def load_pretrained(name: str, loader: Any, config: Any, **options: Any) -> tupl
 
 
 def weights_missing(name: str, missing: Sequence[str]) -> EncoderError:
-    """Make the error of weights that an encoder's files lack."""
+    """Make the error for weights that are missing in an encoder's files."""
     return EncoderError(f"encoder {name!r}: its file has no {missing[0]} ({len(missing)} weights are missing)")
 
 
@@ -134,7 +134,7 @@ def load_tokenizer(name: str) -> Any:
     with errors_of(name), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         letter = tokenizer("a", add_special_tokens=False)  # some settings that make no sense are noticed only now
-    # Where its files are missing, transformers makes up a tokenizer that knows the special tokens only, or no letter.
+    # If files are missing, transformers makes up a tokenizer that knows only the special tokens, or no letter.
     is_made_up = len(tokenizer) <= len(tokenizer.all_special_tokens) or not letter["input_ids"]
     if not tokenizer.is_fast or is_made_up:
         raise EncoderError(f"encoder {name!r}: there is no fast tokenizer (tokenizer.json) in {folder}")
@@ -168,7 +168,7 @@ def read_config(name: str, file: Path) -> Any:
 
 
 def _refuse_code(name: str, content: dict[str, Any]) -> None:
-    """Raise EncoderError if a configuration asks for code that transformers would download or import, and run."""
+    """Raise EncoderError if a configuration asks for code that transformers would download or import and then run."""
     if "auto_map" in content and content.get("model_type") not in transformers.CONFIG_MAPPING:
         raise EncoderError(f"encoder {name!r}: needs code of its own (auto_map in config.json), which is never run")
     if kernel := _hub_kernel(content):
@@ -189,7 +189,7 @@ def _hub_kernel(content: Any) -> str | None:
 
 
 def _check_index(name: str, file: Path) -> None:
-    """Raise EncoderError if the index of weights in several files leads to others than safetensors in its folder."""
+    """Raise EncoderError if the index of several weight files names anything but safetensors in its own folder."""
     if not file.is_file():
         return
     with errors_of(name):
@@ -207,7 +207,7 @@ def check_weights(name: str) -> None:
 
 
 def _pickled(folder: Path) -> str:
-    """Return what to do where the only weights are pickles."""
+    """Return advice for a folder in which all weights are pickles, else ""."""
     if not any(folder.glob("*.bin")):
         return ""
     return "; *.bin are pickles, which can run code and are never read: write it anew by save_pretrained"
@@ -220,7 +220,7 @@ def _resolve(name: str, *, files: tuple[str, ...]) -> Path:
 
 
 def _local_folder(name: str) -> Path | None:
-    """Return the folder that `name` is or points to; None if it can only be a hub model's name."""
+    """Return the folder that `name` is or points to; None if it can only be the name of a hub model."""
     if name.startswith(PACKAGE_PREFIX):
         return _package_folder(name)
     if Path(name).is_dir():
@@ -264,7 +264,7 @@ def hub_folder(name: str, files: tuple[str, ...]) -> Path:
 
 @contextmanager
 def errors_of(name: str) -> Iterator[None]:
-    """The libraries raise almost anything for a folder that is not theirs; the first line of it says what."""
+    """Turn any error of the libraries into EncoderError with its first line: for a wrong folder they raise anything."""
     try:
         yield
     except Exception as error:
@@ -274,7 +274,7 @@ def errors_of(name: str) -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """No progress bars and no warnings about weights that are left out on purpose; errors are raised anyway."""
+    """No progress bars, and no warnings about weights that are left out on purpose. Errors are raised as usual."""
     verbosity = transformers.logging.get_verbosity()
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
@@ -290,7 +290,7 @@ def quietly() -> Iterator[None]:
 
 
 def _set_levels(verbosity: int, logger: logging.Logger, level: int) -> None:
-    # Each change makes every logger of the process forget what it knows, and transformers has hundreds.
+    # Each change empties the caches of all loggers of the process, and transformers has hundreds.
     if verbosity != transformers.logging.get_verbosity():
         transformers.logging.set_verbosity(verbosity)
     if level != logger.level:

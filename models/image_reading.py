@@ -1,4 +1,4 @@
-"""How image encoders of all families are read: their configuration, one pass, pooled states, layers in their order."""
+"""How image encoders of any family are used: their configuration, one pass, pooled states, and layers in order."""
 
 import inspect
 import math
@@ -20,24 +20,24 @@ POOLINGS = ("mean", "cls", "max")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What an encoder makes of images, found out without its weights."""
+    """What an encoder looks like, found out without its weights."""
 
     width: int  # of the pooled states
-    num_layers: int  # that can be trained without those below; 0 where it has no list of them
-    # Where each module runs, by its name: 0 before the layers, n from the n-th of them on; so what is above the
-    # layers stands with the top one.
+    num_layers: int  # that can be trained without those below; 0 if it has no list of layers
+    # Where each module runs, by its name: 0 before the layers, n from the n-th layer on. So modules above the layers
+    # have the number of the top one.
     levels: Mapping[str, int]
     unused: frozenset[str]  # the weights that pooled states do not depend on
 
 
 def seeing_part(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the configuration of what reads images in a model that also reads texts, such as CLIP; else its own."""
+    """Return the configuration of the part that reads images, for a model that also reads text (CLIP); else its own."""
     inner = getattr(config, "vision_config", None)
     return inner if isinstance(inner, PreTrainedConfig) and type(inner) in MODEL_MAPPING else config
 
 
 def unfit(config: PreTrainedConfig) -> str | None:
-    """Return why a family cannot be an image encoder, as far as its configuration tells."""
+    """Return why a family cannot be an image encoder, as far as its configuration tells; None if nothing is known."""
     if type(config) not in MODEL_MAPPING:
         return f"{config.model_type} is no model that transformers' AutoModel makes"
     if hasattr(config, "num_queries"):
@@ -46,12 +46,12 @@ def unfit(config: PreTrainedConfig) -> str | None:
 
 
 def make_ready(config: PreTrainedConfig, *, image_size: int | None, dropout: float | None) -> None:
-    """Build for images of that size (None: as it is), leave no part of them out, and set all that is dropped."""
+    """Set the image size (None: unchanged), let the encoder see whole images, and set its dropout."""
     built_for = getattr(config, "image_size", None)
     if image_size is not None and built_for is not None:
         is_one = isinstance(built_for, int)
         config.image_size = image_size if is_one else type(built_for)([image_size] * len(built_for))
-    # A masked autoencoder hides most of an image, others each time.
+    # A masked autoencoder hides most of an image, other parts each time.
     if hasattr(config, "mask_ratio"):
         config.mask_ratio = 0.0
     if dropout is not None:
@@ -59,7 +59,7 @@ def make_ready(config: PreTrainedConfig, *, image_size: int | None, dropout: flo
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    """Families do not agree on the names: everything that speaks of dropping, whole layers too."""
+    """Set every probability with a name that speaks of dropping (families have many names), also of whole layers."""
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             _set_dropout(value, dropout)
@@ -70,14 +70,14 @@ def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
 
 
 def fix_dropout(encoder: nn.Module, dropout: float) -> None:
-    """Set what the configuration cannot say: dropout that an encoder's code fixes."""
+    """Set what the configuration cannot say: dropout that is fixed in the encoder's code."""
     for module in encoder.modules():
         if isinstance(module, _DropoutNd):
             module.p = dropout
 
 
 def look(encoder: PreTrainedModel, *, image_size: int, pooling: str) -> Shape:
-    """Let an encoder read two images; raises ValueError, or whatever the encoder does, if it cannot."""
+    """Let an encoder read two images; raises ValueError, or any error of the encoder, if it cannot."""
     with _order_of_calls(encoder) as calls:
         output = read_images(encoder, torch.zeros(2, 3, image_size, image_size))
     _check_pooling(_states(output), pooling)
@@ -105,7 +105,7 @@ def read_images(encoder: PreTrainedModel, pixel_values: Tensor) -> Any:
 
 
 def pool(output: Any, pooling: str) -> Tensor:
-    """Return one vector an image, (rows, width): of its patches, of its maps, or the network's own."""
+    """Return one vector per image, (rows, width): from its patches, from its maps, or the network's own."""
     hidden = _states(output)
     if hidden.ndim == 4:
         own: Tensor | None = getattr(output, "pooler_output", None)
@@ -120,7 +120,7 @@ def pool(output: Any, pooling: str) -> Tensor:
 
 
 def _states(output: Any) -> Tensor:
-    """Return the last states, (rows, patches, width), or the last maps; a backbone calls them otherwise."""
+    """Return the last states, (rows, patches, width), or the last maps; a backbone has another name for them."""
     maps = getattr(output, "feature_maps", None)
     hidden: Tensor | None = getattr(output, "last_hidden_state", maps[-1] if maps else None)
     if hidden is None or hidden.ndim not in (3, 4):
@@ -133,7 +133,7 @@ def _check_pooling(hidden: Tensor, pooling: str) -> None:
         raise ValueError(f"pooling is {pooling}, but it makes feature maps, which it averages itself; expected mean")
     if pooling not in POOLINGS:
         raise ValueError(f"pooling is {pooling}, expected one of {', '.join(POOLINGS)}")
-    # A square of patches has no token before them that could stand for all.
+    # If the patches make a full square, there is no token before them that could stand for all.
     if hidden.ndim == 3 and pooling == "cls" and math.isqrt(hidden.shape[1]) ** 2 == hidden.shape[1]:
         raise ValueError("pooling is cls, but there is no first token beside the patches; expected mean or max")
 
@@ -151,10 +151,10 @@ def _order_of_calls(encoder: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def _layers(encoder: PreTrainedModel, calls: list[nn.Module]) -> list[nn.Module]:
-    """Return the layers, blocks or stages, lowest first; none where the encoder has no list of them.
+    """Return the layers, blocks or stages, lowest first; none if the encoder has no list of them.
 
-    They are the list in which most runs, one after the other: a family may keep the patches of its stages, or the
-    stages' normalisations, in lists too.
+    Of all lists it is the one with the most modules that run one after the other: a family may also have lists of its
+    stages' patches or normalisations.
     """
     if encoder.config.model_type == timm_models.MODEL_TYPE:
         return timm_models.timm_layers(encoder)
@@ -190,14 +190,14 @@ def _levels(encoder: nn.Module, layers: list[nn.Module], calls: list[nn.Module])
         ran.setdefault(module, level)
     levels: dict[str, int] = {}
     for name, module in encoder.named_modules():
-        # What is never called itself, such as a list, belongs to what it is a part of.
+        # A module that is never called itself, such as a list, belongs to the module that it is part of.
         above = levels.get(name.rpartition(".")[0], 0)
         levels[name] = inside.get(module, ran.get(module, above))
     return levels
 
 
 def drops(encoder: PreTrainedModel, *, image_size: int) -> bool:
-    """Whether anything is dropped at random in training, whatever the configuration says: some read it and do not."""
+    """Whether anything is dropped at random in training. It is tried: some families ignore their configuration."""
     watch = _Watch()  # type: ignore[no-untyped-call]
     with watch:
         read_images(encoder.train(), torch.zeros(2, 3, image_size, image_size))

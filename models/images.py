@@ -58,10 +58,10 @@ def check_image_encoder(
     trainable_layers: int | None = None,
     dropout: float | None = None,
 ) -> Shape:
-    """Return what the encoder makes of images of that height and width.
+    """Return the encoder's shape for images of that height and width.
 
-    Raises EncoderError if it is not there, is no image encoder, or cannot be used as asked; `dropout` has to find
-    something that can be dropped. Reads no weights; a hub model is downloaded.
+    Raises EncoderError if it is not there, is not an image encoder, or cannot be used as asked: with `dropout` there
+    must be something that can be dropped. Reads no weights; a hub model is downloaded.
     """
     config = load_image_config(name)
     if is_from_scratch(name):
@@ -102,7 +102,7 @@ def load_image_encoder(name: str, *, image_size: int, dropout: float | None = No
     if is_from_scratch(name):
         with errors_of(name), quietly():
             encoder = AutoModel.from_config(config, dtype=torch.float32)
-        # transformers draws these weights of an EfficientNet around 0, and nothing comes through its blocks.
+        # transformers draws these weights of an EfficientNet around 0, so that nothing would pass through its blocks.
         for module in encoder.modules():
             if isinstance(module, BATCH_NORMS):
                 module.reset_parameters()
@@ -124,7 +124,7 @@ def load_normalisation(name: str) -> tuple[Tensor, Tensor]:
 
 
 def save_processor(folder: Path, name: str, *, image_size: int) -> None:
-    """Write preprocessor_config.json, by which transformers makes of an image what the encoder `name` is trained on."""
+    """Write preprocessor_config.json, by which transformers prepares images as they were for the encoder `name`."""
     mean, deviation = load_normalisation(name)
     processor = {
         "image_processor_type": "ViTImageProcessor",
@@ -142,15 +142,15 @@ def save_processor(folder: Path, name: str, *, image_size: int) -> None:
 
 
 def pool_images(encoder: PreTrainedModel, pixel_values: Tensor, *, pooling: str) -> Tensor:
-    """Return one vector an image, (rows, width), of (rows, 3, size, size): of its patches, or the network's own."""
+    """Return one vector per image: (rows, 3, size, size) -> (rows, width), from its patches or the network's own."""
     return pool(read_images(encoder, pixel_values), pooling)
 
 
 class ImageClassifier(Classifier):
-    """Classifies images by the pooled states of an encoder; all of it, its top layers or only the head is trained.
+    """Classifies images by the pooled states of an encoder. All of it, its top layers or only the head is trained.
 
-    What lies above the layers, such as the last normalisation, is trained with the top one. Raises EncoderError if the
-    encoder cannot be used as asked.
+    Modules above the layers, such as the last normalisation, are trained with the top layer. Raises EncoderError if
+    the encoder cannot be used as asked.
     """
 
     def __init__(self, params: ModelParams, *, num_outputs: int, scale: float | None = None) -> None:
@@ -177,14 +177,14 @@ class ImageClassifier(Classifier):
                 weight.requires_grad_(False)
 
     def pooled(self, *, pixel_values: Tensor) -> Tensor:  # type: ignore[override]
-        """Return what the head sees, (rows, width), of normalised images, (rows, 3, size, size)."""
+        """Return the pooled states of normalised images: (rows, 3, size, size) -> (rows, width)."""
         if self.training and len(pixel_values) == 1:
             with _running_statistics(self.encoder):
                 return pool_images(self.encoder, pixel_values, pooling=self.pooling)
         return pool_images(self.encoder, pixel_values, pooling=self.pooling)
 
     def depths(self) -> dict[str, int]:
-        """Return how far below the head each parameter lies: 0 the head, 1 the top layer, most the first weights."""
+        """Return how far below the head each parameter lies: the head 0, the top layer 1, the first weights most."""
         above = max(self._levels.values()) + 1
         depth_of = {
             id(weight): above - level
@@ -202,7 +202,7 @@ class ImageClassifier(Classifier):
 
 
 def _said_of_colours(name: str) -> dict[str, Any]:
-    """Return what the encoder's image processor says, or timm's settings in its place."""
+    """Return the settings of the encoder's image processor, or timm's instead."""
     if name.startswith(UNTRAINED_TIMM):
         return {}
     path = Path(name.removeprefix(CONFIG_PREFIX)) if is_from_scratch(name) else resolve_encoder(name)
@@ -215,7 +215,7 @@ def _said_of_colours(name: str) -> dict[str, Any]:
 
 
 def _prepared(name: str, config: Any, *, image_size: int, dropout: float | None) -> Any:
-    """Return the configuration of the part that reads images; from scratch it is built for those that it will see."""
+    """Return the configuration of the part that reads images; one trained from scratch gets the study's image size."""
     config = seeing_part(config)
     if config.model_type == timm_models.MODEL_TYPE:
         config = timm_models.sized(name, config, image_size=image_size, from_scratch=is_from_scratch(name))
@@ -225,7 +225,7 @@ def _prepared(name: str, config: Any, *, image_size: int, dropout: float | None)
 
 
 def _look(name: str, config: Any, *, image_size: int, pooling: str, dropout: float | None = None) -> Shape:
-    """Let an encoder that has shapes only, and no weights, read two images; raises EncoderError."""
+    """Let an encoder without weights (shapes only) read two images; raises EncoderError."""
     family = config.model_type
     if reason := unfit(config):
         raise EncoderError(f"encoder {name!r}: {reason}; expected an image encoder")
@@ -255,13 +255,13 @@ def _look(name: str, config: Any, *, image_size: int, pooling: str, dropout: flo
 
 
 def _reason(error: Exception) -> str:
-    """Return the first sentence of what a library says."""
+    """Return the first sentence of a library's error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
 def _running_statistics(encoder: PreTrainedModel) -> Iterator[None]:
-    """Let batch normalisation go by what it has seen so far: one image alone has no deviation."""
+    """Let batch normalisation use its running statistics: a single image has no deviation."""
     training = [module for module in encoder.modules() if isinstance(module, BATCH_NORMS) and module.training]
     for module in training:
         module.training = False

@@ -12,7 +12,7 @@ MAX_LOGITS = 2**26  # of one forward pass: 256 MiB in float32
 
 
 class MaskedLanguageModel(nn.Module):
-    """A pretrained encoder with its head, in evaluation mode, and what of its vocabulary is never drawn."""
+    """A pretrained encoder with its head, in evaluation mode, and the tokens that are never drawn."""
 
     never_drawn: Tensor  # (vocabulary,): special tokens, and numbers that the tokenizer does not have
 
@@ -35,7 +35,7 @@ def load_masked_language_model(name: str) -> MaskedLanguageModel:
     if tokenizer.mask_token_id is None:
         raise EncoderError(f"encoder {name!r}: its tokenizer has no mask token")
     model, missing = load_pretrained(name, AutoModelForMaskedLM, config)
-    # A head of invented weights would draw random tokens.
+    # A head with invented weights would draw random tokens.
     head = [key for key in missing if not key.startswith(f"{model.base_model_prefix}.")]
     if head:
         raise EncoderError(f"encoder {name!r}: its file has no masked-language-model head ({head[0]} is missing)")
@@ -50,10 +50,10 @@ def load_masked_language_model(name: str) -> MaskedLanguageModel:
 def draw_replacements(
     model: MaskedLanguageModel, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Return `input_ids` with the `chosen` tokens drawn anew from what the head expects once they are masked.
+    """Return `input_ids` with the `chosen` tokens masked and replaced by draws from the head's distribution.
 
-    All tensors are (rows, tokens), `chosen` bool; `generator` is on the CPU. A row's chosen tokens are masked together
-    and drawn independently of each other; a token may be drawn again (Wu et al. 2019).
+    All tensors are (rows, tokens), `chosen` is bool; `generator` is on the CPU. A row's chosen tokens are masked
+    together and drawn independently of each other; the same token may be drawn again (Wu et al. 2019).
     """
     replaced = input_ids.clone()
     rows = chosen.any(dim=1).nonzero().squeeze(1)
@@ -69,11 +69,11 @@ def draw_replacements(
 def _draw(
     model: MaskedLanguageModel, masked: Tensor, attention_mask: Tensor, chosen: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Return one token for each chosen place, (places,): uniform numbers through the inverse of the distribution."""
+    """Return one token for each chosen place, (places,), by the inverse of the cumulative distribution."""
     device = model.never_drawn.device
     logits = model.model(input_ids=masked.to(device), attention_mask=attention_mask.to(device)).logits
     logits = logits[chosen.to(device)].float().masked_fill(model.never_drawn, float("-inf"))
-    # A float32 number below 1 times a float64 sum stays below it, so that no token of probability 0 is met.
+    # A float32 number below 1 times a float64 sum stays below the sum, so no token of probability 0 is drawn.
     cumulative = logits.softmax(dim=1).double().cumsum(dim=1)
     uniform = torch.rand(len(logits), 1, generator=generator).to(device)
     return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1).to(masked.device)

@@ -1,4 +1,4 @@
-"""The model parameters that can be set or searched, declared once for study file, space, docs and errors."""
+"""The model's parameters that can be set or searched, declared once for the study file, the space, docs and errors."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,4 +1,4 @@
-"""The relation classifier: an encoder with tokens of its own for the entities, and the states at both of them."""
+"""The relation classifier: an encoder with extra tokens that mark the entities, and its states at both of them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ ENTITY, SUBJECT_START, OBJECT_START = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class NewTokens:
-    """Tokens that an encoder did not know: their ids follow one another from `first`."""
+    """Tokens that are new to an encoder. Their ids begin at `first` and have no gaps."""
 
     first: int
     names: tuple[str, ...]
-    pieces: tuple[tuple[int, ...], ...]  # of each: the known tokens of what it means in words
+    pieces: tuple[tuple[int, ...], ...]  # for each new token: the known tokens of its meaning in words
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 def add_tokens(tokenizer: Any, meanings: Mapping[str, str]) -> NewTokens:
-    """Add tokens that the tokenizer does not have; `meanings` says in words what each stands for. EncoderError."""
+    """Add tokens that the tokenizer does not have; `meanings` has the meaning of each in words. EncoderError."""
     pieces = tuple(tuple(tokenizer(words, add_special_tokens=False)["input_ids"]) for words in meanings.values())
     _add(tokenizer, meanings)
     names = tuple(meanings)
@@ -42,10 +42,10 @@ def add_tokens(tokenizer: Any, meanings: Mapping[str, str]) -> NewTokens:
 
 
 class ExtendedEmbedding(nn.Module):
-    """A pretrained embedding and beside it a small one for new tokens, so that these can be trained alone.
+    """A pretrained embedding, and a small one beside it for new tokens, so that only these can be trained.
 
-    A new token's row starts as the mean of the rows of what it means in words, so that it says something even where
-    nothing of the encoder is trained.
+    A new token's row starts as the mean of the rows of its meaning in words, so that it is useful even if nothing of
+    the encoder is trained.
     """
 
     def __init__(self, known: Any, new: NewTokens) -> None:
@@ -62,7 +62,7 @@ class ExtendedEmbedding(nn.Module):
         return torch.where(is_new.unsqueeze(-1), self.new((input_ids - self.first).clamp(min=0)), known)
 
     def merged(self) -> nn.Embedding:
-        """Return one ordinary embedding of all tokens, for the encoder to be saved with."""
+        """Return one ordinary embedding of all tokens, with which the encoder can be saved."""
         known = self.known.weight.detach()[: self.first]
         # A tokenizer may have ids that the encoder has no rows for.
         unused = known.new_zeros(self.first - len(known), known.shape[1])
@@ -72,10 +72,11 @@ class ExtendedEmbedding(nn.Module):
 
 
 class RelationClassifier(TextClassifier):
-    """Classifies two entities of a text by its pooled states, or by those where the entities begin.
+    """Classifies two entities of a text by its pooled states, or by the states where the entities begin.
 
-    New tokens' rows are trained unless only the head is: where some top layers are, the other rows and the layers below
-    stay frozen, but gradients pass through them. Raises EncoderError if the encoder cannot be used as asked.
+    The rows of new tokens are trained unless only the head is. If only some top layers are trained, the other rows and
+    the layers below stay frozen, but gradients pass through them. Raises EncoderError if the encoder cannot be used as
+    asked.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class RelationClassifier(TextClassifier):
             self.head = Head(width, dropout=params.dropout, num_outputs=num_outputs, scale=scale)
 
     def pooled(self, *, input_ids: Tensor, attention_mask: Tensor, marks: Tensor) -> Tensor:  # type: ignore[override]
-        """Return what the head sees, (rows, width) or (rows, 2 x width); the arguments are all (rows, tokens)."""
+        """Return the input of the head, (rows, width) or (rows, 2 x width); the arguments are all (rows, tokens)."""
         if self.entity_states == "pooled":
             return super().pooled(input_ids=input_ids, attention_mask=attention_mask)
         hidden = self.hidden(input_ids=input_ids, attention_mask=attention_mask)
@@ -103,7 +104,7 @@ class RelationClassifier(TextClassifier):
         return torch.cat([hidden[rows, start] for start in starts], dim=1)
 
     def merged(self) -> Self:
-        """Return a copy whose encoder is a plain one, with one embedding of all tokens."""
+        """Return a copy with a plain encoder, which has one embedding of all tokens."""
         copied = super().merged()
         embedding = copied.encoder.get_input_embeddings()
         if isinstance(embedding, ExtendedEmbedding):
@@ -113,7 +114,7 @@ class RelationClassifier(TextClassifier):
         return copied
 
     def complete(self, tokenizer: Any) -> None:
-        """Add to the pretrained encoder's tokenizer the tokens that this one's encoder knows besides."""
+        """Add to the pretrained encoder's tokenizer the tokens that only this encoder knows."""
         _add(tokenizer, self.new_tokens.names)
 
 

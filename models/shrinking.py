@@ -1,4 +1,4 @@
-"""A configuration made tiny: the same code of its family, in a model that is built and run in milliseconds."""
+"""Makes a configuration tiny: its model runs the family's own code, and is built and run in milliseconds."""
 
 import copy
 import re
@@ -12,7 +12,7 @@ NUM_LAYERS = 2
 WIDTH = 24  # four heads of 6; some families want it to be a multiple of 6, others of 4
 LONGEST = 32  # of all sizes that no rule names
 
-# Families give their sizes many names. The first rule whose expression is found in a name decides; None keeps a number.
+# Families have many names for their sizes. The first rule that is found in a name decides; None keeps the number.
 _RULES = (
     (r"vocab_size|num_hash_buckets", VOCABULARY),
     (r"_id$|index$|seed|token_type|type_vocab|max_xpath", None),
@@ -53,7 +53,7 @@ def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
     for name, value in list(vars(small).items()):
         if not name.startswith("_"):
             setattr(small, name, _small(name, value, num_layers))
-    # Each head with keys of its own, as before: some families take nothing else.
+    # Each head keeps its own keys if it had them before: some families accept nothing else.
     sizes = vars(config)
     if "num_key_value_heads" in sizes and sizes["num_key_value_heads"] == sizes.get("num_attention_heads"):
         small.num_key_value_heads = 4
@@ -74,7 +74,7 @@ def _small(name: str, value: Any, num_layers: int | None) -> Any:
     if isinstance(value, dict):
         return {key: _small_rotary(key, inner) for key, inner in value.items()} if name.startswith("rope") else value
     if isinstance(value, list | tuple) and len(value) == num_layers and num_layers > NUM_LAYERS:
-        # Of kinds of layers that take turns, the first and the last.
+        # If kinds of layers alternate: the first and the last of them.
         return type(value)([value[0], value[-1]])
     if name.endswith("token_id") and isinstance(value, list):
         return [_small_number(name, token) for token in value]
@@ -94,6 +94,6 @@ def _small_rotary(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _small_rotary(key, inner) for key, inner in value.items()}
     if isinstance(value, list):
-        # A factor for each pair of a head's dimensions.
+        # One factor for each pair of dimensions of a head.
         return _ROTARY.get(name, value[: WIDTH // 8])
     return _ROTARY.get(name, value)

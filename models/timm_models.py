@@ -28,7 +28,7 @@ def require_timm(name: str) -> Any:
 
 
 def is_timm_config(content: dict[str, Any]) -> bool:
-    """Whether what stands in a config.json is of a timm model, as timm or transformers writes it."""
+    """Whether a config.json is that of a timm model, written by timm or by transformers."""
     return content.get("model_type", MODEL_TYPE if "pretrained_cfg" in content else None) == MODEL_TYPE
 
 
@@ -49,7 +49,7 @@ def timm_config(name: str, architecture: str) -> Any:
 
 
 def sized(name: str, config: Any, *, image_size: int, from_scratch: bool) -> Any:
-    """Let an architecture of one image size read images of another; from scratch it is built for that."""
+    """Let an architecture of one image size read images of another; from scratch it is built for that size."""
     settings = _settings(name, config.architecture)
     # timm writes this one too, and the wrapper passes its own.
     arguments = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
@@ -71,14 +71,14 @@ def _built_for(config: Any, settings: Any) -> tuple[int, ...]:
 
 
 def timm_layers(encoder: nn.Module) -> list[nn.Module]:
-    """Return the blocks or stages of a wrapped model, lowest first; none where it has no list of them."""
+    """Return the blocks or stages of a wrapped model, lowest first; none if it has no list of them."""
     inner = getattr(encoder, "timm_model", None)
     lists = (getattr(inner, name, None) for name in LISTS_OF_LAYERS)
     return next((list(layers) for layers in lists if isinstance(layers, nn.Sequential | nn.ModuleList)), [])
 
 
 def _settings(name: str, model: str) -> Any:
-    """Return what timm knows of a model's weights, None if it has none; raises EncoderError for an unknown model."""
+    """Return timm's settings for a model's weights, None if it has no weights; EncoderError for an unknown model."""
     timm = require_timm(name)
     architecture = model.partition(".")[0]
     if not timm.is_model(architecture):

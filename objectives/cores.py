@@ -1,20 +1,20 @@
-"""How many cores a process computes on, and how its threads wait; settled before numpy and torch are loaded."""
+"""How many cores a process computes on, and how its threads wait. This is settled before numpy and torch are loaded."""
 
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# What `settle_threads` has set itself: workers share that number, while one that the user asked for is each process's.
+# What `settle_threads` has set itself. Workers share that number; a number that the user set holds for each process.
 SETTLED = "SEARCH_SETTLED_THREADS"
 
 
 def settle_threads(num_processes: int = 1) -> None:
     """Let this process and those that it starts compute on their share of the cores, and let waiting threads sleep.
 
-    What the user's environment says stays: OMP_NUM_THREADS, OMP_WAIT_POLICY.
+    OMP_NUM_THREADS and OMP_WAIT_POLICY are left alone where the user has set them.
     """
-    # OpenMP's threads otherwise spin while they wait: on a busy machine that costs a process most of its speed.
+    # Otherwise OpenMP's threads spin while they wait. On a busy machine that costs a process most of its speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     share = str(num_threads(num_processes))
     if _asked() is None:
@@ -22,18 +22,18 @@ def settle_threads(num_processes: int = 1) -> None:
 
 
 def num_threads(num_processes: int = 1) -> int:
-    """The threads of each of so many processes: what OMP_NUM_THREADS asks for, else their share of the cores."""
+    """How many threads each of so many processes gets: OMP_NUM_THREADS if it is set, else its share of the cores."""
     return _asked() or max(1, usable_cores() // num_processes)
 
 
 def usable_cores() -> int:
-    """How many of the machine's cores this process may use: by its affinity and by the limit of its container."""
+    """How many of the machine's cores this process may use, by its affinity and its container's limit."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, container_limit(Path("/"))))
 
 
 def _asked() -> int | None:
-    """The user's OMP_NUM_THREADS; of a list, which is for nested loops, the first."""
+    """The user's OMP_NUM_THREADS; of a list (one number for each level of nested loops) the first."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     first = given.partition(",")[0].strip()
     is_number = first.isascii() and first.isdigit() and int(first) > 0
@@ -41,7 +41,7 @@ def _asked() -> int | None:
 
 
 def container_limit(root: Path) -> int:
-    """The cores that the control groups of this process allow, a part of one as a whole one; as many as can be if none.
+    """The cores that this process's control groups allow, rounded up; a huge number without a limit.
 
     `root` is the folder that /proc and /sys are in.
     """

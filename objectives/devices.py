@@ -11,7 +11,7 @@ from torch import Tensor
 
 @contextmanager
 def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Seed torch from (seed, epoch) for a while; the caller's random state is as before afterwards."""
+    """Seed torch from (seed, epoch) inside the block; afterwards its random state is what it was before."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]))
@@ -19,13 +19,13 @@ def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return torch's random state, bytes by the kind of device: cpu, and cuda where that is the device."""
+    """Return torch's random states as bytes, by kind of device: cpu, and cuda if `device` is one."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Set what `random_state` returned; that of a kind of device that this is not is ignored."""
+    """Set what `random_state` returned; states of other kinds of device are ignored."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -33,7 +33,7 @@ def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one core for a while."""
+    """Let torch compute on one core inside the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -50,5 +50,5 @@ def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) 
 
 
 def rows_per_forward(device: torch.device) -> int:
-    """Return how many rows to pass forward at once without gradients; on a CPU more than 32 are slower a row."""
+    """Return how many rows to pass forward at once without gradients. On a CPU more than 32 take longer per row."""
     return 128 if device.type == "cuda" else 32

@@ -4,11 +4,11 @@ import resource
 
 
 class DataError(ValueError):
-    """The data file cannot be used; the message names the file, what was found and what was expected, on one line."""
+    """The data file cannot be used. One line names the file, what was found and what was expected."""
 
 
 class Misread(DataError):
-    """The file would be read with another setting of the study file's section `data`, which is named beside."""
+    """The file can be read with another value of a setting in the study file's section `data`; `setting` names it."""
 
     def __init__(self, message: str, *, setting: str = "", value: str = "") -> None:
         super().__init__(message)
@@ -17,7 +17,7 @@ class Misread(DataError):
 
 
 class ModelError(ValueError):
-    """The folder of an exported model cannot be used; the message names the file, what was found and expected."""
+    """The folder of an exported model cannot be used. The message names the file, what was found and expected."""
 
 
 NO_KERNEL = "could not create a primitive"  # oneDNN
@@ -36,10 +36,10 @@ class OutOfMemory(TrialError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says so: Python's, NumPy's, CUDA's, and PyTorch's and oneDNN's where the host has too little.
+    """Whether an error of Python, NumPy, CUDA, PyTorch or oneDNN means that memory ran out, on the device or the host.
 
-    oneDNN does not say why it has no kernel, nor Python and tokenizers (in Rust, which panics) why
-    they have no new thread: in a process with a memory limit, that is why.
+    oneDNN does not say why it has no kernel. Nor do Python and tokenizers (written in Rust, which panics) say why they
+    get no new thread. In a process with a memory limit, the limit is the reason.
     """
     if isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True

@@ -1,4 +1,4 @@
-"""What is trained and what comes of it: one fold run's settings, rows and goal, and the score of each of its epochs."""
+"""What one fold run trains, and what it reports: settings, rows and goal, and the score of each epoch."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -15,11 +15,11 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochScore:
-    """What one epoch came to."""
+    """The result of one epoch."""
 
     epoch: int  # from 1
     score: float  # the study's metric on the validation rows
-    standing: float  # the score of the epoch that is chosen so far: what the fold would end with by now
+    standing: float  # the score that the fold would have if it ended now: that of the best epoch so far
     metrics: dict[str, float]  # val_METRIC, val_loss, train_loss, train_loss_running, learning_rate, rows_per_second
     seconds: float
 
@@ -35,12 +35,12 @@ class FoldJob:
     training_rows: Rows
     validation_rows: Rows
     seed: int  # a function of the study's seed and the fold, never of the trial
-    together: Rows | None = None  # of all rows: those that share one are never apart; None: each stands alone
-    encoder_name: str | None = None  # what the study calls the encoder, wherever that lies here; None: as params do
+    together: Rows | None = None  # of all rows: those that share a number stay in one fold; None: each stands alone
+    encoder_name: str | None = None  # the encoder's name in the study, wherever it lies here; None: that of params
 
     @property
     def model(self) -> ModelParams:
-        """The model's parameters as the study has them on every machine and in every folder."""
+        """The model's parameters as the study has them, the same on every machine and in every folder."""
         return self.params.model.model_copy(update={"encoder": self.encoder_name or self.params.model.encoder})
 
     @property

@@ -1,4 +1,4 @@
-"""What fits into memory: how many rows pass through a network at once, halved whenever memory runs out."""
+"""How many rows fit into memory and pass through a network at once. The number is halved whenever memory runs out."""
 
 import ctypes
 import json
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
-# What changes neither the activations nor the weights of a pass, or hardly.
+# Params that change neither the activations nor the weights of a pass, or hardly.
 WITHOUT_WEIGHT = {"dropout", "encoder_dropout", "column_dropout", "lora_alpha", "reinit_layers", "window_overlap"}
 
 
@@ -34,7 +34,7 @@ def memory_shape(job: FoldJob) -> str:
 
 
 def describe_device(device: torch.device, limit: int | None = None) -> str:
-    """Return the device with its memory in bytes: a GPU's own, or of the host what `limit_memory` allows."""
+    """Return the device with its memory in bytes: that of a GPU, or what `limit_memory` allows of the host's."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory} bytes"
@@ -42,20 +42,20 @@ def describe_device(device: torch.device, limit: int | None = None) -> str:
 
 
 def limit_memory(limit: int) -> None:
-    """Let this process hold no more than `limit` bytes of the host's memory; an allocation beyond that is an error.
+    """Let this process hold no more than `limit` bytes of the host's memory; a larger allocation is then an error.
 
-    What is reserved and not used, such as the stacks of threads, does not count. Raises OutOfMemory if the process
-    holds more by now.
+    Memory that is reserved but not used, such as the stacks of threads, does not count. Raises OutOfMemory if the
+    process holds more already.
     """
-    # Arrow's own pool reserves 1 GiB of address space with the first table, which the kernel counts.
+    # Arrow's own pool reserves 1 GiB of address space with the first table, and the kernel would count that.
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     held = held_memory()
     if limit <= held:
         raise OutOfMemory(f"found a limit of {limit} bytes, expected more than the {held} that the process begins with")
     resource.setrlimit(resource.RLIMIT_DATA, (_in_bytes("VmData") + limit - held, resource.RLIM_INFINITY))
-    # Where memory ends while Rust says where it ended, it waits for itself for ever.
+    # If memory ends while Rust prints a backtrace, it waits for itself for ever.
     os.environ["RUST_BACKTRACE"] = "0"
-    # glibc otherwise keeps what was freed in pieces that fit nothing else.
+    # Otherwise glibc keeps freed memory in pieces that are too small for anything else.
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 2**17)
 
@@ -66,14 +66,14 @@ def held_memory() -> int:
 
 
 def _in_bytes(name: str) -> int:
-    """Return one of Linux's figures of this process."""
+    """Return one of Linux's figures about this process."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
     return int(line.split()[1]) * 1024
 
 
 @contextmanager
 def memory_of(device: torch.device) -> Iterator[None]:
-    """Turn what a full memory raises, of the device or of the host, into OutOfMemory."""
+    """Turn the errors of a full memory, on the device or the host, into OutOfMemory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -81,7 +81,7 @@ def memory_of(device: torch.device) -> Iterator[None]:
             raise
         found = (str(error).strip() or type(error).__name__).splitlines()[0]
         if NO_KERNEL in found:
-            # Where memory ended while oneDNN compiled a kernel, it compiles none in this thread ever after.
+            # Once memory has ended while oneDNN compiled a kernel, it never compiles one in this thread again.
             torch.backends.mkldnn.set_flags(_enabled=False)
         raise OutOfMemory(f"out of memory on {device}: {found}") from error
 
@@ -95,7 +95,7 @@ class RowsAtOnce:
     halved: Callable[[int], None] = lambda rows: None
 
     def attempt(self, run: Callable[[int], T]) -> T:
-        """Return `run(rows)`, begun anew with half as many rows and the same random numbers while memory runs out.
+        """Return `run(rows)`. If memory runs out, begin again with half as many rows and the same random numbers.
 
         Raises OutOfMemory if one row is too many.
         """
@@ -108,7 +108,7 @@ class RowsAtOnce:
             except OutOfMemory:
                 if self.rows == 1:
                     raise
-            # Not within `except`: the error holds on to all that the pass had allocated.
+            # Not inside `except`: the error keeps alive all that the pass had allocated.
             self.rows = math.ceil(self.rows / 2)
             self.halved(self.rows)
             torch.set_rng_state(drawn[0])
@@ -117,7 +117,7 @@ class RowsAtOnce:
                 torch.cuda.set_rng_state(drawn[1], self.device)
 
     def in_parts(self, rows: Rows, run: Callable[[Rows], T]) -> Iterator[tuple[Rows, T]]:
-        """Yield some of the `rows` after the other, each time with `run` of them; fewer once memory has run out.
+        """Take the `rows` in parts: yield each part and the result of `run` on it. Parts shrink if memory runs out.
 
         Raises OutOfMemory if one row is too many.
         """

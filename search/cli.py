@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fold_search.objectives.cores import settle_threads
-from fold_search.search.commands import datasets, drafts, exports, looks, runs, servers, upkeep
+from fold_search.search.commands import completing, datasets, drafts, exports, looks, runs, servers, upkeep
 from fold_search.search.commands.answers import say, write_in_any_encoding
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def main() -> None:
     """Run the command line. An error that a user can mend ends with one line and exit code 2."""
     settle_threads()
     write_in_any_encoding()
+    if completing.ASKED in os.environ:
+        completing.prepare()
     try:
         app(prog_name="search")
     except OSError as error:

@@ -51,7 +51,7 @@ def close_study(study: optuna.Study) -> None:
 
 
 def next_number(study: optuna.Study, *, known: Collection[int]) -> int:
-    """The number of the trial that Optuna gives next; what it gave before and is not `known` is queued first."""
+    """The number of the trial that Optuna gives next. Trials given before and not `known` are queued first."""
     trials = study.get_trials(deepcopy=False)
     queue = [trial.number for trial in trials if trial.state is OptunaState.WAITING]
     for trial in trials:

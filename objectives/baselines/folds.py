@@ -13,8 +13,8 @@ from fold_search.objectives.data.relations import Form
 from fold_search.objectives.jobs import Rows
 from fold_search.objectives.scoring.metrics import METRICS, Goal, Task
 
-MAJORITY, TFIDF = "majority", "tf-idf"  # names of baselines
-MAX_CHARACTERS = 60_000_000  # of all texts together: about two minutes of one core
+MAJORITY, TFIDF, STATES = "majority", "tf-idf", "frozen-encoder"  # names of baselines
+MAX_CHARACTERS = 30_000_000  # of all texts together: a minute or two of one core, and about a gigabyte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +94,8 @@ def label_of(name: str, task: Task) -> str:
     """What people call a baseline."""
     if name == TFIDF:
         return "TF-IDF + linear model"
+    if name == STATES:
+        return "frozen encoder + linear model"
     return "majority class" if task == "classification" else "mean of the numbers"
 
 

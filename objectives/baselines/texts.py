@@ -41,6 +41,8 @@ class TextModel:
         settings = {"analyzer": self.analyzer, "sublinear_tf": True, "vocabulary": self.terms}
         vectorizer = TfidfVectorizer(**settings, **SETTINGS[self.analyzer])
         vectorizer.idf_ = self.idf
+        if not len(texts):
+            return np.empty((0, len(self.linear.intercepts)), np.float32)
         parts = [texts[start : start + ROWS_AT_ONCE] for start in range(0, len(texts), ROWS_AT_ONCE)]
         return np.concatenate([self.linear.predict(vectorizer.transform(part)) for part in parts])
 
@@ -77,7 +79,7 @@ class TextCounts:
 def count_terms(texts: Sequence[str]) -> TextCounts:
     """Count the terms of all texts; raises DataError if there is none."""
     analyzer = choose_analyzer(texts)
-    counting = CountVectorizer(analyzer=analyzer, **SETTINGS[analyzer])
+    counting = CountVectorizer(analyzer=analyzer, dtype=np.int32, **SETTINGS[analyzer])
     try:
         counts = counting.fit_transform(texts)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Reads arrays from bytes that may hold anything: no pickles, and no more memory than is stated."""
+"""Reads arrays from bytes that may hold anything: no pickles, and no more memory than MOST_BYTES."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""Reads a folder, or a zip file, that has a folder for each class as a table of its files."""
+"""Reads a folder or a zip file with one folder for each class, as a table of the files in it."""
 
 import os
 import re
@@ -6,14 +6,16 @@ import unicodedata
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from fold_search.objectives.data.image_root import DAMAGES, first_line, is_of_the_system, read_members
 from fold_search.objectives.errors import DataError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FILE, FOLDER = "file", "folder"  # the columns
-# Those that Pillow knows of the formats that are read.
+# The file name endings of the formats that are read.
 IMAGE_SUFFIX = re.compile(
     r"\.(apng|avifs?|bmp|gif|icb|ico|j2[ck]|jfif|jp2|jp[cefgx]|jpeg|p[bfgnp]m|png|tga|tiff?|vda|vst|webp)",
     re.IGNORECASE,
@@ -28,16 +30,16 @@ _Parts = tuple[str, ...]  # of a path: folders, and the file's name
 
 
 def is_class_folders(path: Path) -> bool:
-    """Whether the path is a folder or a zip file, which then has a folder for each class."""
+    """Whether the path is a folder or a zip file, so that it should have one folder for each class."""
     return path.is_dir() or path.suffix.lower() == ".zip"
 
 
-def read_class_folders(path: Path, *, labelled: bool = False) -> pd.DataFrame:
-    """Return a row for each file of the folder or zip file: its path in it, `file`, and its class, `folder`.
+def read_class_folders(path: Path, *, labelled: bool = False) -> "pd.DataFrame":
+    """Return a row for each file: `file`, its path in the folder or zip file, and `folder`, its class.
 
-    Rows are sorted by path. The classes' folders may lie in one outer folder. Left out are hidden files, those of the
-    system, and those beside the classes' folders that are no images; an image there has the folder "". Raises
-    DataError, also if the folders are parts of the data, such as train and test, where classes are wanted (`labelled`).
+    Rows are sorted by path. The classes' folders may lie in one outer folder. Hidden files and files of the system are
+    left out, and so are files beside the classes' folders, unless they are images: these have the folder "". Raises
+    DataError; with `labelled` also if the folders are parts of the data, such as train and test, and not classes.
     """
     try:
         if path.is_dir():
@@ -54,14 +56,16 @@ def read_class_folders(path: Path, *, labelled: bool = False) -> pd.DataFrame:
     if labelled:
         _check_no_parts(path, list(files.values()), depth)
     rows = [(name, _folder(parts, depth)) for name, parts in files.items()]
-    # Beside the folders lie lists and licences; without any folder, the files are all that there is.
+    # Beside the folders lie lists and licences. If there is no folder, the files are all that there is.
     if any(folder for _, folder in rows):
         rows = [row for row in rows if row[1] or _is_image(row[0])]
+    import pandas as pd  # which takes long to load
+
     return pd.DataFrame(rows, columns=[FILE, FOLDER], dtype=object)
 
 
 def _num_outer(files: Sequence[_Parts]) -> int:
-    """Return how many folders, one inside the other, hold all classes' folders; one with images itself is a class."""
+    """Return how many folders, one inside the other, are around the classes' folders. A folder of images is a class."""
     depth = 0
     while True:
         inside = [parts for parts in files if len(parts) > depth + 1]
@@ -73,7 +77,7 @@ def _num_outer(files: Sequence[_Parts]) -> int:
 
 
 def _folder(parts: _Parts, depth: int) -> str:
-    """Return the class; macOS and others write the same letters in different Unicode forms."""
+    """Return the class in one Unicode form: macOS writes the same letters in another form than others."""
     return unicodedata.normalize("NFC", parts[depth]) if len(parts) > depth + 1 else ""
 
 
@@ -85,7 +89,7 @@ def _check_no_parts(path: Path, files: Sequence[_Parts], depth: int) -> None:
     """Raise DataError if the folders are training, validation and test data, and not classes."""
     folders = {parts[: depth + 1] for parts in files if len(parts) > depth + 1}
     names = [folder[-1] for folder in folders]
-    # What all have in front, as in seg_train and seg_test, up to a letter that may belong to the word itself.
+    # What all names begin with, as in seg_train and seg_test, without letters that belong to the word itself.
     shared = re.sub(r"[^-_ ]*$", "", os.path.commonprefix(names)) if len(names) > 1 else ""  # noqa: RUF071 - letters
     found = sorted(folder for folder in folders if PART_OF_DATA.fullmatch(folder[-1].removeprefix(shared)))
     if len(found) < 2:

@@ -1,4 +1,4 @@
-"""From the user's file to the rows that are trained on: texts, labels, and which rows are duplicates of each other."""
+"""From the user's file to the rows: texts, labels, and which rows are duplicates of each other."""
 
 import hashlib
 import math
@@ -32,24 +32,24 @@ MIN_STRATUM_ROWS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What is read of the rows of a file, in its order, their labels aside."""
+    """The rows of a file, in its order, without their labels."""
 
     spec: DataSpec
-    texts: Sequence[str]  # in words: the joined text, or an image's path
+    texts: Sequence[str]  # the joined text, or an image's path
     columns: Mapping[str, Sequence[str]]  # the cells of each column that is read
     rows: NDArray[np.int64]  # (rows,): the number of the data row in its file, from 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset(Content):
-    """The rows of the file, in its order, and after them the extra ones."""
+    """The rows of the data file, in its order, and after them the extra rows (data.extra)."""
 
     labels: Labels  # (rows,): an index into label_names, or the number itself
     label_names: Sequence[str]  # sorted; none for numbers
-    strata: NDArray[np.int64]  # (rows,): what a stratified split spreads evenly, classes or ranges of the numbers
+    strata: NDArray[np.int64]  # (rows,): what a stratified split spreads evenly: classes, or ranges of the numbers
     contents: NDArray[np.int64]  # (rows,): rows of the same text or image file share one
-    groups: NDArray[np.int64]  # (rows,): rows that stay together share one: by data.group, else the contents
-    num_extra: int  # of the rows at the end
+    groups: NDArray[np.int64]  # (rows,): rows that stay in one fold share one: by data.group, else by content
+    num_extra: int  # how many of the last rows are extra rows
     fingerprint: str  # sha256 of texts and labels, whatever the file's format
 
     @property
@@ -59,9 +59,9 @@ class Dataset(Content):
 
 
 def read_table(spec: DataSpec) -> pd.DataFrame:
-    """Return all columns of the file, every cell as text, a missing one as ""; one row for each data row.
+    """Return all columns of the file, one row for each data row. Every cell is text; a missing one is "".
 
-    Nested cells (lists, objects) are kept as they are: `require_columns` refuses them where a column is used.
+    Nested cells (lists, objects) are kept as they are: `require_columns` refuses them if their column is used.
 
     Raises DataError if the file is missing, damaged, ragged, of another encoding, or has no data rows.
     """
@@ -81,7 +81,7 @@ def join_text(table: pd.DataFrame, spec: DataSpec, *, first: int = 1) -> list[st
 
 
 def read_chunks(spec: DataSpec, *, rows: int) -> Iterator[Chunk]:
-    """Yield the file in chunks of at most `rows`; raises DataError as read_table does, when the place is reached."""
+    """Yield the file in chunks of at most `rows`; raises DataError as read_table does, when it reaches the place."""
     if _is_class_folders(spec):
         table = read_table(spec)
         for start in range(0, len(table), rows):
@@ -97,17 +97,17 @@ def read_chunks(spec: DataSpec, *, rows: int) -> Iterator[Chunk]:
 
 
 def content_of(table: pd.DataFrame, spec: DataSpec, *, first: int = 1) -> Content:
-    """Return the rows of a table, the first of which has the number `first`; raises DataError for missing columns."""
+    """Return the rows of a table; its first row has the number `first`. Raises DataError for missing columns."""
     texts = join_text(table, spec, first=first)
     rows = np.arange(first, first + len(texts), dtype=np.int64)
     return Content(spec=spec, texts=texts, columns=_cells(table, spec), rows=rows)
 
 
 def read_dataset(spec: DataSpec) -> Dataset:
-    """Read the rows and the extra ones.
+    """Read the rows and the extra rows.
 
-    Raises DataError as read_table does, and for missing columns, empty labels, a single class or number, an extra row
-    of a class that the others do not have, or where numbers are expected and not found.
+    Raises DataError as read_table does; and for missing columns, for empty labels, for a single class or number, for
+    an extra row of a class that no other row has, and for labels that should be numbers and are not.
     """
     parts = [_read_part(spec)] if spec.extra is None else [_read_part(spec), _read_extra(spec, spec.extra)]
     texts = [text for part in parts for text in part.texts]
@@ -140,7 +140,7 @@ def read_dataset(spec: DataSpec) -> Dataset:
 def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Labels:
     """Return the labels of some rows as indices into label_names, or as the numbers that they are.
 
-    Raises DataError that names the first data row whose label is none of them, or no number; and as `require_columns`.
+    Raises DataError as `require_columns` does, and one that names the first data row with an unknown label.
     """
     require_columns(chunk.table, [spec.label], spec=spec, first=chunk.first)
     are_classes = spec.task == "classification"
@@ -158,25 +158,25 @@ def read_labels(chunk: Chunk, spec: DataSpec, label_names: Sequence[str]) -> Lab
 
 
 def grouped_texts(columns: Mapping[str, Sequence[str]], spec: DataSpec) -> Iterable[str]:
-    """Return the text of each row that says whether two rows are the same: of relations the sentence alone."""
+    """Return the text by which each row is compared with others: of relations the sentence alone."""
     if spec.relation is not None:
         return columns[spec.relation.sentence]
     if len(spec.columns) == 1:
         return columns[spec.columns[0]]
-    # A cell of blanks is as empty as one without any.
+    # A cell of blanks counts as empty.
     rows = zip(*map(columns.__getitem__, spec.columns), strict=True)
     return (spec.separator.join(filter(canonical, row)) for row in rows)
 
 
 def group_images(paths: Sequence[str], *, spec: DataSpec) -> NDArray[np.int64]:
-    """Return a number for each image, the same for files that hold the same."""
+    """Return a number for each image; files with the same content share one."""
     return _number_names(ImageFiles(spec.image_root).contents(paths))
 
 
 def require_columns(table: pd.DataFrame, names: Iterable[str], *, spec: DataSpec, first: int = 1) -> None:
-    """Raise DataError if one of `names` is no column, naming the nearest, or several, or holds anything but text.
+    """Raise DataError if one of `names` is not a column, is the name of several, or holds anything but text.
 
-    `first` is the number of the table's first row.
+    `first` is the number of the table's first row. The message proposes the nearest name.
     """
     columns = [str(column) for column in table.columns]
     for name in names:
@@ -219,7 +219,7 @@ class _Part:
     texts: list[str]
     columns: dict[str, list[str]]
     labels: list[str]
-    groups: list[str]  # of data.group; empty without it
+    groups: list[str]  # the cells of data.group; empty without it
 
 
 def _read_extra(spec: DataSpec, path: Path) -> _Part:
@@ -249,7 +249,7 @@ def _read_part(spec: DataSpec) -> _Part:
 
 
 def _read_columns(spec: DataSpec, names: Iterable[str]) -> dict[str, list[str]]:
-    """Return these columns of the whole file, in little more memory than they take: equal labels are one object."""
+    """Return these columns of the whole file. Equal labels are one object, so that they take little memory."""
     columns: dict[str, list[str]] = {name: [] for name in names}
     labels: dict[str, str] = {}
     for chunk in _all_chunks(spec):
@@ -268,14 +268,14 @@ def _all_chunks(spec: DataSpec) -> Iterator[Chunk]:
 
 
 def _contents(parts: Sequence[_Part]) -> NDArray[np.int64]:
-    """Return a number for each row, the same for equal texts, and for image files that hold the same."""
+    """Return a number for each row; rows with the same text, or the same image content, share one."""
     if parts[0].spec.kind == "image":
         return group_images([path for part in parts for path in part.texts], spec=parts[0].spec)
     return group_texts(text for part in parts for text in grouped_texts(part.columns, part.spec))
 
 
 def _documents(parts: Sequence[_Part]) -> NDArray[np.int64]:
-    """Return a number for each row, the same for those of one document: of names that nobody could tell apart."""
+    """Return a number for each row; rows of one document share one. Names that look the same count as one document."""
     return _number_names([without_invisible(name) for part in parts for name in part.groups])
 
 
@@ -327,7 +327,7 @@ def _numbers(part: _Part) -> NDArray[np.float64]:
 
 
 def _number(cell: str) -> float:
-    """Return the number, NaN if it is none; Python alone reads underscores as part of one."""
+    """Return the number, NaN if the text is not one. A number with underscores, which only Python reads, is not one."""
     try:
         return math.nan if "_" in cell else float(cell)
     except ValueError:
@@ -335,9 +335,9 @@ def _number(cell: str) -> float:
 
 
 def _strata(numbers: NDArray[np.float64], *, num_rows: int) -> NDArray[np.int64]:
-    """Return which tenth of the first num_rows' numbers each lies in; fewer and larger parts for fewer than 200 rows.
+    """Return which tenth of the first num_rows numbers each number lies in; below 200 rows there are fewer parts.
 
-    Equal numbers share a part, and none is without any of the first num_rows.
+    Equal numbers share a part, and every part has some of the first num_rows.
     """
     own = numbers[:num_rows]
     num_strata = max(1, min(NUM_STRATA, num_rows // MIN_STRATUM_ROWS))

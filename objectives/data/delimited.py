@@ -1,8 +1,10 @@
-"""CSV and TSV, strictly, with quotes around cells or without: no quote ever makes fewer rows without a word.
+"""Reads CSV and TSV strictly, with quotes around cells or without. No stray quote swallows rows without an error.
 
-By itself a file tells which it is. With quotes, as spreadsheets write it: a cell that begins with one is closed by one
-that a delimiter or the end of the line follows, may hold delimiters and ends of lines, and quotes twice. Without: a
-quote is a sign like any other, as where a text is '"great film, he said', and each line is a row.
+A file is read in one of two ways, and usually tells which by itself:
+
+- With quotes, as spreadsheets write it. A cell that begins with a quote ends at the next quote that a delimiter or the
+  end of the line follows. Inside it delimiters and line ends are text, and a quote is written twice.
+- Without quotes. A quote is a character like any other, as in the text '"great film, he said', and each line is a row.
 """
 
 import csv
@@ -18,21 +20,21 @@ from fold_search.objectives.errors import DataError, Misread
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
-_OTHER_DELIMITERS = "\t;|,"  # that people's files have; Excel's of the country, say
+_OTHER_DELIMITERS = "\t;|,"  # that files have, such as Excel's in some countries
 _NUM_SHOWN = 60
 
 MOST_COLUMNS = 10_000
-MOST_CHARACTERS = 10_000_000  # of a cell, which an open quote would make of the rest of the file
+MOST_CHARACTERS = 10_000_000  # of a cell: an open quote would make one of the rest of the file
 
 
 def check_width(path: Path, num_columns: int) -> None:
-    """Raise DataError if a table has more columns than any is expected to have."""
+    """Raise DataError if a table has more columns than any real table has."""
     if num_columns > MOST_COLUMNS:
         raise DataError(f"{path}: has {num_columns:,} columns, expected at most {MOST_COLUMNS:,}")
 
 
 def check_delimiter(path: Path, header: Sequence[str]) -> None:
-    """Raise DataError if a header of one name looks like several that something else separates."""
+    """Raise DataError if a header of one name looks like several names with another delimiter between them."""
     found = next((sign for sign in _OTHER_DELIMITERS if len(header) == 1 and sign in header[0]), None)
     if found is not None:
         raise DataError(
@@ -43,18 +45,18 @@ def check_delimiter(path: Path, header: Sequence[str]) -> None:
 
 
 def read_records(source: Source, lines: Iterable[str], *, quoted: bool) -> Iterator[list[str]]:
-    """Yield the header, then each data row, as long as it; raises DataError where the file is damaged."""
+    """Yield the header, then the data rows, which have as many cells; raises DataError where the file is damaged."""
     records = _records(source, lines, quoted=quoted)
     yield from (record.cells for record in islice(records, 1))
     yield from (["" if cell == MISSING else cell for cell in record.cells] for record in records)
 
 
 def has_quotes(source: Source) -> bool:
-    """Whether cells may be in quotes: as `source.quotes` says, or by reading the whole file both ways.
+    """Whether cells may be in quotes: as `source.quotes` says, or found out by reading the whole file both ways.
 
-    A header in quotes says that they are; so does a line that without quotes has another number of cells than the
-    header. Else a quote that is not closed as it should be is one of a text, unless most rows have whole cells in
-    quotes. Raises DataError if the file can be read in neither way, and Misread if it is not clear in which.
+    They may if the header is in quotes, or if without quotes some line has another number of cells than the header.
+    Otherwise a quote that is not closed as it should be means that quotes are part of the texts, unless most rows have
+    whole cells in quotes. Raises DataError if neither way works, and Misread if it is not clear which one is meant.
     """
     if source.quotes != "auto":
         return source.quotes == "on"
@@ -74,7 +76,7 @@ def has_quotes(source: Source) -> bool:
 
 
 class _Damage(DataError):
-    """The rows are not what the header lets expect."""
+    """The rows do not fit the header."""
 
     def __init__(self, message: str, *, line: int = 0, is_of_quotes: bool = False) -> None:
         super().__init__(message)
@@ -90,7 +92,7 @@ class _Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """What a file is with quotes, or without."""
+    """What a file looks like if it is read with quotes, or without."""
 
     num_rows: int
     num_enclosed: int  # rows with a cell that begins and ends with a quote

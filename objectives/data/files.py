@@ -1,4 +1,4 @@
-"""Opens data files, zipped or not; how much a small one can unpack to is bounded."""
+"""Opens data files, zipped or not. A small file cannot unpack to more than a bound."""
 
 import contextlib
 import gzip
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from fold_search.objectives.errors import DataError
 
-MOST_TIMES = 100  # that a file's size is unpacked to; text seldom exceeds 20
+MOST_TIMES = 100  # its own size that a file may unpack to; text seldom exceeds 20
 FREE_BYTES = 2**26  # that any file may unpack to
 
 
@@ -34,7 +34,7 @@ class OpenFile:
 def open_file(path: Path) -> Iterator[OpenFile]:
     """Open a file, unzipped if its name ends in .gz.
 
-    Raises DataError if it is missing, empty or no plain file, and as soon as damage is reached.
+    Raises DataError if it is missing, empty or not a plain file, and later where a damaged place is read.
     """
     num_bytes = size(path)
     try:
@@ -48,7 +48,7 @@ def open_file(path: Path) -> Iterator[OpenFile]:
 
 
 def size(path: Path) -> int:
-    """Return the bytes of a file that has any; raises DataError if it has none or cannot be read."""
+    """Return how many bytes a file has; raises DataError if it has none or cannot be read."""
     try:
         status = path.stat()
         # A device or a pipe may never end, or begin.
@@ -66,7 +66,7 @@ def size(path: Path) -> int:
 
 
 class _Unzipped(io.RawIOBase):
-    """The bytes of a gzip file; raises DataError as soon as there are more than text could be packed to."""
+    """The bytes of a gzip file; raises DataError as soon as there are more than any text unpacks to."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path = path

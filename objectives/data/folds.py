@@ -1,4 +1,4 @@
-"""Which row is in which fold: stratified by class, duplicates of a text together, the same for the same seed."""
+"""Which row is in which fold: stratified by class, with duplicates together, and the same for the same seed."""
 
 import hashlib
 import warnings
@@ -17,8 +17,8 @@ def assign_folds(
 ) -> NDArray[np.int16]:
     """Return each row's fold, (rows,), from 0.
 
-    Rows of one group share a fold; a group counts once, for the class that most of its rows have. Stratified: each
-    class is spread evenly; a class with fewer groups than folds is in as many folds as it has groups.
+    Rows of one group share a fold. A group counts once, for the class that most of its rows have. Stratified: each
+    class is spread evenly, and a class with fewer groups than folds is in as many folds as it has groups.
     Raises DataError if there are more folds than groups (stratified: than groups of the largest class).
     """
     group_labels, group_of_row = _label_groups(labels, groups)
@@ -29,7 +29,7 @@ def assign_folds(
     splitter = (StratifiedKFold if stratified else KFold)(num_folds, shuffle=True, random_state=seed)
     folds = np.empty(len(group_labels), dtype=np.int16)
     with warnings.catch_warnings():
-        # `small_classes` says which classes these are.
+        # Users hear of these classes from `small_classes`.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(group_labels)), group_labels)):
             folds[held_out] = fold
@@ -37,7 +37,7 @@ def assign_folds(
 
 
 def small_classes(labels: NDArray[np.int64], groups: NDArray[np.int64], num_folds: int) -> list[int]:
-    """Return the classes that fewer groups than folds have rows of: some folds hold none."""
+    """Return the classes with fewer groups than folds: some folds have no row of them."""
     pairs = np.unique(np.stack([labels, groups]), axis=1)
     counts = np.bincount(pairs[0], minlength=int(labels.max()) + 1)
     return [int(label) for label in np.flatnonzero(counts < num_folds)]
@@ -52,7 +52,7 @@ def split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the training rows and the validation rows of `fold`, each sorted.
 
-    Extra rows (EXTRA) are trained on in every fold but where they share a group, or their content, with a validation
+    Extra rows (EXTRA) are trained on in every fold, except where they share a group or their content with a validation
     row.
     """
     validation = np.flatnonzero(assignments == fold)
@@ -67,7 +67,7 @@ def fingerprint_folds(assignments: NDArray[np.int16]) -> str:
 
 
 def _label_groups(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return each group's commonest label (of equals the smaller), and each row's position among the groups."""
+    """Return each group's commonest label (of equal ones the smaller), and each row's position among the groups."""
     _, group_of_row = np.unique(groups, return_inverse=True)
     pairs, counts = np.unique(np.stack([group_of_row, labels]), axis=1, return_counts=True)
     order = np.lexsort((pairs[1], -counts, pairs[0]))

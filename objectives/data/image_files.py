@@ -1,4 +1,4 @@
-"""Image files as pixels: all looked at before anything is trained, and decoded once a study."""
+"""Image files as pixels. All are checked before anything is trained, and decoded once per study."""
 
 import warnings
 from collections.abc import Iterator
@@ -32,19 +32,19 @@ SIDEWAYS = (5, 6, 7, 8)
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 # A PNG names the transparent colour at its own depth; Pillow's pixels have 8 bits.
 UNITS_OF_TRANSPARENCY = {"L;2": 255 / 3, "L;4": 255 / 15, "RGB;16B": 1 / 256}
-# Not EPS, for which Pillow runs Ghostscript, which runs what stands in the file.
+# Not EPS: Pillow would run Ghostscript, which runs the program that stands in the file.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 UNNAMED = "is not named: the cell is empty"
 
-# What it says of damaged notes in a file is of no use to anybody, and would stand between the lines of a run.
+# Pillow's warnings about damaged notes in a file help nobody, and would stand between the lines of a run.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-# Pillow only warns of an image of more than 89 million pixels; not within a function, as several threads decode.
+# Pillow only warns of an image of more than 89 million pixels. Set here and not in a function: several threads decode.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def check_images(content: Content) -> None:
-    """Look at the beginning of every row's image; raises DataError for what is missing or no image."""
+    """Look at the beginning of every row's image; raises DataError for a file that is missing or not an image."""
     wrong = [(row, found) for row, found in enumerate(look_at_images(content)) if isinstance(found, str)]
     if wrong:
         row, reason = wrong[0]
@@ -53,14 +53,14 @@ def check_images(content: Content) -> None:
 
 
 def look_at_images(content: Content) -> Iterator[tuple[int, int] | str]:
-    """Yield the width and the height of every row's image, or what is wrong with it as far as its beginning tells."""
+    """Yield the width and height of every row's image, or what is wrong with it. Only each file's beginning is read."""
     files = ImageFiles(content.spec.image_root)
     for path in content.texts:
         yield _look_at(files, path)
 
 
 def stamps(content: Content) -> list[str]:
-    """Return of every row's image what changes when the file does; raises DataError if one is missing."""
+    """Return a mark for every row's image that changes when the file does; raises DataError if one is missing."""
     files = ImageFiles(content.spec.image_root)
     try:
         return [files.stamp(path) for path in content.texts]
@@ -89,9 +89,9 @@ def decode_images(content: Content, *, size: int) -> Iterator[Pixels]:
 
 
 def _as_square(image: Any, size: int) -> Pixels:
-    """Return the image as it is meant to be seen, (size, size, 3), upright; what is transparent becomes white.
+    """Return the image as it is meant to be seen, (size, size, 3): upright, and white where it is transparent.
 
-    `image` is an opened file. Raises ValueError for pixels of which nobody says what is black and what is white.
+    `image` is an opened file. Raises ValueError if the file does not say which of its values are black and white.
     """
     _check_depth(image)
     transparent = _transparent_colour(image)
@@ -112,14 +112,14 @@ def _as_square(image: Any, size: int) -> Pixels:
 
 
 def _check_depth(image: Any) -> None:
-    """Raise ValueError for numbers of 32 bits, whose range depends on who wrote them; a PPM's are of 16 bits."""
+    """Raise ValueError for values of 32 bits, whose range depends on who wrote them; those of a PPM have 16 bits."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         kind = "whole" if image.mode == "I" else "floating point"
         raise ValueError(f"its pixels are {kind} numbers of 32 bits; expected at most 16 bits a colour")
 
 
 def _in_eight_bits(image: Any, *, transparent: Any) -> Image.Image:
-    """Return a deep grey image as one of 8 bits; Pillow's own conversion cuts off what is above 255."""
+    """Return a grey image of 16 bits as one of 8 bits. Pillow's own conversion would cut off what is above 255."""
     tags = getattr(image, "tag_v2", {})
     white = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
     grey = np.asarray(image)
@@ -131,7 +131,7 @@ def _in_eight_bits(image: Any, *, transparent: Any) -> Image.Image:
 
 
 def _transparent_colour(image: Any) -> Any:
-    """Return the colour or palette entries that are transparent, at the depth of Pillow's pixels; None without one."""
+    """Return the transparent colour or palette entries, at the depth of Pillow's pixels; None if there are none."""
     colour = image.info.get("transparency")
     unit = UNITS_OF_TRANSPARENCY.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
     if unit is None or colour is None:
@@ -140,7 +140,7 @@ def _transparent_colour(image: Any) -> Any:
 
 
 def _orientation(image: Any) -> int:
-    """Return EXIF's number; 1, upright, where it has none, or one that cannot be read."""
+    """Return EXIF's number for the orientation; 1 (upright) if there is none, or it cannot be read."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (*DAMAGES, TypeError):

@@ -1,4 +1,4 @@
-"""The files under a folder or in a zip file: where images are found by their paths, and which of them are the same."""
+"""The files under a folder or in a zip file: finds images by their paths, and says which of them are the same."""
 
 import functools
 import hashlib
@@ -25,8 +25,8 @@ OF_THE_SYSTEM = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"
 class ImageFiles:
     """The files under a folder, or in a zip file, by their relative paths.
 
-    Where everything lies in one outer folder, a path may leave that out; it may also be written in another Unicode
-    form. Raises DataError if `root` is neither, or if a file in the zip would lie outside it.
+    If everything lies in one outer folder, a path may leave that out. It may also be written in another Unicode form.
+    Raises DataError if `root` is neither a folder nor a zip file, or if a file in the zip would lie outside it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -37,7 +37,7 @@ class ImageFiles:
             self._archive, self._members = _open_archive(root)
 
     def open(self, path: str) -> IO[bytes]:
-        """Open one file; raises OSError, and ValueError that says what is wrong with its path."""
+        """Open one file; raises OSError, or ValueError if something is wrong with its path."""
         _check_inside(path)
         path = self._find(path)
         if self._archive is None:
@@ -55,7 +55,7 @@ class ImageFiles:
         return self._archive.open(member)
 
     def stamp(self, path: str) -> str:
-        """Return what changes when the file does: its size, and its checksum or the time of its last change.
+        """Return a mark that changes when the file does: its size, and its checksum or the time of its last change.
 
         Raises OSError or KeyError if it is not there.
         """
@@ -67,9 +67,9 @@ class ImageFiles:
         return f"{member.file_size} {member.CRC}"
 
     def contents(self, paths: Sequence[str]) -> list[str]:
-        """Return a name for each file's content, the same for equal ones; for what cannot be read, the path itself.
+        """Return a name for each file's content; equal files share one. For a file that cannot be read it is the path.
 
-        Only files of the same size are read, and none in a zip file, which has their checksums.
+        Only files of equal size are read. Those in a zip file are not, since it has their checksums.
         """
         if self._archive is not None:
             return [self.stamp(path) if self._find(path) in self._members else path for path in paths]
@@ -80,7 +80,7 @@ class ImageFiles:
         return [names[path] for path in paths]
 
     def _find(self, path: str) -> str:
-        """Return the path by which the file is there; the given one if it is not."""
+        """Return the path under which the file really lies; the given path if there is no such file."""
         if self._is_there(path):
             return path
         tries = (unicodedata.normalize(form, f"{outer}{path}") for outer in self._outer for form in ("NFC", "NFD"))
@@ -91,7 +91,7 @@ class ImageFiles:
 
     @functools.cached_property
     def _outer(self) -> list[str]:
-        """Where else a path may start: "", and each of the folders, one inside the other, that hold all files."""
+        """Where a path may start: at "", or in each of the folders, one inside the other, that hold all files."""
         if self._archive is not None:
             folders = [posixpath.dirname(name) for name in self._members if not is_of_the_system(name)]
             common = PurePosixPath(posixpath.commonpath(folders) if folders else "")
@@ -120,7 +120,7 @@ class ImageFiles:
 
 
 def is_of_the_system(path: str) -> bool:
-    """Whether a file or a folder that it is in is hidden, or was made by the system and not by the user."""
+    """Whether a file, or a folder that it lies in, is hidden or was made by the system and not by the user."""
     parts = (part for part in PurePosixPath(path).parts if part != "..")
     return any(part.startswith(".") or part.lower() in OF_THE_SYSTEM for part in parts)
 
@@ -128,7 +128,7 @@ def is_of_the_system(path: str) -> bool:
 def read_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Return the files in a zip file by their paths.
 
-    Raises ValueError for a name that leads outside, or that is in an encoding which the file does not tell.
+    Raises ValueError for a name that leads outside, and for a name whose encoding is not known.
     """
     members = ((member, _name_of(member)) for member in archive.infolist() if member.filename and not member.is_dir())
     named = {name: member for member, name in members if name and not name.endswith("/")}
@@ -138,7 +138,7 @@ def read_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _name_of(member: zipfile.ZipInfo) -> str:
-    """Return the member's path; Python reads names without the flag as DOS's code page, in which few are written."""
+    """Return the member's path. Python reads names without the flag in DOS's code page, in which few are written."""
     # Some programs on Windows write its separator.
     if member.flag_bits & NAMED_IN_UTF8:
         return member.filename.replace("\\", "/")

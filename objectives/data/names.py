@@ -16,27 +16,27 @@ _TRUTH = {"true": "1", "false": "0"}
 
 
 def quoted(name: str) -> str:
-    """Return the name in quotes, with escapes for what is not seen or could be mistaken; shortened in the middle."""
-    # A name that is not composed looks like one that is.
+    """Return the name in quotes, with escapes for what cannot be seen or is easily confused; cut in the middle."""
+    # A name in another Unicode form looks the same, so it is shown with escapes.
     text = repr(name) if unicodedata.is_normalized("NFC", name) else ascii(name)
     text = INVISIBLE.sub(lambda sign: ascii(sign[0])[1:-1], text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[3 - _LONGEST // 2 :]}"
 
 
 def class_name(name: str) -> str:
-    """Return the name as it is, or in quotes where it would not be seen as it is: blanks at its end, say."""
+    """Return the name as it is; in quotes if people could not see what it is, as with blanks at its end."""
     return name if name == without_invisible(name) and name.isprintable() and name else quoted(name)
 
 
 def which_label(name: str, label_names: Iterable[str]) -> str:
-    """Advise on a name that is none of the labels: the nearest of them, or the first."""
+    """Advice for a name that is not a label: the nearest label, or the first labels."""
     close = nearest(name, label_names)
     return f"did you mean {quoted(close)}?" if close else f"there are {listed(map(quoted, label_names))}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alike:
-    """Names that differ in nothing but `ways`."""
+    """Names that differ only in `ways`, such as case or blanks."""
 
     names: tuple[str, ...]
     ways: tuple[str, ...]
@@ -50,7 +50,7 @@ class Alike:
 
 
 def alike_names(names: Iterable[str]) -> list[Alike]:
-    """Return the names that are probably meant as one, in the order of their first; others are left out."""
+    """Return groups of names that probably mean the same, in the order of their first names; others are left out."""
     groups: dict[str | Decimal, list[str]] = {}
     for name in names:
         groups.setdefault(_as_number(canonical(name)), []).append(name)
@@ -72,7 +72,7 @@ _WAYS: dict[str, Callable[[str], str | Decimal]] = {
 
 
 def _ways(names: list[str]) -> tuple[str, ...]:
-    """Return those without which some names would still differ; if any of several would do, all of these."""
+    """Return the ways in which all names must be made equal; if any one of several ways is enough, all of these."""
     needed = tuple(way for way in _WAYS if len({_without(name, other=way) for name in names}) > 1)
     return needed or tuple(way for way, form in _WAYS.items() if len(set(map(form, names))) < len(names))
 

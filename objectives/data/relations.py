@@ -1,4 +1,4 @@
-"""Relations: a sentence with two entities, each a span of its characters, and the forms in which encoders see them."""
+"""Relations: a sentence with two entities, each a span of characters, and the forms in which an encoder reads them."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -39,17 +39,17 @@ class MarkedText:
     """What an encoder reads of a relation; places are characters of `text`."""
 
     text: str
-    subject: int  # where the subject begins, what marks it included
+    subject: int  # where the subject begins, with its marker
     object: int
-    spans: tuple[tuple[int, int], ...]  # from and to before: the entities, what marks them included
+    spans: tuple[tuple[int, int], ...]  # start and end (exclusive) of the entities, with their markers
 
 
 def read_relations(content: Content, *, form: Form, known_types: Collection[str] = ()) -> list[Relation]:
-    """Return the rows' relations, which `form` can show.
+    """Return the rows' relations, checked so that `form` can show them.
 
-    Raises DataError, with the file and the data row, if a span's ends are no whole numbers, are out of range or do not
-    hold the entity's text, if a type that `form` shows is missing or is none of the `known_types` that there are, or if
-    a marker occurs in a sentence.
+    Raises DataError, with the file and the data row, if a span's ends are not whole numbers, are out of range or do
+    not enclose the entity's text; if a type that `form` shows is missing or is not one of the `known_types` (where
+    these are given); or if a marker occurs in a sentence.
     """
     spec = content.spec.relation
     if spec is None:
@@ -80,14 +80,14 @@ def entity_types(relations: Iterable[Relation]) -> tuple[str, ...]:
 
 
 def shown_types(content: Content, *, form: Form) -> tuple[str, ...]:
-    """Return the types of the rows' entities, none where `form` does not name them; DataError as read_relations."""
+    """Return the types of the rows' entities; none if `form` does not show them. DataError as in read_relations."""
     return entity_types(read_relations(content, form=form)) if form in TYPED else ()
 
 
 def new_tokens(types: Iterable[str], *, form: Form) -> dict[str, str]:
     """Return the tokens that `form` adds to the encoder's, each with its meaning in words, in a fixed order.
 
-    Each type has its own for both roles: in other rows an entity may have a role that it never has in these.
+    Each type has a token for each of the two roles, since other rows may have it in a role that these do not.
     """
     kinds = {"markers": [""], "typed_markers": sorted(set(types))}.get(form, [])
     tokens: dict[str, str] = {}
@@ -99,9 +99,9 @@ def new_tokens(types: Iterable[str], *, form: Form) -> dict[str, str]:
 
 
 def mark(relation: Relation, *, form: Form, separator: str) -> MarkedText:
-    """Return what an encoder reads; `separator` is its tokenizer's separating token, for the form `separated` alone.
+    """Return what an encoder reads. `separator`, the tokenizer's separating token, is only for the form `separated`.
 
-    Of two entities that overlap the one that ends later is marked outside where both begin together, and so on.
+    If two entities overlap, the longer one is marked outside: where both begin together, that which ends later.
     """
     if form != "separated":
         return _insert(relation, form=form)

@@ -1,4 +1,4 @@
-"""How a table's file is read: its format and, of text, the encoding and what its quotes mean."""
+"""How a table's file is read: its format; and for text its encoding and what quotes mean."""
 
 import codecs
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 Quotes = Literal["auto", "on", "off"]
-MISSING = "NaN"  # as JavaScript and some of Python write an empty cell; "nan" is a language, and "NA" a country
+MISSING = "NaN"  # how JavaScript and parts of Python write an empty cell; but "nan" is a language and "NA" a country
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,12 +16,12 @@ class Source:
 
     path: Path
     format: Format
-    encoding: str | None = None  # of text; None: UTF-8. A byte order mark is believed before either
+    encoding: str | None = None  # of text; None: UTF-8. A byte order mark in the file counts more than this
     quotes: Quotes = "auto"  # of CSV and TSV
 
 
 def format_of(path: Path) -> Format | None:
-    """Return the format that the file's name tells, `.gz` aside."""
+    """Return the format by the file's name, not counting `.gz`."""
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     return next((known for known in get_args(Format) if suffix.lower() == f".{known}"), None)
 

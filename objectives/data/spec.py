@@ -15,7 +15,7 @@ ENTITY_PARTS = ("", "_start", "_end", "_type")
 def _as_tuple(value: object) -> object:
     if isinstance(value, str):
         return (value,)
-    # In strict mode a list from JSON would otherwise be no tuple.
+    # In strict mode a list from JSON would otherwise be refused.
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -116,7 +116,7 @@ class DataSpec(BaseModel):
         return self
 
     def of_file(self, path: Path, *, encoding: str | None = None, quotes: Quotes | None = None) -> Self:
-        """The same columns in another file: of its own encoding, with quotes as here if it is of this format."""
+        """The same columns in another file, with that file's encoding; quotes are as here if the format is the same."""
         file_format = format_of(path) or self.format
         own = self.quotes if file_format == (self.format or format_of(self.path)) else "auto"
         changes = {"path": path, "extra": None, "format": file_format, "encoding": encoding, "quotes": quotes or own}

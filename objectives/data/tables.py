@@ -1,8 +1,8 @@
 """Reads a table of text from CSV, TSV, JSONL or Parquet, strictly: a damaged file is an error, never fewer rows.
 
-A column gives the same cells in every format, as far as the format tells them: numbers, booleans and times are written
-as Python and pandas write them into CSV, and what is no number (NaN) is an empty cell. What a small file can make of
-itself is bounded: how much it unpacks to, how many columns and cells it has, and how long a cell of CSV is.
+A column gives the same cells in every format, as far as the format allows: numbers, booleans and times become the text
+that Python and pandas write into CSV, and NaN becomes an empty cell. A small file cannot blow up: there are bounds on
+how much it unpacks to, on its columns and cells, and on the length of a cell of CSV.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from fold_search.objectives.errors import DataError
 CELLS_PER_BYTE = 8  # of a Parquet file
 FREE_CELLS = 10_000_000  # that any file may have
 
-_CONSTANTS = {"NaN": "", "Infinity": "inf", "-Infinity": "-inf"}  # which are no JSON, but what Python writes
+_CONSTANTS = {"NaN": "", "Infinity": "inf", "-Infinity": "-inf"}  # not JSON, but Python writes them
 
 _Parts = Iterator[tuple[pd.DataFrame, float]]
 
@@ -45,11 +45,11 @@ class Chunk:
 
 
 class Repeated:
-    """A cell whose key stands twice in its JSON object, which does not say which of the values counts."""
+    """A cell whose key is in its JSON object twice, so that it is not clear which value counts."""
 
 
 def read_file(source: Source) -> pd.DataFrame:
-    """Return every cell as text, missing ones as ""; nested values (lists, objects, bytes) stay what they are.
+    """Return every cell as text, a missing one as "". Nested values (lists, objects, bytes) stay as they are.
 
     Names of columns may repeat, or be empty. Raises DataError with the row, line or byte if the file cannot be read.
     """
@@ -67,11 +67,11 @@ def read_file(source: Source) -> pd.DataFrame:
 
 
 def read_chunks(source: Source, *, rows: int) -> Iterator[Chunk]:
-    """Yield the file in chunks of at most `rows`, as `read_file` returns it, in memory that does not grow with it.
+    """Yield the file in chunks of at most `rows`, as `read_file` returns it. Memory does not grow with the file.
 
-    A JSONL chunk has the columns of all chunks so far. Parquet is held one row group at a time, gzipped Parquet whole.
-    Raises DataError as read_file does, when the damaged place is reached; of CSV and TSV whose quotes are to be found
-    out, before the first chunk.
+    A JSONL chunk has the columns of all chunks so far. Of Parquet one row group is in memory at a time, of gzipped
+    Parquet the whole file. Raises DataError as read_file does, when it reaches the damaged place; for CSV and TSV with
+    quotes `auto`, which are read once before, already at the start.
     """
     parts = {"parquet": _parquet_chunks, "jsonl": _jsonl_chunks}.get(source.format, _delimited_chunks)
     first = 1
@@ -108,7 +108,7 @@ def _parquet_chunks(source: Source, rows: int) -> _Parts:
 
 
 def _check_cells(path: Path, *, rows: int, columns: int, most: int) -> None:
-    """Refuse a file that would take far more memory than its size tells: most of the cells stand nowhere in it."""
+    """Refuse a file with far more cells than its size allows: it would take much more memory than its size suggests."""
     if rows * columns > max(FREE_CELLS, most):
         raise DataError(f"{path}: {rows:,} rows of {columns:,} columns in so small a file, expected fewer columns")
 
@@ -125,7 +125,7 @@ def _read_jsonl(source: Source) -> pd.DataFrame:
 
 
 def _names(path: Path, records: Iterable[Mapping[str, Any]], *, known: Iterable[str] = ()) -> list[str]:
-    """Return the names that are known, and whatever others the records have."""
+    """Return the known names, and after them the new ones of the records."""
     names = dict.fromkeys(known)
     for record in records:
         names.update(dict.fromkeys(record))
@@ -141,7 +141,7 @@ def _records_table(records: Sequence[Mapping[str, Any]], *, columns: Sequence[st
 
 
 def _json_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the records, and how many characters each takes; numbers are as they are written."""
+    """Yield each record and how many characters it takes; numbers stay as they are written."""
     decode = json.JSONDecoder(
         object_pairs_hook=_as_object, parse_int=str, parse_float=str, parse_constant=_CONSTANTS.__getitem__
     ).decode
@@ -202,7 +202,7 @@ class _Parquet:
 
 
 def _open_parquet(path: Path) -> _Parquet:
-    """Open a Parquet file whose own figures say that it can be read in the memory that its size lets expect."""
+    """Open a Parquet file, unless its own figures say that it needs far more memory than its size suggests."""
     source: Any = path
     num_bytes = size(path)
     if path.suffix == ".gz":
@@ -226,7 +226,7 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    # A time zone that is not known is a KeyError, bytes that are no text a ValueError.
+    # An unknown time zone is a KeyError, bytes that are not text a ValueError.
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
 
@@ -243,7 +243,7 @@ def _is_date(file: Any, field: Any) -> bool:
 
 
 def _parquet_cells(column: Any, *, is_date: bool) -> list[Any]:
-    """Return a column as pandas writes it into CSV; lists, structures and raw bytes stay what they are."""
+    """Return a column as pandas writes it into CSV; lists, structures and raw bytes stay as they are."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):

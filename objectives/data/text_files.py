@@ -1,4 +1,4 @@
-"""Text in any encoding: opens a file of it, and says of bytes that are no text which encoding would read them."""
+"""Opens a text file in any encoding. If its bytes do not fit, says which encoding would read them."""
 
 import codecs
 import contextlib
@@ -22,7 +22,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# Each reads what its narrower kin write: EUC-KR, Shift-JIS, GBK, Latin-1. More of them mislead where texts are few.
+# Each also reads its narrower relatives: EUC-KR, Shift-JIS, GBK, Latin-1. With more candidates short texts mislead.
 _CANDIDATES = ("cp949", "cp932", "gb18030", "big5", "cp1252", "cp1251")
 # Typographic quotes, dashes, currencies and the like, as cp1252 has them.
 _WESTERN_SIGNS = frozenset(bytes.fromhex("80828485919293949596979199a0a1a3a7a9abaeb0b7bbbf").decode("cp1252"))
@@ -49,10 +49,10 @@ class OpenText:
 
 @contextlib.contextmanager
 def open_text(path: Path, *, encoding: str | None, newline: str) -> Iterator[OpenText]:
-    """Open a file of text; `newline` is Python's: with "" every end of a line counts as one, and stays.
+    """Open a text file; `newline` is Python's: with "" every line end ends a line, and is kept.
 
-    A byte order mark says the encoding, whatever `encoding` is; without both it is UTF-8. Raises DataError as
-    `open_file` does, and Misread as soon as bytes are reached that are no text, with the encoding that would read them.
+    A byte order mark decides the encoding, whatever `encoding` says; without either it is UTF-8. Raises DataError as
+    `open_file` does. Raises Misread where it reaches bytes that do not fit, with the encoding that would read them.
     """
     marked, given = None, encoding or UTF_8
     try:
@@ -69,7 +69,7 @@ def open_text(path: Path, *, encoding: str | None, newline: str) -> Iterator[Ope
 
 
 def _named(encoding: str) -> str:
-    """Its usual name, if it is a Unicode encoding, else as it was given."""
+    """The usual name of a Unicode encoding; any other name as it was given."""
     name = codecs.lookup(encoding).name.removesuffix("-sig")
     return name.upper() if name.startswith("utf") else encoding
 
@@ -81,16 +81,16 @@ def _is_wide(start: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """The first line that an encoding does not read, and what else tells of the right one."""
+    """The first line that an encoding cannot read, and what else helps to find the right one."""
 
     place: str
     line: bytes
-    sample: bytes  # this line and the next ones, those aside that are ASCII
-    is_damage: bool  # nearly all of the file is of the encoding
+    sample: bytes  # this line and the next ones that are not plain ASCII
+    is_damage: bool  # nearly all of the file fits the encoding, so this place is damaged
 
 
 def _undecodable(path: Path, encoding: str) -> DataError:
-    """Return the error of a file that is not of that encoding, with the encoding that reads all of it, if any does."""
+    """Return the error for a file that is not in that encoding. It names the encoding that reads all of it, if any."""
     with open_file(path) as file:
         start = file.content.read(_SAMPLE_BYTES)
     said = f"{path}: not {_named(encoding)}"
@@ -112,7 +112,7 @@ def _proposal(path: Path, said: str, *, candidates: Iterable[str], line: bytes) 
 
 
 def _find(path: Path, encoding: str) -> _Problem:
-    """Return the first line that cannot be decoded by itself."""
+    """Return the first line that cannot be decoded."""
     place, wrong = "", b""
     position, num_read, num_wrong, sample = 0, 0, 0, bytearray()
     with open_file(path) as file:
@@ -130,7 +130,7 @@ def _find(path: Path, encoding: str) -> _Problem:
                 sample += line
             if len(sample) > _SAMPLE_BYTES:
                 break
-    # What is of another encoding seldom looks like UTF-8, but it may well look like others.
+    # Text in another encoding seldom looks like UTF-8, but it often looks like text in a third one.
     is_damage = _named(encoding) == "UTF-8" and (num_read > num_wrong or _is_mostly_utf_8(bytes(sample)))
     return _Problem(place or "not all of it can be decoded", wrong, bytes(sample), is_damage=is_damage)
 
@@ -164,7 +164,7 @@ def _likely(sample: bytes) -> Iterator[str]:
 
 
 def _is_western(sample: bytes) -> bool:
-    """Whether it is rather English or German, say, with some letters and signs that are not ASCII."""
+    """Whether it is probably a Western language, with only some letters and signs that are not ASCII."""
     if sum(byte >= 0x80 for byte in sample) > 1 + _MOST_WESTERN * len(sample):
         return False
     signs = sample.decode("cp1252", "replace")
@@ -172,13 +172,13 @@ def _is_western(sample: bytes) -> bool:
 
 
 def _share(sample: bytes, encoding: str, first: str, last: str) -> float:
-    """Return how much of what is not ASCII lies between two characters."""
+    """Return the share of the characters that are not ASCII which lie between these two."""
     signs = [sign for sign in sample.decode(encoding, "replace") if not sign.isascii()]
     return sum(first <= sign <= last for sign in signs) / max(1, len(signs))
 
 
 def _wide(start: bytes) -> list[str]:
-    """Return the UTF-16 that has zeros, the upper bytes of ASCII, where `start` has them."""
+    """Return the UTF-16 variant whose zeros (the upper bytes of ASCII) are where `start` has them."""
     low, high = (start[first::2].count(0) for first in (0, 1))
     return ["utf-16-le"] if high > 2 * low else ["utf-16-be"] if low > 2 * high else []
 

@@ -1,1 +1,1 @@
-"""Exported models and what several folds say together."""
+"""Exported models, and the predictions of several folds together."""

@@ -1,6 +1,7 @@
 """A TF-IDF baseline as a folder that predicts by itself: terms as JSON, numbers as safetensors, no pickles."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,16 +53,25 @@ class ExportedBaseline:
             check_files(folder / member.folder, member.checksums)
             self._members.append(_read(folder / member.folder, self.description))
 
-    def predict(self, content: Content) -> NDArray[np.float32]:
-        """Return probabilities, (rows, classes), at the temperature that was fitted, or numbers, (rows, 1).
+    def predict(
+        self,
+        content: Content,
+        *,
+        step: Callable[[str], None] = lambda name: None,
+        advance: Callable[[int], None] = lambda num_rows: None,
+    ) -> NDArray[np.float32]:
+        """Return probabilities at the fitted temperature, (rows, classes), or numbers, (rows, 1).
 
-        Raises DataError if the rows are not such as the model was trained on.
+        `step` is told what is done, `advance` how many more rows are predicted. Raises DataError if the rows are of
+        another kind than those that the model was trained on.
         """
         described = self.description
+        step("predicting")
         if content.spec.relation is not None:
             read_relations(content, form=described.entity_form, known_types=described.entity_types)
         texts = baseline_texts(content, form=described.entity_form)
         mean: NDArray[np.float32] = np.stack([model.predict(texts) for model in self._members]).mean(axis=0)
+        advance(len(texts))
         if described.task == "regression":
             return mean
         return apply_temperature(mean, described.temperature).astype(np.float32)

@@ -1,8 +1,8 @@
-"""A trained model as a folder that predicts by itself: how it is written, checked when it is read, and predicts."""
+"""A trained model as a folder that predicts on its own: how it is written, how it is checked, and how it predicts."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,16 +58,16 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Member(_Section):
-    """One of the models that vote."""
+    """One of the models in the folder; predictions are the mean of all."""
 
     folder: Name  # inside the exported folder
-    fold: int | None  # that it was not trained on; None if it was trained on all rows
+    fold: int | None  # the fold that it was not trained on; None if it was trained on all rows
     epochs: int
     score: float | None  # on its validation rows
-    class_counts: tuple[int, ...]  # rows of each class that it was trained on, resampling included
+    class_counts: tuple[int, ...]  # rows of each class that it was trained on, after resampling
     mean: Finite = 0.0  # numbers are standardised by these
     deviation: Finite = 1.0
-    base: Name | None = None  # the folder of the member whose weights these are but for those in head.safetensors
+    base: Name | None = None  # the folder of the member that has the weights which are not in head.safetensors
     checksums: dict[Name, str]  # sha256 of each file
 
     @property
@@ -83,7 +83,7 @@ class Described(_Section):
     form: Form
     study: str
     task: Task
-    label_names: tuple[str, ...]  # in the order of the probabilities; none for numbers
+    label_names: tuple[str, ...]  # in the order of the probabilities; empty for numbers
     data: DataSpec
     goal: Goal
     fold_scores: tuple[float, ...]  # on the rows that each fold was not trained on
@@ -121,9 +121,9 @@ D = TypeVar("D", bound=Described)
 
 
 class ExportedModel:
-    """A model folder that was checked: the mean of its members' predictions.
+    """A model folder, checked; it predicts the mean of its members' predictions.
 
-    Raises ModelError if the folder is none, is damaged or was written in another format.
+    Raises ModelError if there is no such folder, or it is damaged or was written in another format.
     """
 
     def __init__(self, folder: Path, *, device: str, batch_size: int | None = None) -> None:
@@ -135,15 +135,23 @@ class ExportedModel:
         for member in self.description.members:
             check_files(folder / member.folder, member.checksums)
 
-    def predict(self, content: Content) -> NDArray[np.float32]:
-        """Return probabilities, (rows, classes), at the temperature that was fitted, or numbers, (rows, 1).
+    def predict(
+        self,
+        content: Content,
+        *,
+        step: Callable[[str], None] = lambda name: None,
+        advance: Callable[[int], None] = lambda num_rows: None,
+    ) -> NDArray[np.float32]:
+        """Return probabilities at the fitted temperature, (rows, classes), or numbers, (rows, 1).
 
-        Raises DataError if the rows are not such as the model was trained on, EncoderError, ModelError if not even one
-        row at a time fits into memory.
+        `step` is told what is done, `advance` how many more rows are predicted. Raises DataError if the rows are of
+        another kind than those that the model was trained on, EncoderError, and ModelError if not even one row at a
+        time fits into memory.
         """
         params = self._params(self.description.members[0])
         if content.spec.relation is not None:
             read_relations(content, form=params.model.entity_form, known_types=self.description.entity_types)
+        step("preparing images" if content.spec.kind == "image" else "tokenising rows")
         with TemporaryDirectory() as cache:
             inputs = prepare(
                 content,
@@ -154,21 +162,25 @@ class ExportedModel:
             )
             job = self._job(params, num_rows=len(content.texts))
             if not self._voters:
+                step("loading the model")
                 self._voters = self._load_all(inputs, job)
-            votes = self._votes(inputs.feed(job, device=str(self._device)), np.arange(len(content.texts)))
+            step("predicting")
+            votes = self._votes(inputs.feed(job, device=str(self._device)), np.arange(len(content.texts)), advance)
         mean: NDArray[np.float32] = votes.mean(axis=0)
         if self.description.task == "regression":
             return mean
         return apply_temperature(mean, self.description.temperature).astype(np.float32)
 
     @torch.inference_mode()
-    def _votes(self, feed: Feed, rows: Rows) -> NDArray[np.float32]:
+    def _votes(self, feed: Feed, rows: Rows, advance: Callable[[int], None]) -> NDArray[np.float32]:
         """Return each member's predictions, (members, rows, outputs)."""
         votes = np.empty((len(self._voters), len(rows), self.description.num_outputs), np.float32)
         order = np.argsort(feed.lengths(rows), kind="stable")
+        advance(0)
         try:
             for chosen, predictions in self._at_once.in_parts(order, lambda some: self._votes_at_once(feed, some)):
                 votes[:, chosen] = predictions
+                advance(len(chosen))
         except OutOfMemory as error:
             raise ModelError(f"{self._folder}: not even one row at a time fits into memory: {error}") from None
         return votes
@@ -191,7 +203,7 @@ class ExportedModel:
             yield outputs.float()
 
     def _load_all(self, inputs: Inputs, job: FoldJob) -> list[tuple[Classifier, torch.nn.Module]]:
-        """Return what makes each member's pooled states, the first member's of those with the same, and its head."""
+        """Return for each member the model that makes its pooled states, and its head. Equal models are shared."""
         voters: list[tuple[Classifier, torch.nn.Module]] = []
         for member in self.description.members:
             classifier = self._load(member, inputs, job)
@@ -217,7 +229,7 @@ class ExportedModel:
         return classifier.eval()
 
     def _params(self, member: Member) -> Params:
-        """The trial's parameters with the member's own encoder, whose low-rank updates are in its weights by now."""
+        """The trial's parameters with the member's own encoder; low-rank updates are part of its weights by now."""
         params = _plain(self.description.params)
         model = {"encoder": str(self._folder / (member.base or member.folder)), "lora_rank": None, "reinit_layers": 0}
         return params.model_copy(update={"model": params.model.model_copy(update=model)})
@@ -270,9 +282,9 @@ def parse_description(folder: Path, content: Mapping[str, Any], kind: type[D]) -
 
 
 def trained_classifier(job: FoldJob, weights: Mapping[str, Tensor], *, inputs: Inputs, device: str) -> Classifier:
-    """Return the whole classifier of a job, of plain weights alone, with those that its training kept.
+    """Return the whole classifier of a job with the weights that its training kept, as a plain model.
 
-    Raises EncoderError, TrialError if the weights do not fit it.
+    Raises EncoderError, and TrialError if the weights do not fit.
     """
     classifier = _build(replace(job, params=_plain(job.params)), inputs, device=device)
     unknown = classifier.load_state_dict(dict(weights), strict=False).unexpected_keys
@@ -282,12 +294,12 @@ def trained_classifier(job: FoldJob, weights: Mapping[str, Tensor], *, inputs: I
 
 
 def has_frozen_weights(params: ModelParams) -> bool:
-    """Whether training leaves weights of the encoder as they were, so that the models of several folds share them."""
+    """Whether training leaves some of the encoder's weights unchanged, so that the models of all folds share them."""
     return params.trainable_layers is not None or params.lora_rank is not None
 
 
 def write_difference(classifier: Classifier, folder: Path, *, base: Classifier) -> dict[str, str]:
-    """Write the weights that differ from `base`'s as the folder's head.safetensors; returns the sha256 of that."""
+    """Write the weights that differ from those of `base` into the folder's head.safetensors; return its sha256."""
     folder.mkdir()
     known = base.state_dict()
     differing = {
@@ -298,9 +310,9 @@ def write_difference(classifier: Classifier, folder: Path, *, base: Classifier) 
 
 
 def write_classifier(classifier: Classifier, folder: Path, *, encoder: str) -> dict[str, str]:
-    """Write a folder that `from_pretrained` loads as the encoder, with all other weights beside it in head.safetensors.
+    """Write a folder that `from_pretrained` loads as the encoder; all other weights go into head.safetensors.
 
-    `encoder` names the pretrained one. Where the classifier has several encoders, the folder's is the pretrained one
+    `encoder` names the pretrained model. If the classifier has several encoders, the folder has the pretrained model,
     and theirs are among the other weights. Returns the sha256 of each file.
     """
     inner = _of_encoder(classifier)
@@ -328,7 +340,7 @@ def _save(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _open_like_its_folder(path: Path) -> None:
-    """Let read whoever may read what lies beside it: safetensors lets nobody else."""
+    """Give a file the permissions of its folder: safetensors lets only the owner read it."""
     path.chmod(path.parent.stat().st_mode & 0o666)
 
 
@@ -339,19 +351,19 @@ def _build(job: FoldJob, inputs: Inputs, *, device: str) -> Classifier:
 
 
 def _plain(params: Params) -> Params:
-    """The same model, whole, whatever of it was trained, and nothing that only training needs."""
+    """The params of the same model as a whole, without what only training needs, whichever part was trained."""
     model = params.model.model_copy(update={"trainable_layers": None, "gradient_checkpointing": False})
     training = params.training.model_copy(update=dict.fromkeys((*TOKEN_CHANGES, "image_augmentation"), 0.0))
     return params.model_copy(update={"model": model, "training": training})
 
 
 def _of_encoder(classifier: Classifier) -> tuple[str, ...]:
-    """What the names of the weights begin with that the encoder's own file holds."""
+    """The prefix of the weights' names that are in the encoder's own file."""
     return ("encoder.",) if isinstance(getattr(classifier, "encoder", None), PreTrainedModel) else ()
 
 
 def _is_same_below_the_head(one: Classifier, other: Classifier) -> bool:
-    """Whether both have the same pooled states: nothing below their heads was trained."""
+    """Whether both have the same pooled states, because nothing below their heads was trained."""
     weights, others = (
         {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith("head.")}
         for classifier in (one, other)

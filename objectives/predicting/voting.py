@@ -1,4 +1,4 @@
-"""The folds of one trial predict other rows, by the weights that each of them was scored with."""
+"""Lets the folds of one trial predict other rows, each with the weights that it was scored with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,8 +24,8 @@ def predict_folds(
 ) -> NDArray[np.float32]:
     """Return each fold's predictions of all rows of `inputs`: probabilities (folds, rows, classes), or numbers.
 
-    `jobs` are one trial's, `weights` what `read_weights` gave for each. The network is built once: all that its folds
-    differ by is in their weights. Raises EncoderError, DataError, TrialError if the weights do not fit.
+    `jobs` are those of one trial, `weights` what `read_weights` gave for each. The network is built once, since the
+    folds differ only in their weights. Raises EncoderError, DataError, and TrialError if the weights do not fit.
     """
     where = torch.device(device)
     with seeded(0, 0, where):
@@ -50,7 +50,7 @@ def predict_folds(
 
 
 def _of_rows(job: FoldJob, num_rows: int) -> FoldJob:
-    """The same model on other rows, whose labels it does not see."""
+    """The job with the same model on other rows. It does not see their labels."""
     training = job.params.training.model_copy(update=dict.fromkeys(TOKEN_CHANGES, 0.0))
     return replace(
         job,

@@ -1,1 +1,1 @@
-"""Metrics, and what calibration makes of predictions."""
+"""Metrics, and the calibration of probabilities."""

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: temperature, shifted class shares, and how far confidence is from accuracy."""
+"""Calibrated probabilities: temperature, other class shares, and how far confidence is from accuracy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 NUM_BINS = 15
 LARGEST_TEMPERATURE = 20.0
@@ -19,9 +17,9 @@ Calibration = Callable[[Probabilities, Labels, Probabilities], NDArray[np.float6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """A reliability diagram, each array (bins,): the mean of the top probabilities, the share of right rows, the rows.
+    """A reliability diagram. Each array is (bins,): mean of the top probabilities, share of right rows, number of rows.
 
-    Bin m of M holds the rows whose top probability is in ((m - 1) / M, m / M]; where it holds none, all three are 0.
+    Bin m of M has the rows whose top probability is in ((m - 1) / M, m / M]. If it has none, all three are 0.
     """
 
     confidence: NDArray[np.float64]
@@ -49,12 +47,15 @@ def reliability(probabilities: Probabilities, truth: Labels, *, bins: int = NUM_
 
 
 def fit_temperature(probabilities: Probabilities, truth: Labels) -> float:
-    """Return the temperature, of 1/20 to 20, that gives the labels the highest likelihood (Guo et al. 2017).
+    """Return the temperature, from 1/20 to 20, that gives the labels the highest likelihood (Guo et al. 2017).
 
-    Above 1 the probabilities were too sure of themselves. Where every row is right the lowest temperature is the best:
-    such rows cannot tell how sure is too sure.
+    Above 1 the probabilities were too high. If every row is right, the result is the lowest temperature: such rows
+    cannot show that a probability is too high.
     """
     logits = _log(probabilities)
+
+    from scipy.optimize import minimize_scalar  # which takes long to load
+    from scipy.special import log_softmax
 
     def negative_log_likelihood(log_temperature: float) -> float:
         log_probabilities = log_softmax(logits / np.exp(log_temperature), axis=1)
@@ -68,21 +69,23 @@ def fit_temperature(probabilities: Probabilities, truth: Labels) -> float:
 
 
 def apply_temperature(probabilities: Probabilities, temperature: float) -> NDArray[np.float64]:
-    """Return p^(1 / temperature), scaled to sum to 1 a row: the softmax of the logits divided by the temperature."""
+    """Return p^(1 / temperature), scaled so that each row sums to 1: the softmax of logits / temperature."""
+    from scipy.special import softmax  # which takes long to load
+
     return np.asarray(softmax(_log(probabilities) / temperature, axis=1), np.float64)
 
 
 def temperature_scaled(fitted_on: Probabilities, truth: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    """Return `probabilities` at the temperature that fits the rows of `fitted_on`; for `cross_fitted`."""
+    """Return `probabilities` at the temperature fitted on the rows of `fitted_on`; for use in `cross_fitted`."""
     return apply_temperature(probabilities, fit_temperature(fitted_on, truth))
 
 
 def correct_prior(probabilities: Probabilities, *, trained: ArrayLike, wanted: ArrayLike) -> NDArray[np.float64]:
-    """Return what the probabilities would be, had the classes come in other shares (Elkan 2001; Saerens et al. 2002).
+    """Return the probabilities for other class shares (Elkan 2001; Saerens et al. 2002).
 
-    `trained`, (classes,): the shares, or counts, that the loss saw: after resampling, and times the class weights;
-    `wanted`, (classes,): those of the rows that are predicted. A class that was not trained on keeps its probability
-    against that of a class whose share stays; a row with nothing left but impossible classes gets the wanted shares.
+    `trained`, (classes,): the shares or counts that the loss saw, after resampling and times the class weights.
+    `wanted`, (classes,): the shares among the rows that are predicted. A class without training rows is treated as a
+    class whose share does not change. A row of which only impossible classes are left gets the wanted shares.
     """
     before, after = _shares(trained), _shares(wanted)
     ratio = np.divide(after, before, out=np.ones_like(after), where=before > 0)
@@ -94,10 +97,10 @@ def correct_prior(probabilities: Probabilities, *, trained: ArrayLike, wanted: A
 def cross_fitted(
     probabilities: Probabilities, truth: Labels, folds: NDArray[np.integer[Any]], calibration: Calibration
 ) -> NDArray[np.float64]:
-    """Calibrate out-of-fold probabilities, (rows, classes), without ever fitting on the rows that are calibrated.
+    """Calibrate out-of-fold probabilities, (rows, classes), and never fit on the rows that are calibrated.
 
-    `calibration(probabilities to fit on, their labels, probabilities to calibrate)` is called for every fold with the
-    rows of the others. Raises ValueError if there is one fold only.
+    `calibration(probabilities to fit on, their labels, probabilities to calibrate)` is called for every fold, and fits
+    on the rows of all other folds. Raises ValueError if there is only one fold.
     """
     named = np.unique(folds)
     if len(named) < 2:

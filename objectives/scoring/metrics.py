@@ -1,4 +1,7 @@
-"""The metrics: plain functions of the true labels and the predictions."""
+"""The metrics: plain functions of the true labels and the predictions.
+
+scikit-learn is loaded when a metric needs it: whoever reads a study file wants their names alone.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -7,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, mean_absolute_error, mean_squared_error, r2_score, roc_auc_score
 
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.scoring.calibration import NUM_BINS, reliability
@@ -35,7 +37,7 @@ _Score = Callable[[Truth, Predictions, Goal], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A score of predictions against the truth: always finite, and never a warning, for finite predictions."""
+    """A score of predictions against the truth. For finite predictions it is always finite, without a warning."""
 
     name: str
     direction: Literal["maximize", "minimize"] = "maximize"
@@ -43,7 +45,7 @@ class Metric:
     worst: float | None = 0.0  # the worst score there can be; None if it has no bound
     meaning: str
     source: str = ""
-    needs: Literal["", "negative", "positive"] = ""  # the class of the goal without which it is undefined
+    needs: Literal["", "negative", "positive"] = ""  # which class the goal must name; "": none
     function: _Score
 
     def __call__(self, truth: Truth, predictions: Predictions, goal: Goal) -> float:
@@ -51,7 +53,7 @@ class Metric:
         return self.function(truth, predictions, goal)
 
     def improves(self, score: float, best: float) -> bool:
-        """Whether `score` is better than `best`; equal is not, NaN never is, and anything finite is better than NaN."""
+        """Whether `score` is better than `best`. Equal is not better, NaN never is, and a number is better than NaN."""
         if math.isnan(best):
             return math.isfinite(score)
         return score > best if self.direction == "maximize" else score < best
@@ -72,7 +74,7 @@ def check_metric(
     top_k: int = TOP_K,
     key: str = "study.metric",
 ) -> None:
-    """Raise DataError, which names the setting `key`, if the metric is unknown or says nothing about such data."""
+    """Raise DataError, which names the setting `key`, if the metric is unknown or undefined for such data."""
     known = [metric.name for metric in METRICS.values() if metric.task == task]
     if name not in METRICS:
         close = nearest(name, known)
@@ -92,7 +94,7 @@ def check_metric(
 
 
 def defined_metrics(goal: Goal, *, task: Task, num_classes: int) -> list[str]:
-    """Return the metrics that say something about such data; those of one class where the goal names it."""
+    """Return the metrics that are defined for such data; those of one class only if the goal names it."""
     names = []
     for name in METRICS:
         try:
@@ -112,7 +114,7 @@ def defined_metrics(goal: Goal, *, task: Task, num_classes: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Counts:
-    """Rows of each class, (classes,): right ones, true ones, predicted ones."""
+    """Numbers of rows of each class, each (classes,): predicted rightly, true, predicted."""
 
     right: NDArray[np.int64]
     true: NDArray[np.int64]
@@ -136,7 +138,7 @@ def _count(truth: Truth, predictions: Predictions) -> _Counts:
 
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Part of the whole, and 0 where there is none."""
+    """Part divided by whole, and 0 where the whole is 0."""
     return part / np.maximum(whole, 1)
 
 
@@ -206,11 +208,15 @@ def _roc_auc(truth: Truth, predictions: Predictions, goal: Goal) -> float:
     ranked = is_class.any(axis=0) & ~is_class.all(axis=0)
     if not ranked.any():
         return 0.5
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(is_class[:, ranked], predictions[:, ranked], average="macro"))
 
 
 def _pr_auc(truth: Truth, predictions: Predictions, goal: Goal) -> float:
     is_class = truth[:, None] == np.arange(predictions.shape[1])
+    from sklearn.metrics import average_precision_score
+
     areas = [average_precision_score(is_class[:, label], predictions[:, label]) for label in np.unique(truth)]
     return float(np.mean(areas))
 
@@ -225,7 +231,7 @@ def _expected_calibration_error(truth: Truth, predictions: Predictions, goal: Go
 
 
 def _over_ranks(gain: Callable[[NDArray[np.int64], int], NDArray[Any]]) -> _Score:
-    """Mean gain of the rank of each row's true label, from 1; labels that are as probable come before it."""
+    """Mean gain over the rows. A row's gain follows from its true label's rank, from 1; of equal ones it comes last."""
 
     def score(truth: Truth, predictions: Predictions, goal: Goal) -> float:
         of_truth = np.take_along_axis(predictions, truth[:, None], axis=1)
@@ -235,10 +241,14 @@ def _over_ranks(gain: Callable[[NDArray[np.int64], int], NDArray[Any]]) -> _Scor
 
 
 def _mae(truth: Truth, predictions: Predictions, goal: Goal) -> float:
+    from sklearn.metrics import mean_absolute_error
+
     return float(mean_absolute_error(truth, predictions[:, 0].astype(np.float64)))
 
 
 def _mse(truth: Truth, predictions: Predictions, goal: Goal) -> float:
+    from sklearn.metrics import mean_squared_error
+
     return float(mean_squared_error(truth, predictions[:, 0].astype(np.float64)))
 
 
@@ -246,6 +256,8 @@ def _r2(truth: Truth, predictions: Predictions, goal: Goal) -> float:
     predicted = predictions[:, 0].astype(np.float64)
     if np.ptp(truth) == 0:
         return float(np.array_equal(truth, predicted))
+    from sklearn.metrics import r2_score
+
     return float(r2_score(truth, predicted))
 
 

@@ -1,1 +1,1 @@
-"""From rows to model inputs, one module a kind of data."""
+"""From rows to model inputs, with one module for each kind of data."""

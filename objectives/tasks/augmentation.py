@@ -20,11 +20,11 @@ MAX_PROBABILITY = 0.9
 
 
 class Augmentation:
-    """Changes the tokens of batches: deletion first, then swap, masking and replacement, each of what is left by then.
+    """Changes the tokens of batches: deletion first, then swap, masking and replacement, each on what is left.
 
-    `counts` are the training rows of each class, None for a numeric label; `special` the token ids that are never
-    touched. `replace` draws new tokens for the chosen ones, as `models.masked_language.draw_replacements` does; it is
-    needed for token_replacement only. Raises DataError if tokens are to be masked and there is no mask token.
+    `counts` are the training rows of each class, None for a numeric label. `special` are the token ids that are never
+    changed. `replace` draws new tokens for the chosen ones, as `models.masked_language.draw_replacements` does; only
+    token_replacement needs it. Raises DataError if tokens are to be masked and there is no mask token.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Augmentation:
     ) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, (rows, tokens), changed; `labels`, (rows,), decide how strongly.
 
-        The tensors are on the CPU, and those given stay as they are. What is deleted closes up, padded on the right;
-        one ordinary token of a row always stays. Tokens whose `marks`, if there are any, are not 0 stay as they are,
-        and the marks move with them. `random` alone decides.
+        The tensors are on the CPU; those given are not changed. After a deletion the rest moves up, with padding on the
+        right, and one ordinary token of a row always stays. Tokens whose `marks` (if given) are not 0 are not changed,
+        and the marks move with them. All random numbers come from `random`.
         """
         ids, mask = batch["input_ids"].numpy().copy(), batch["attention_mask"].numpy().astype(bool)
         marks = batch["marks"].numpy() if "marks" in batch else np.zeros_like(ids)
@@ -93,10 +93,10 @@ class Augmentation:
 
 
 def strengths(counts: NDArray[np.int64], minority_augmentation: float) -> NDArray[np.float64]:
-    """Return the factor of each class's probabilities, (classes,), for its training rows, (classes,).
+    """Return the factor for each class's probabilities, (classes,), from its number of training rows, (classes,).
 
-    1 for the largest, `minority_augmentation` for the smallest that has rows, linear in the logarithm of the rows
-    between; 1 for all if they are equally large.
+    It is 1 for the largest class and `minority_augmentation` for the smallest that has rows. Between them it is linear
+    in the logarithm of the rows. If all are equally large, it is 1 for all.
     """
     logs = np.log(np.maximum(counts, 1))
     present = logs[counts > 0]
@@ -106,14 +106,14 @@ def strengths(counts: NDArray[np.int64], minority_augmentation: float) -> NDArra
 
 
 def _chosen_to_delete(ordinary: Mask, probability: Probabilities, random: np.random.Generator) -> Mask:
-    """Return which tokens go; a row's largest draw stays whatever its probability, so that one token is left."""
+    """Return which tokens are deleted. The token with a row's largest draw always stays, so that one is left."""
     draws = np.where(ordinary, random.random(ordinary.shape), -1.0)
     chosen: Mask = ordinary & (draws < probability) & (draws < draws.max(axis=1, keepdims=True, initial=-1.0))
     return chosen
 
 
 def _close_up(ids: Ids, keep: Mask, *, pad_id: int) -> tuple[Ids, Mask]:
-    """Return the ids that are kept, in their order, and their mask, both as wide as the longest row needs."""
+    """Return the kept ids, in their order, and their mask, both as wide as the longest row."""
     order = np.argsort(~keep, axis=1, kind="stable")[:, : keep.sum(axis=1).max()]
     mask = np.take_along_axis(keep, order, axis=1)
     return np.where(mask, np.take_along_axis(ids, order, axis=1), pad_id), mask
@@ -122,7 +122,7 @@ def _close_up(ids: Ids, keep: Mask, *, pad_id: int) -> tuple[Ids, Mask]:
 def _swap(ids: Ids, ordinary: Mask, probability: Probabilities, random: np.random.Generator) -> None:
     """Pair the ordinary tokens of each row at random, and let each pair change places with that probability.
 
-    A row of an odd number leaves one token out of the pairs: the others' probability rises by as much.
+    With an odd number one token has no pair; the probability of the others is raised to make up for it.
     """
     lengths = ordinary.sum(axis=1, keepdims=True)
     order = np.argsort(np.where(ordinary, random.random(ids.shape), 2.0), axis=1)

@@ -1,4 +1,8 @@
-"""What is computed once a study: arrays in a folder named by what decides them, mapped into every process's memory."""
+"""What is computed once per study: arrays in a folder, mapped into the memory of every process.
+
+A folder's name is a digest of everything that decides its content: the same name always means the same arrays. Nobody
+changes them, and a folder is published by a rename, whole or not at all. So no process needs a lock.
+"""
 
 import errno
 import hashlib
@@ -19,18 +23,18 @@ from fold_search.models.encoders import resolve_encoder
 Arrays = dict[str, NDArray[Any]]
 
 _SCRATCH: set[Path] = set()
-ATTEMPTS = 100  # at an entry that goes away as often as it is published
+ATTEMPTS = 100  # to map a folder that is removed each time after it was published
 
 
 def cached(folder: Path, compute: Callable[[], Arrays]) -> Arrays:
-    """As `filled`, with arrays that are computed whole."""
+    """As `filled`, for arrays that are computed as a whole."""
     return filled(folder, lambda complete: _save(complete, compute()))
 
 
 def filled(folder: Path, fill: Callable[[Path], None]) -> Arrays:
-    """Map the arrays of `folder`, published first if it is not there, anew if it goes away meanwhile.
+    """Map the arrays of `folder`; publish it first if it is not there, and again if it is removed meanwhile.
 
-    Of two processes at once, the first one's arrays stay. Raises OSError that names it.
+    If two processes publish at once, the arrays of the first stay. Raises OSError that names the folder.
     """
     for _ in range(ATTEMPTS):  # `search clean` may remove the folder between any two of these lines
         with suppress(FileNotFoundError):
@@ -40,9 +44,9 @@ def filled(folder: Path, fill: Callable[[Path], None]) -> Arrays:
 
 
 def publish(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make `folder`, whole or not at all, of what `fill` writes to the folder it is given.
+    """Make `folder`, whole or not at all, with the files that `fill` writes into the folder it is given.
 
-    Of two processes at once, the first one's folder stays. Raises OSError that names it.
+    If two processes publish at once, the folder of the first stays. Raises OSError that names it.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,7 @@ def publish(folder: Path, fill: Callable[[Path], None]) -> None:
 
 @contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path` for what is not whole yet; it is removed in the end."""
+    """A folder beside `path` for what is not complete yet; it is removed when the block ends."""
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         _SCRATCH.add(Path(name))
         try:
@@ -71,14 +75,14 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 
 
 def remove_scratch() -> None:
-    """Remove the folders of what this process is in the middle of: it ends without unwinding."""
+    """Remove the folders that this process is still filling; for a process that ends without leaving its blocks."""
     for folder in list(_SCRATCH):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_parts(file: Path, parts: Iterable[NDArray[Any]], *, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """Write the rows of one array, which is never in memory as a whole; raises OSError."""
-    # Neither by numpy, which does not say why it cannot, nor through a map: on a full disk that would be a signal.
+    """Write one array part by part, so that it is never in memory as a whole; raises OSError."""
+    # Not by numpy, which does not say why it failed. Not through a memory map: on a full disk that ends the process.
     with file.open("wb") as output:
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(output, header)
@@ -95,7 +99,7 @@ def mapped(folder: Path) -> Arrays:
     try:
         files = [Path(folder, name) for name in os.listdir(opened) if name.endswith(".npy")]
         arrays: Arrays = {path.stem: np.lib.format.open_memmap(path, mode="r") for path in files}
-        # Listed while it was being removed, it may have shown some of its files only.
+        # If it was being removed while it was listed, some of its files may be missing.
         if not os.path.samestat(os.fstat(opened), folder.stat()):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         return arrays
@@ -127,6 +131,6 @@ def _save(folder: Path, arrays: Arrays) -> None:
 
 @lru_cache(maxsize=32)
 def _digest_file(path: Path, version: tuple[int, int]) -> str:
-    # Every fold run asks, and reading the weights takes longer than training a head; a file of another version is new.
+    # Every fold run asks, and reading the weights takes longer than training a head. A changed file is read again.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

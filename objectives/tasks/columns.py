@@ -1,4 +1,4 @@
-"""Several text columns as model inputs, each with tokens and a length of its own."""
+"""Several text columns as model inputs, each with its own tokens and its own length."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from fold_search.objectives.tasks.text import TextInputs, prepare_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnInputs:
-    """What all fold runs of a study share: each column's tokens, and what the frozen encoder makes of them."""
+    """What all fold runs of a study share: each column's tokens, and the frozen encoder's states of them."""
 
     columns: Mapping[str, TextInputs]
     present: NDArray[np.bool_]  # (rows, columns): whether a cell holds any text
@@ -33,9 +33,9 @@ class ColumnInputs:
         return ColumnFeed(columns=feeds, present=self.present, model=job.params.model)
 
     def embeddings(self) -> NDArray[np.float32]:
-        """Return every row's columns side by side, each of length 1, or 0 where it is missing; the whole of length 1.
+        """Return the mean-pooled frozen states of every row's columns, side by side.
 
-        A column's are the mean-pooled states of the frozen encoder.
+        Each column is scaled to length 1 (0 where it is missing), and then the whole row to length 1.
         """
         each = [inputs.embeddings() for inputs in self.columns.values()]
         states = np.concatenate([column * held[:, None] for column, held in zip(each, self.present.T, strict=True)], 1)
@@ -45,7 +45,7 @@ class ColumnInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnFeed:
-    """What one trial's model sees of the columns: what a model of each of them alone would see."""
+    """What one trial's model sees of the columns: for each of them, what a model of that column alone would see."""
 
     columns: Mapping[str, Feed]
     present: NDArray[np.bool_]  # (rows, columns)
@@ -84,8 +84,8 @@ def prepare_columns(
 ) -> ColumnInputs:
     """Tokenise each text column for models like `params`, or find it in `cache`.
 
-    `max_length` is the study's largest, for the columns that have none of their own. What the frozen encoder makes of
-    them is computed on `device` when it is first asked for. Raises EncoderError.
+    `max_length` is the study's largest, for columns without a length of their own. The frozen encoder's states are
+    computed on `device` when they are first asked for. Raises EncoderError.
     """
     longest = {name: params.column_max_length.get(name, max_length) for name in content.spec.text}
     columns = {

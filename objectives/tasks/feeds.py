@@ -1,4 +1,4 @@
-"""What every kind of data gives to training: the rows as a model's inputs, and the model that takes them."""
+"""What each kind of data gives to training: the rows as inputs of a model, and the model that takes them."""
 
 from typing import Protocol
 
@@ -16,16 +16,16 @@ class Feed(Protocol):
     """What one trial's model sees of the rows."""
 
     def build(self, *, num_outputs: int, scale: float | None) -> Classifier:
-        """Return the model, initialised from torch's global random state; with a `scale` its logits are scaled cosines.
+        """Return the model, initialised from torch's global random state. With `scale` its logits are scaled cosines.
 
         Raises EncoderError.
         """
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
-        """Return what each row costs, (rows,), so that rows of like cost come together: tokens, or 1 each."""
+        """Return what each row costs, (rows,), so that batches have rows of similar cost: its tokens, or 1."""
 
     def batch(self, rows: Rows, *, random: np.random.Generator | None = None) -> Batch:
-        """Return the inputs of `rows`, on the CPU, changed at random where `random` is given and the trial wants it."""
+        """Return the inputs of `rows`, on the CPU; augmented if `random` is given and the trial asks for it."""
 
 
 class Inputs(Protocol):
@@ -39,4 +39,4 @@ class Inputs(Protocol):
         """Return what the job's trial sees of the rows; EncoderError, DataError."""
 
     def embeddings(self) -> NDArray[np.float32]:
-        """Return every row as a point, (rows, width), where neighbours are looked for; computed once a study."""
+        """Return every row as a point, (rows, width), for finding neighbours; computed once per study."""

@@ -1,4 +1,4 @@
-"""Images as model inputs: decoded once a study into a memory-mapped file, changed at random and normalised by batch."""
+"""Images as model inputs: decoded once per study into a memory-mapped file, augmented and normalised batch by batch."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -36,14 +36,14 @@ from fold_search.objectives.tasks.image_augmentation import ImageAugmentation
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]  # (rows, size, size, 3)
 
-DECODING = "2"  # rises when the same file gives other pixels than before
+DECODING = "2"  # raised whenever a new version gives other pixels for the same file
 THUMBNAIL_SIZE = 8
 THUMBNAILS_PER_CALL = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInputs:
-    """What all fold runs of a study share: the images of one size, and what the frozen encoder makes of them."""
+    """What all fold runs of a study share: the images of one size, and the frozen encoder's states of them."""
 
     pixels: Pixels
     encoder: str
@@ -65,13 +65,13 @@ class ImageInputs:
             deviation=deviation,
             model=model,
             labels=job.labels,
-            # With nothing but the head to train, the encoder runs once a study, not once an epoch.
+            # If only the head is trained, the encoder runs once per study, not once per epoch.
             states=self.pooled(pooling=model.pooling) if model.trainable_layers == 0 else None,
             augment=augment,
         )
 
     def pooled(self, *, pooling: str) -> NDArray[np.float32]:
-        """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
+        """Return the frozen encoder's pooled states of all rows, (rows, width), computed once. EncoderError."""
         weights = [_digest_file(path) for path in sorted(resolve_encoder(self.encoder).glob("*.safetensors"))]
         key = _digest([self.key, *weights, pooling])
         shape = check_image_encoder(self.encoder, image_size=self.pixels.shape[1], pooling=pooling, trainable_layers=0)
@@ -131,7 +131,7 @@ class ImageFeed:
 def prepare_images(content: Content, *, encoder: str, image_size: int, cache: Path, device: str = "cpu") -> ImageInputs:
     """Decode the rows' images, or find them in `cache`.
 
-    What the frozen encoder makes of them is computed on `device` when it is first asked for. Raises DataError.
+    The frozen encoder's states are computed on `device` when they are first asked for. Raises DataError.
     """
     root = content.spec.image_root
     key = _digest([DECODING, str(root.resolve()), str(image_size), *content.texts, *stamps(content)])

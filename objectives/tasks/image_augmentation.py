@@ -25,7 +25,7 @@ def require_kornia() -> None:
 
 
 class ImageAugmentation:
-    """Changes images of `size` x `size` pixels; each change comes with its own draw of `image_augmentation`.
+    """Changes images of `size` x `size` pixels. Each kind of change has its own draw with `image_augmentation`.
 
     `counts` are the training rows of each class, None for a numeric label. Raises DataError if kornia is not installed.
     """
@@ -47,7 +47,7 @@ class ImageAugmentation:
     def __call__(self, images: Tensor, labels: NDArray[Any], *, random: np.random.Generator) -> Tensor:
         """Return images, (rows, 3, size, size) from 0 to 1, changed; `labels`, (rows,), decide how often.
 
-        The tensors are on the CPU, and those given stay as they are. `random` alone decides.
+        The tensors are on the CPU; those given are not changed. All random numbers come from `random`.
         """
         factor = np.ones(len(images)) if self._strengths is None else self._strengths[labels]
         probability = np.minimum(self._probability * factor, MAX_PROBABILITY)

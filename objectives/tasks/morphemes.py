@@ -1,4 +1,4 @@
-"""Korean words cut into morphemes: the texts that a tokenizer reads, with a space at each border within a word."""
+"""Korean words cut into morphemes: a tokenizer reads the text with a space at each border inside a word."""
 
 import functools
 import importlib.metadata
@@ -27,12 +27,12 @@ def require_kiwi() -> None:
 
 
 def cut_texts(texts: Sequence[str], *, cache: Path) -> list[str]:
-    """Return the texts with a space at each border of morphemes, which are found once a study; raises DataError."""
+    """Return the texts with a space at each border of morphemes. The borders are found once per study. DataError."""
     return [_spaced(text, places) for text, places in zip(texts, _find_borders(texts, cache=cache), strict=True)]
 
 
 def cut_relations(relations: Sequence[Relation], *, cache: Path) -> list[Relation]:
-    """Return the relations with their sentences cut as texts are; the entities keep their characters. DataError."""
+    """Return the relations with their sentences cut as texts are. The entities keep their characters. DataError."""
     borders = _find_borders([relation.sentence for relation in relations], cache=cache)
     return [
         replace(
@@ -46,7 +46,7 @@ def cut_relations(relations: Sequence[Relation], *, cache: Path) -> list[Relatio
 
 
 def _find_borders(texts: Sequence[str], *, cache: Path) -> list[NDArray[np.int64]]:
-    """Return before which characters of each text a morpheme begins within a word, rising."""
+    """Return for each text the characters, rising, at which a morpheme begins inside a word."""
     require_kiwi()
     key = digest([*map(importlib.metadata.version, PACKAGES), *texts])
 

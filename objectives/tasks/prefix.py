@@ -1,4 +1,14 @@
-"""The frozen lower part of an encoder: run once a study on all rows, its states kept on disk and memory-mapped."""
+"""The frozen lower part of an encoder, run once per study on all rows; its states are kept on disk and memory-mapped.
+
+::
+
+    tokens --> frozen lower layers --> states on disk --> trained upper layers --> head
+               once per study          (tokens, width)    every epoch
+
+Every epoch of every trial with the same number of trained layers starts from these states, so the lower layers cost
+their time only once. This is exact only if they see the same input each time and draw nothing at random: augmented rows
+and low-rank updates run the whole encoder.
+"""
 
 import functools
 import logging
@@ -22,16 +32,16 @@ from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.cache import filled
 from fold_search.objectives.tasks.feeds import Batch
 
-MAX_DISK_SHARE = 0.25  # of what is free: one study may need several of these, and others share the disk
+MAX_DISK_SHARE = 0.25  # of the free space: one study may need several of these, and others use the disk too
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """What the layers below the trained ones make of every row's tokens, end to end in some order of the rows.
+    """The states of every row's tokens below the trained layers, one row after the other, in no special order.
 
-    A row of several windows has them one after the other, all of one length.
+    The windows of a row lie one after the other and all have the same length.
     """
 
     states: NDArray[np.float32]  # (tokens, width), memory-mapped
@@ -66,11 +76,11 @@ def frozen_prefix(
     lengths: NDArray[np.int64],
     device: str,
 ) -> Prefix | None:
-    """Return the states of all rows below the `num_layers` top layers, computed first if `folder` is not there.
+    """Return the states of all rows below the `num_layers` top layers; computed first if `folder` is not there.
 
-    `batch` gives rows as token ids, `lengths`, (rows,), how many they are. None, so that the whole encoder is to be
-    run, where its family cannot be run from the middle, or where the states would take more than a quarter of the free
-    disk. Raises EncoderError, OSError.
+    `batch` gives rows as token ids, `lengths`, (rows,), their numbers of tokens. None means that the whole encoder has
+    to be run: its family cannot start in the middle, or the states would take more than a quarter of the free disk.
+    Raises EncoderError, OSError.
     """
     if not folder.is_dir():
         size = int(lengths.sum()) * int(load_config(encoder).hidden_size) * np.float32().itemsize
@@ -107,19 +117,19 @@ def _fill(
     batch: Callable[[Rows], Batch],
     lengths: NDArray[np.int64],
 ) -> None:
-    """Write the arrays of a Prefix, rows of like length one after the other; none if the encoder has no middle."""
+    """Write the arrays of a Prefix, with rows of similar length together; nothing if the encoder has no middle."""
     order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
     device = encoder.device
     size = rows_per_forward(device)
-    # The shortest row, a middle one and the longest: what padding does must show.
+    # The shortest row, a middle one and the longest, so that padding has an effect.
     probe = next(windows_in_parts(batch(order[[0, len(order) // 2, -1]]), size=size, device=str(device)))
     width = _width_between(encoder, probe, num_layers=num_layers)
     if width is None:
-        return  # the empty folder says so to whoever asks next
+        return  # the empty folder tells the next one that asks
     at_once = RowsAtOnce(rows=size, device=device)
     num_windows = np.ones(len(order), np.int64)
     shape = (int(lengths.sum()), width)
-    # As they come: the states of all rows may be larger than memory.
+    # Written part by part: the states of all rows may be larger than memory.
     with (folder / "states.npy").open("wb") as file, stage("embedding rows", total=len(order)) as advance:
         np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for start in range(0, len(order), size):
@@ -147,18 +157,18 @@ def _states(batch: Batch, encoder: PreTrainedModel, num_layers: int, size: int) 
 def _width_between(encoder: PreTrainedModel, inputs: Batch, *, num_layers: int) -> int | None:
     """Return the width of the states between the encoder's lower and upper part.
 
-    None if the parts, one after the other, do not give what the whole gives.
+    None if the two parts together do not give what the whole encoder gives.
     """
     mask = inputs["attention_mask"]
     whole = read_states(encoder, **inputs)
     try:
-        # Padding is not kept, so that it must not count.
+        # Padding is not kept, so it must not make a difference.
         states = lower_states(encoder, num_layers=num_layers, **inputs) * mask.unsqueeze(-1)
-        if states.ndim != 3:  # a Gemma 3n hands on several states of every token
+        if states.ndim != 3:  # Gemma 3n passes on several states of each token
             return None
         found = upper_states(encoder, num_layers=num_layers, states=states, attention_mask=mask)
     except Exception as error:
-        # What a family's forward pass does with states that it did not make is its own affair: it may raise anything.
+        # A family's forward pass may raise anything for states that it did not make itself.
         log.debug("%s cannot be run from the middle: %s", encoder.config.model_type, error)
         return None
     kept = mask > 0

@@ -1,4 +1,4 @@
-"""From the rows of a file to what models are fed with: one way for each kind of data."""
+"""From the rows of a file to the inputs of models: one way for each kind of data."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,9 @@ PREPARED_FOR = ("encoder", "architecture", "entity_form", "image_size", "long_te
 
 
 def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Path, device: str) -> Inputs:
-    """Return the rows prepared for models like `params`, whose largest max_length is given; found again in `cache`.
+    """Return the rows prepared for models like `params`, or find them in `cache`; `max_length` is the study's largest.
 
-    What a frozen encoder makes of them is computed on `device` when it is first asked for. Raises EncoderError,
-    DataError.
+    A frozen encoder's states are computed on `device` when they are first asked for. Raises EncoderError, DataError.
     """
     kind = content.spec.kind
     if kind == "text" and params.morphemes != "none":
@@ -50,7 +49,7 @@ def prepare(content: Content, *, params: ModelParams, max_length: int, cache: Pa
 
 
 def _cut(content: Content, *, params: ModelParams, cache: Path) -> Content:
-    """Return the rows with what is read of them cut into morphemes."""
+    """Return the rows with the texts that are read cut into morphemes."""
     if params.architecture == "columns":
         columns = {name: cut_texts(cells, cache=cache) for name, cells in content.columns.items()}
         return replace(content, columns=columns)

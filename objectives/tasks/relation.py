@@ -1,4 +1,4 @@
-"""Relations as model inputs: the marked texts' tokens, what of them belongs to the entities, and what is cut first."""
+"""Relations as model inputs: the marked text's tokens, which of them are the entities', and which are cut first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class MarkedTokens:
     """The tokens of all rows, end to end; `offsets[row]` to `offsets[row + 1]` are one row's."""
 
     ids: NDArray[np.int32]  # (tokens,)
-    marks: NDArray[np.int8]  # (tokens,): 0, or what of the entities it is
-    ranks: NDArray[np.int32]  # (tokens,): of a row of n, those of rank below m stay where m fit
+    marks: NDArray[np.int8]  # (tokens,): 0, or which part of the entities the token is
+    ranks: NDArray[np.int32]  # (tokens,): if m tokens of a row fit, those of rank below m are kept
     offsets: NDArray[np.int64]  # (rows + 1,)
     pad_id: int
     mask_id: int | None
@@ -69,7 +69,7 @@ class MarkedTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelationInputs:
-    """What all fold runs of a study share: the tokens of one form, and what a frozen encoder makes of them."""
+    """What all fold runs of a study share: the tokens of one form, and the frozen encoder's states of them."""
 
     tokens: MarkedTokens
     encoder: str
@@ -77,7 +77,7 @@ class RelationInputs:
     device: str
 
     def states(self, model: ModelParams) -> NDArray[np.float32]:
-        """Return what the head sees of all rows where the encoder is frozen; computed once a study. EncoderError."""
+        """Return what the head sees of all rows where the encoder is frozen; computed once per study. EncoderError."""
         seen = model.entity_states if model.entity_states == "entities" else model.pooling
         key = digest([self.tokens.key, *digest_weights(self.encoder), seen, str(model.max_length)])
 
@@ -89,7 +89,7 @@ class RelationInputs:
     def feed(self, job: FoldJob, *, device: str) -> "RelationFeed":
         """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
         model = job.params.model
-        # Attention over the tokens is trained with the head, so that there is no one state to be kept.
+        # Attention over the tokens is trained with the head, so there is no single state that could be kept.
         kept = model.trainable_layers == 0 and (model.entity_states == "entities" or model.pooling != "attention")
         return RelationFeed(
             tokens=self.tokens,
@@ -153,9 +153,9 @@ def prepare_relations(
 
     With `cut_words` their words are cut into morphemes first.
 
-    What the frozen encoder makes of them is computed on `device` when it is first asked for. An encoder that was saved
-    with marker tokens gets only those that it lacks. Raises EncoderError, and DataError as read_relations does, and if
-    the tokenizer has no separator for the form `separated`.
+    The frozen encoder's states are computed on `device` when they are first asked for. An encoder that was saved with
+    marker tokens gets only those that it lacks. Raises EncoderError; DataError as read_relations does, and if the
+    tokenizer has no separator for the form `separated`.
     """
     relations = read_relations(content, form=form)
     if cut_words:
@@ -177,7 +177,7 @@ def prepare_relations(
 def tokenise_marked(
     texts: Sequence[MarkedText], *, tokenizer: Any, new: NewTokens, max_length: int, cache: Path
 ) -> MarkedTokens:
-    """Return the tokens of all texts, at most max_length of each, from `cache`, where they are put first if need be."""
+    """Return the tokens of all texts, at most max_length of each, from `cache`; made first if they are not there."""
     key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *stand_in_key(tokenizer), *map(repr, texts)])
     stand_in = stand_in_for_nothing(tokenizer)
 
@@ -221,7 +221,7 @@ def _row(
     *,
     max_length: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int32]]:
-    """Return the ids, marks and ranks of one text's tokens, of those that are kept."""
+    """Return the ids, marks and ranks of the tokens of one text that are kept."""
     starts, ends = np.array(offsets, dtype=np.int64).T
     marks = np.zeros(len(ids), dtype=np.int8)
     for start, end in text.spans:
@@ -234,9 +234,10 @@ def _row(
 
 
 def _ranks(marks: NDArray[np.int8], special: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return each token's place in the order in which they are kept.
+    """Return each token's place in the order in which tokens are kept.
 
-    First where the entities begin, then the tokenizer's own tokens, then the others as they lie near an entity.
+    First come the tokens at which the entities begin, then the tokenizer's own, then the others by how near an entity
+    they are.
     """
     places, entities = np.arange(len(marks)), np.flatnonzero(marks)
     distances = np.abs(places[:, None] - entities).min(axis=1, initial=len(marks))
@@ -277,6 +278,6 @@ def _draw_replacements(
     chosen: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """As draw_replacements, whose model does not know the new tokens."""
+    """As draw_replacements, for a model that does not know the new tokens."""
     known = input_ids.masked_fill(input_ids >= tokens.new.first, tokens.unknown_id)
     return torch.where(chosen, draw_replacements(model, known, attention_mask, chosen, generator), input_ids)

@@ -1,4 +1,4 @@
-"""Texts as model inputs: tokenised once a study, cached as memory-mapped files, batched by length."""
+"""Texts as model inputs: tokenised once per study, cached as memory-mapped files, batched by length."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ LongText = Literal["head", "tail", "head_tail", "windows"]
 TEXTS_PER_CALL = 4096
 ROWS_PER_PART = 65_536
 BATCHES_PER_POOL = 50
-MAX_TOKENS = 8192  # kept of a text where more than its head is read
+MAX_TOKENS = 8192  # the most that is kept of a text if more than its head is read
 
 
 class Cut(TypedDict):
-    """What is read of texts that are too long."""
+    """Which part is read of a text that is too long."""
 
     max_length: int
     long_text: LongText
@@ -61,7 +61,7 @@ class TokenisedTexts:
     def lengths(
         self, rows: NDArray[np.int64], *, max_length: int, long_text: LongText = "head", overlap: float = 0.0
     ) -> NDArray[np.int64]:
-        """Return the number of tokens of each row, at most max_length, or those of all its windows together."""
+        """Return the number of tokens of each row: at most max_length, or with windows those of all its windows."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         if long_text != "windows":
             return lengths.clip(max=max_length)
@@ -74,8 +74,8 @@ class TokenisedTexts:
     ) -> Batch:
         """Return `input_ids` and `attention_mask`, both int64 (lines, longest of them), padded on the right.
 
-        A line is a row, but for windows: then it is a window, and `row_of_window`, (lines,), says whose. What of a text
-        that is too long is left out lies between its opening and its closing special tokens, which every line has.
+        A line is a row. With windows it is one window of a row, and `row_of_window`, (lines,), says of which. Every
+        line has the opening and closing special tokens; what is left out of a long text lies between them.
         """
         windows = [self._lines(row, max_length, long_text, overlap) for row in rows]
         lines = [line for of_row in windows for line in of_row]
@@ -102,7 +102,7 @@ class TokenisedTexts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextInputs:
-    """What all fold runs of a study share: the tokens for one encoder, and what it makes of them while it is frozen."""
+    """What all fold runs of a study share: the tokens for one encoder, and the states of the encoder while frozen."""
 
     tokens: TokenisedTexts
     encoder: str
@@ -118,7 +118,7 @@ class TextInputs:
         long_text: LongText = "head",
         overlap: float = 0.0,
     ) -> NDArray[np.float32]:
-        """Return the frozen encoder's pooled states of all rows, (rows, width); computed once a study. EncoderError."""
+        """Return the frozen encoder's pooled states of all rows, (rows, width), computed once. EncoderError."""
         cut = Cut(max_length=max_length, long_text=long_text, overlap=overlap)
 
         def fill(folder: Path) -> None:
@@ -133,7 +133,7 @@ class TextInputs:
         return filled(self.cache / f"pooled-{self._key(cut, pooling)}", fill)["pooled"]
 
     def prefix(self, cut: Cut, *, num_layers: int) -> Prefix | None:
-        """Return the states below the `num_layers` top layers, computed once a study; None if there is no such thing.
+        """Return the states below the `num_layers` top layers, computed once per study; None if that is not possible.
 
         Raises EncoderError.
         """
@@ -152,7 +152,7 @@ class TextInputs:
         augment = augmentation(job, self.tokens, device=device)
         states, prefix, num_layers = None, None, model.trainable_layers
         if num_layers == 0 and model.pooling != "attention":
-            # With nothing but the head to train, the encoder runs once a study, not once an epoch.
+            # If only the head is trained, the encoder runs once per study, not once per epoch.
             states = self.pooled(pooling=model.pooling, **_cut(model))
         elif num_layers is not None and num_layers < num_encoder_layers(self.encoder) and augment is None:
             prefix = self.prefix(_cut(model), num_layers=num_layers)
@@ -178,7 +178,7 @@ class TextInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFeed:
-    """What one trial's model sees of the texts: their tokens, or what frozen layers made of them."""
+    """What one trial's model sees of the texts: their tokens, or the frozen layers' states of them."""
 
     tokens: TokenisedTexts
     model: ModelParams
@@ -218,8 +218,8 @@ def prepare_text(
 ) -> TextInputs:
     """Tokenise the rows for `encoder`, or find them in `cache`; `max_length` is the largest of the study's trials.
 
-    With `whole`, up to 8,192 tokens of a text are kept, for trials that read more of it than its head. What the frozen
-    encoder makes of them is computed on `device` when it is first asked for. Raises EncoderError.
+    With `whole`, up to 8,192 tokens of a text are kept, for trials that read more than its head. The frozen encoder's
+    states are computed on `device` when they are first asked for. Raises EncoderError.
     """
     most = max(max_length, MAX_TOKENS) if whole else max_length
     tokens = tokenise(content.texts, encoder=encoder, max_length=most, cache=cache)
@@ -227,7 +227,7 @@ def prepare_text(
 
 
 def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path) -> TokenisedTexts:
-    """Return the token ids of all texts from `cache`, where they are put first if need be; raises EncoderError."""
+    """Return the token ids of all texts from `cache`; tokenise them first if they are not there. EncoderError."""
     tokenizer = load_tokenizer(encoder)
     key = digest([tokenizer.backend_tokenizer.to_str(), str(max_length), *stand_in_key(tokenizer), *texts])
     stand_in = [stand_in_for_nothing(tokenizer)]
@@ -259,10 +259,10 @@ def tokenise(texts: Sequence[str], *, encoder: str, max_length: int, cache: Path
 
 
 def excerpts(num_tokens: int, room: int, *, long_text: LongText, overlap: float) -> list[NDArray[np.int64]]:
-    """Return which tokens each line has of a text of `num_tokens`, of which a line has room for fewer.
+    """Return which tokens of a text of `num_tokens` each line has; the text is longer than a line.
 
-    The windows of a text lie as far apart as each other and are as few as have `overlap`, a share of their tokens, or
-    more in common with the one before.
+    The windows of a text are evenly spread. There are as few of them as possible, so that each shares at least
+    `overlap`, a share of its tokens, with the one before.
     """
     if long_text == "windows":
         starts = np.linspace(0, num_tokens - room, int(_num_windows(num_tokens, room, overlap))).round().astype(int)
@@ -274,9 +274,10 @@ def excerpts(num_tokens: int, room: int, *, long_text: LongText, overlap: float)
 def bucketed_batches(
     lengths: NDArray[np.int64], *, batch_size: int, random: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Return batches of positions in `lengths`, each once, in random order; a batch's lengths are close to each other.
+    """Return batches of positions in `lengths`, each position once, in random order; lengths in a batch are similar.
 
-    Shuffled, sorted by length within pools of 50 batches, and the batches shuffled: little padding, and still random.
+    Positions are shuffled, sorted by length within pools of 50 batches, and then the batches are shuffled: there is
+    little padding, and the order is still random.
     """
     order = random.permutation(len(lengths))
     pool_size = batch_size * BATCHES_PER_POOL
@@ -287,7 +288,7 @@ def bucketed_batches(
 
 
 def _num_windows(num_tokens: Any, room: int, overlap: float) -> Any:
-    """How many windows of `room` tokens a text of `num_tokens`, or each of several, needs; it has more than one."""
+    """How many windows of `room` tokens a text of `num_tokens` (or each of several texts) needs: two or more."""
     step = max(1, int(room * (1 - overlap)))
     return 1 + -(-(num_tokens - room) // step)
 
@@ -301,7 +302,7 @@ def _cut(model: ModelParams) -> Cut:
 def _pool_all(
     tokens: TokenisedTexts, encoder: PreTrainedModel, *, pool: Pooling, cut: Cut, advance: Callable[[int], None]
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the pooled states of some rows after the other, those of like length read together."""
+    """Yield rows and their pooled states, part by part; rows of similar length are read together."""
     size = rows_per_forward(encoder.device)
     at_once = RowsAtOnce(rows=size, device=encoder.device)
     num_rows = len(tokens.offsets) - 1
@@ -325,7 +326,7 @@ def _pool_batch(batch: Batch, encoder: PreTrainedModel, pool: Pooling, size: int
 
 
 class Tokens(Protocol):
-    """What an augmentation must know of the tokens that it changes."""
+    """What an augmentation has to know about the tokens that it changes."""
 
     @property
     def pad_id(self) -> int:
@@ -343,7 +344,7 @@ class Tokens(Protocol):
 def augmentation(
     job: FoldJob, tokens: Tokens, *, device: str, draw: Callable[..., Tensor] = draw_replacements
 ) -> Augmentation | None:
-    """Return what the job's trial does to training tokens, None for nothing; `draw` is as draw_replacements is.
+    """Return the trial's augmentation of training tokens, None if it has none; `draw` works as draw_replacements does.
 
     Raises EncoderError, DataError.
     """
@@ -364,10 +365,10 @@ def augmentation(
 
 
 def stand_in_for_nothing(tokenizer: Any) -> int:
-    """Return the token that is read in place of a text of which the tokenizer leaves nothing, such as an empty one.
+    """Return the token that is read if the tokenizer leaves nothing of a text, such as an empty one.
 
-    It is the one that begins or ends a text, or stands for what is unknown: an encoder makes a state of it, always the
-    same, where of no token at all there is none.
+    It is the token that begins or ends a text, or the one for unknown words. The encoder then always makes the same
+    state; from no token at all it would make none.
     """
     names = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id", "pad_token_id")
     found = (getattr(tokenizer, name) for name in names)
@@ -375,7 +376,7 @@ def stand_in_for_nothing(tokenizer: Any) -> int:
 
 
 def stand_in_key(tokenizer: Any) -> list[str]:
-    """Return what tells tokens from those that an earlier version cached, which had nothing for such a text."""
+    """Return a part of the cache's key: an earlier version cached no token at all for such a text."""
     return [] if any(_num_special(tokenizer)) else [f"nothing is {stand_in_for_nothing(tokenizer)}"]
 
 

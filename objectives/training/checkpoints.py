@@ -1,4 +1,4 @@
-"""A fold run's state as bytes: safetensors with JSON and a checksum beside the tensors; nothing of it is executed."""
+"""A fold run's state as bytes: tensors as safetensors, with JSON and a checksum. No part of it is ever executed."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ _BEST = "best/"
 def pack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     """Return one checkpoint of the tensors and JSON metadata."""
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    # In one piece with the metadata: the order of several would be another each time.
+    # All metadata as one entry: the order of several would change from time to time.
     noted = json.dumps(metadata | {CHECKSUM_KEY: NO_CHECKSUM})
     unsigned = safetensors.torch.save(contiguous, {METADATA_KEY: noted})
     return unsigned.replace(NO_CHECKSUM.encode(), hashlib.sha256(unsigned).hexdigest().encode(), 1)
@@ -42,13 +42,13 @@ def unpack(checkpoint: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_best(checkpoint: bytes, *, fingerprint: str) -> "Chosen":
-    """Return what a checkpoint holds of the best epoch so far; TrialError if there is none, or another job's."""
+    """Return the best epoch so far of a checkpoint; TrialError if it has none, or is another job's."""
     tensors, metadata = unpack(checkpoint)
     if metadata.get("job") != fingerprint:
         raise TrialError("the checkpoint is of another job: other settings, rows or seed")
     if not metadata["scores"]:
         raise TrialError("no epoch is trained to its end")
-    best = metadata["scores"][metadata.get("best_epoch", 0) - 1]  # earlier versions noted none: the last one
+    best = metadata["scores"][metadata.get("best_epoch", 0) - 1]  # earlier versions did not note it: the last epoch
     return Chosen(
         epoch=best["epoch"],
         score=best["score"],
@@ -59,7 +59,7 @@ def read_best(checkpoint: bytes, *, fingerprint: str) -> "Chosen":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """The best epoch of a fold run that is not at its end, and what was trained by then."""
+    """The best epoch so far of a fold run that has not ended, and its weights and predictions."""
 
     epoch: int
     score: float
@@ -68,7 +68,7 @@ class Chosen:
 
 
 def _check(checkpoint: bytes, checksum: str | None) -> None:
-    """Raise ValueError if this is not what was packed; earlier versions wrote no checksum."""
+    """Raise ValueError if the checkpoint was changed since it was packed; earlier versions wrote no checksum."""
     if checksum is None:
         return
     unsigned = checkpoint.replace(checksum.encode(), NO_CHECKSUM.encode(), 1)

@@ -30,11 +30,11 @@ from fold_search.objectives.training.within import Leave, WithinEpoch, never
 class FoldTraining:
     """The training of one fold run: of `network`, as `job` says.
 
-    The losses of both parts are the trial's own loss, in evaluation mode at the epoch's end: `val_loss` over the
-    validation rows, `train_loss` over a fixed random sample of as many original training rows. `train_loss_running` is
-    what a loop would have printed: the mean over the epoch's batches, with dropout and while the weights move.
+    Both losses are the trial's own loss, in evaluation mode at the end of an epoch: `val_loss` over the validation
+    rows, `train_loss` over a fixed random sample of as many original training rows (`training_sample`).
+    `train_loss_running` is the mean over the epoch's batches, with dropout and while the weights change.
 
-    `rows_that_fit` and `remember` are for where memory runs out, as Passes has them, which also says what is raised.
+    `rows_that_fit` and `remember` go to Passes, which says what they are for and what is raised.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class FoldTraining:
 
     @property
     def best_weights(self) -> bytes:
-        """What was trained, as it was scored at the best epoch so far; `read_weights` reads it."""
+        """The trained weights that the best epoch so far was scored with; `read_weights` reads them."""
         return pack(self._best_weights, {"job": self.job.fingerprint()})
 
     @property
@@ -102,10 +102,10 @@ class FoldTraining:
         )
 
     def epochs(self, stop: Callable[[], bool] = never) -> Iterator[EpochScore]:
-        """Train the epochs that remain, or until `stop` says so: it is asked before each step.
+        """Train the epochs that remain, and yield the score of each. `stop` is asked before each step, and may end it.
 
-        An epoch that is left so is not yielded; `save` then holds its steps too. Raises TrialError, of which Diverged
-        and OutOfMemory.
+        An epoch that is stopped in its middle is not yielded, but `save` keeps its steps. Raises TrialError, also as
+        Diverged and OutOfMemory.
         """
         self._stop = stop
         while not self.finished and not stop():
@@ -123,9 +123,9 @@ class FoldTraining:
             yield score
 
     def refit(self) -> Iterator[int]:
-        """Train all epochs without ever looking at validation rows, and yield each one's number; raises TrialError.
+        """Train all epochs without looking at validation rows, and yield the number of each; raises TrialError.
 
-        `best_weights` are then the last epoch's. The schedule plateau, which falls by scores, never does.
+        `best_weights` are then those of the last epoch. The schedule plateau, which needs scores, never falls.
         """
         for epoch in range(1, self.num_epochs + 1):
             with memory_of(self._device), seeded(self.job.seed, epoch, self._device), self._threads():
@@ -135,9 +135,9 @@ class FoldTraining:
         self._best_weights = self._scored_weights()
 
     def save(self) -> bytes:
-        """Return a checkpoint: what is trained, now and at the best epoch, the optimiser and the scores.
+        """Return a checkpoint: the trained weights now and at the best epoch, the optimiser and the scores.
 
-        Within an epoch also how far that is.
+        In the middle of an epoch it also says how far that is.
         """
         tensors = {"best_predictions": torch.from_numpy(self._best_predictions)}
         tensors |= {f"model/{name}": weight for name, weight in self._state.items()}
@@ -151,7 +151,7 @@ class FoldTraining:
         return pack(tensors | self.optimiser.tensors(), metadata | {"optimiser": self.optimiser.numbers()})
 
     def restore(self, checkpoint: bytes) -> None:
-        """Go back to where `save` was called; `epochs` then continues exactly as if nothing had happened.
+        """Go back to where `save` was called. `epochs` then goes on exactly as if nothing had happened.
 
         Raises TrialError, and changes nothing, if the checkpoint is damaged or another job's.
         """
@@ -173,21 +173,21 @@ class FoldTraining:
         self._within = WithinEpoch.read(tensors, metadata)
 
     def predict(self, rows: Rows) -> Predictions:
-        """Return predictions of `rows`, (rows, outputs), by the weights that are scored after the last epoch."""
+        """Return predictions of `rows`, (rows, outputs), by the weights that the last epoch was scored with."""
         with self.optimiser.averaged():
             return self._evaluate(rows)[0]
 
     def _evaluate(self, rows: Rows) -> tuple[Predictions, float]:
-        """Return predictions of `rows` and their mean loss, as the epoch in hand has it."""
+        """Return predictions of `rows` and their mean loss, as the current epoch has it."""
         return self.passes.evaluate(rows, epoch=self.epoch + 1, stop=self._stop)
 
     def _scored_weights(self) -> dict[str, Tensor]:
-        """Return copies, on the CPU, of the weights that are scored after the last epoch."""
+        """Return copies, on the CPU, of the weights that the last epoch is scored with."""
         with self.optimiser.averaged():
             return {name: weight.detach().to("cpu", copy=True) for name, weight in self._state.items()}
 
     def _threads(self) -> AbstractContextManager[None]:
-        """One where a head alone is trained, for several would mostly wait for each other; else all of torch's."""
+        """One thread if only a head is trained, since several would mostly wait for each other; else all of torch's."""
         return nullcontext() if any(self.network.depths.values()) else one_thread()
 
     def _run_epoch(self, epoch: int) -> tuple[EpochScore, Predictions]:
@@ -237,7 +237,7 @@ class FoldTraining:
                 self.optimiser.step(factors[step])
                 within.add(loss=loss, norm=norm, rows=sum(map(len, batches)))
                 advance(1)
-        within.leave(self._device)  # what scores the epoch may be left too
+        within.leave(self._device)  # the scoring that follows may be stopped too
         return {
             "train_loss_running": within.loss_sum / sum(len(batch) for batches in steps for batch in batches),
             "gradient_norm": within.norm_sum / len(steps),
@@ -251,7 +251,7 @@ class FoldTraining:
         return plateau_falls(scores, params=self.job.params.training, maximize=maximize)
 
     def _choosing(self, score: EpochScore) -> float:
-        """What an epoch is chosen by."""
+        """The score by which the best epoch is chosen."""
         return score.metrics[f"val_{self._metric.name}"]
 
 

@@ -1,6 +1,12 @@
 """The leak proof: which rows went into a fold's training, which came out of its sampler, and that none was held out.
 
-A row was held out if its text was: rows are compared by what keeps them together, not by their place in the file.
+A row counts as held out if a row with the same text was: rows are compared by what keeps them together, not by their
+place in the file.
+
+::
+
+    training rows --> sampler --> rows trained on, alone or mixed         must not meet:
+    (rows_in)                     (rows_out)                              the validation rows, and rows like them
 """
 
 import hashlib
@@ -21,14 +27,14 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeakProof:
-    """What one fold run trained on, and how many of its validation rows were among it."""
+    """What one fold run trained on, and how many of its validation rows that included."""
 
     rows_in: Rows  # the fold's training rows, distinct and rising
     rows_out: Rows  # rows that are trained on, alone or mixed into others, distinct and rising
     counts_before: NDArray[np.int64]  # (classes,)
     counts_after: NDArray[np.int64]  # (classes,)
     num_synthetic: int
-    num_validation_rows_used: int  # themselves or by a row like them; 0 unless something is wrong
+    num_validation_rows_used: int  # directly, or through a row like them; 0 unless something is wrong
 
     def summary(self) -> dict[str, Any]:
         """Return JSON: the counts, and the sha256 of the rows as little-endian int64."""
@@ -69,10 +75,10 @@ def prove(
     counts: Callable[[Rows], NDArray[np.int64]],
     together: Rows | None = None,
 ) -> LeakProof:
-    """Return the leak proof of one fold run; a validation row counts if it, or one like it, went in or came out.
+    """Return the leak proof of one fold run. A validation row counts as used if it, or a row like it, went in or out.
 
-    `counts` gives the rows of each class, (classes,), repeated ones as often as they occur; a mixed row counts for the
-    class of its source. Rows are alike if they share their number in `together`, (all rows,): those of one text, say.
+    `counts` gives the rows of each class, (classes,); a repeated row counts each time, and a mixed row for the class
+    of its source. Rows are alike if they have the same number in `together`, (all rows,), such as rows of one text.
     """
     rows_in = np.unique(training_rows)
     rows_out = np.union1d(sample.rows, sample.partners)

@@ -1,4 +1,4 @@
-"""What is minimised: the losses of single rows as pure functions, and the one that a trial's settings ask for."""
+"""The losses: pure functions of single rows, and the one that a trial's settings ask for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ def dice(logits: Tensor, one_hot: Tensor, *, alpha: float, smoothing: float) -> 
     """Return the self-adjusting Dice loss, (rows,), in [0, 1] (Li et al. 2020).
 
     It is the mean over the classes of 1 - (2 w q + s) / (w + q + s) with w = (1 - p)^alpha p. The authors' own code
-    adds the classes up and takes the denominator over the whole batch; here each row stands alone, so that the loss
-    depends neither on the batch size nor on what else is in the batch. With one row, theirs is this times the classes.
+    sums over the classes and takes the denominator over the whole batch. Here each row stands alone, so the loss does
+    not depend on the other rows of the batch. For a single row, theirs is this one times the number of classes.
     """
     log_p = logits.log_softmax(dim=1)
     weighted = torch.exp(alpha * _log_rest(log_p) + log_p)
@@ -38,9 +38,9 @@ def dice(logits: Tensor, one_hot: Tensor, *, alpha: float, smoothing: float) -> 
 
 
 def ldam(logits: Tensor, target: Tensor, *, one_hot: Tensor, margins: Tensor) -> Tensor:
-    """Return cross entropy, (rows,), after each row's own label lost its margin (Cao et al. 2019).
+    """Return cross entropy, (rows,), after subtracting the margin from the logit of each row's label (Cao et al. 2019).
 
-    Logits are scaled cosines and `margins`, (classes,), are scaled alike.
+    Logits are scaled cosines, and `margins`, (classes,), have the same scale.
     """
     return cross_entropy(logits - one_hot * margins, target)
 
@@ -75,22 +75,22 @@ def regression_loss(predictions: Tensor, targets: Tensor, *, params: TrainingPar
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Loss:
-    """One fold's loss: a trial's settings and what they come to on the fold's training rows, on one device.
+    """One fold's loss: a trial's settings, and the vectors that follow from the fold's training rows, on one device.
 
-    The vectors are (classes,) in float64, empty for a numeric label. Losses are in float32 at least, whatever the
-    outputs are in.
+    The vectors are (classes,) in float64, empty for a numeric label. Losses are at least float32, whatever the
+    outputs are.
     """
 
     params: TrainingParams
     log_prior: Tensor
-    spread: Tensor  # what label smoothing is spread over the classes by
+    spread: Tensor  # each class's share of what label smoothing spreads
     weights: Tensor | None
 
     def rows(self, outputs: Tensor, targets: Tensor, *, progress: float = 1.0) -> Tensor:
         """Return each row's loss, (rows,), times the weight of its label's class where there are weights.
 
         `outputs` are logits (rows, classes) and `targets` int64 classes (rows,); for a numeric label (rows, 1) and
-        floats (rows,). `progress` is the share of the epochs that lie behind: LDAM's class weights take effect from
+        floats (rows,). `progress` is the share of the epochs that are done: LDAM uses its class weights only from
         `deferral` on (deferred re-weighting, Cao et al. 2019).
         """
         outputs = _widened(outputs)
@@ -141,10 +141,10 @@ def build_loss(
     device: torch.device,
     before: NDArray[np.int64] | None = None,
 ) -> Loss:
-    """Return the loss of settings that `check_loss` lets through.
+    """Return the loss for settings that `check_loss` accepts.
 
-    `counts`, (classes,), are the training rows of each class as they are trained on, `before` those before sampling;
-    all are empty for a numeric label. A class without training rows counts as having one.
+    `counts`, (classes,), are the training rows of each class after sampling, `before` those before it; both are empty
+    for a numeric label. A class without training rows counts as having one.
     """
     present = np.maximum(counts, 1)
     prior = present / present.sum()
@@ -169,8 +169,8 @@ def _widened(outputs: Tensor) -> Tensor:
 
 
 def _log_rest(log_p: Tensor) -> Tensor:
-    """Return log(1 - p), (rows, classes), as exact where p rounds to 1, with gradients that are finite everywhere."""
-    # Only the likeliest class can be near 1; what is left of it is what the others have together.
+    """Return log(1 - p), (rows, classes): exact even where p rounds to 1, and with finite gradients everywhere."""
+    # Only the likeliest class can be near 1. Its 1 - p is the sum of all other classes.
     top = log_p.argmax(dim=1, keepdim=True)
     others = log_p.scatter(1, top, -torch.inf)
     return torch.log1p(-others.exp()).scatter(1, top, others.logsumexp(dim=1, keepdim=True))

@@ -16,15 +16,15 @@ from fold_search.objectives.training.sampling import Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """What one forward pass sees: rows, and those that some of them are mixed with at their pooled states."""
+    """What one forward pass sees: rows, and the partners that some of them are mixed with after pooling."""
 
     own: Batch
-    partners: Batch | None  # of the rows whose share is above 0
-    shares: Tensor  # (rows,): what the partner has of each row
+    partners: Batch | None  # for the rows whose share is above 0
+    shares: Tensor  # (rows,): the partner's share of the mix
 
 
 class Network:
-    """A classifier and what it is fed with.
+    """A classifier and its inputs.
 
     It is initialised from torch's global random state. Raises EncoderError if the encoder cannot be had or has fewer
     layers or positions than asked, DataError if its tokenizer lacks what an augmentation needs.

@@ -27,10 +27,10 @@ class Optimiser:
 
     `depths` says how many layers each weight lies below the head (the head: 0): its learning rate is learning_rate x
     the step's factor x layer_decay ** depth (ULMFiT, Howard and Ruder 2018). Matrices decay, vectors (biases and
-    normalisation weights) do not. With ema_decay an average of the weights starts as the weights after the first step
-    and keeps ema_decay of itself at each later one, with no correction for its start: after n steps that has a share of
-    ema_decay ** (n - 1). Buffers, such as those of batch normalisation, are not averaged. schedule_free_adamw (Defazio
-    et al. 2024) needs the warm-up only.
+    normalisation weights) do not. With ema_decay there is an average of the weights. It starts as the weights after
+    the first step and keeps ema_decay of itself at each later step, without a correction for its start: after n steps
+    the first weights have a share of ema_decay ** (n - 1). Buffers, such as those of batch normalisation, are not
+    averaged. schedule_free_adamw (Defazio et al. 2024) only needs the warm-up.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Optimiser:
     def step(self, factor: float) -> None:
         """Move the weights along their gradients, at `factor` times their peak learning rates.
 
-        The gradients are not to be read afterwards: schedule-free overwrites them.
+        Do not read the gradients afterwards: schedule-free overwrites them.
         """
         for group in self._optimiser.param_groups:
             group["lr"] = self._params.learning_rate * factor * group["layer_factor"]
@@ -54,7 +54,7 @@ class Optimiser:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the weights the values that are to be scored and kept: their average, where there is one.
+        """Give the weights the values that are scored and kept: their average, if there is one.
 
         On leaving, the weights are what they were before, to the last bit.
         """
@@ -74,9 +74,9 @@ class Optimiser:
             self._set_weights(before)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what must be saved, beside the weights and `numbers`, to go on exactly, as `KIND/WEIGHT`: not copies.
+        """Return the tensors to be saved beside the weights and `numbers`, named `KIND/WEIGHT`; they are not copies.
 
-        Weights that never had a gradient have nothing.
+        There is nothing for weights that never had a gradient.
         """
         return {f"average/{name}": tensor for name, tensor in self._average.items()} | {
             f"{kind}/{name}": tensor
@@ -86,7 +86,7 @@ class Optimiser:
         }
 
     def numbers(self) -> dict[str, float]:
-        """Return the numbers that must be saved beside `tensors`; `num_tensors` is how many of those there are."""
+        """Return the numbers to be saved beside `tensors`; `num_tensors` is how many tensors there are."""
         return {"num_tensors": len(self.tensors())} | {
             f"{key}/{index}": group[key]
             for index, group in enumerate(self._optimiser.param_groups)
@@ -95,7 +95,7 @@ class Optimiser:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
-        """Go back to where `tensors` and `numbers` were taken, whose weights the caller restores; others are ignored.
+        """Go back to where `tensors` and `numbers` were taken. The caller restores the weights; others are ignored.
 
         Raises TrialError, and changes nothing, if one of them is missing or of another shape.
         """

@@ -1,7 +1,13 @@
-"""Resampling of a fold's training rows against class imbalance; validation rows never come here.
+"""Resampling of a fold's training rows against class imbalance. Validation rows never come here.
 
-Neighbours are looked for among the frozen encoder's embeddings. SMOTE makes points between two of them, but there is no
-text between two texts: it returns pairs of rows, whose pooled representations are mixed in training.
+Neighbours are found among the frozen encoder's embeddings. SMOTE makes a point between two of them, but there is no
+text between two texts. So a synthetic row is a pair of rows whose pooled states are mixed in training:
+
+::
+
+    row      3   8   8  12       rows of the data; a repeated row is there twice
+    partner  3   8   5  12       the same row, unless it is mixed
+    share    0   0  0.3  0       state = (1 - share) x state(row) + share x state(partner)
 """
 
 import math
@@ -25,7 +31,7 @@ Points = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What one fold trains on in an epoch."""
+    """The rows that one fold trains on in an epoch; see above."""
 
     rows: Rows  # (n,) rows of the data, rising
     partners: Rows  # (n,) the row each is mixed with at the pooled representation; the same row where nothing is mixed
@@ -55,9 +61,9 @@ def resample(
 ) -> Sample:
     """Return the training rows after the sampler; some may be repeated, left out or mixed with one of their class.
 
-    `labels` and `embeddings()` (rows, dimensions) cover all rows of the data, `rows` are the fold's training rows;
-    `label_names` are for the message. Rows of a single class stay as they are. Raises TrialError if the sampler leaves
-    no row of a class that had some.
+    `labels` and `embeddings()`, (rows, dimensions), are those of all rows of the data; `rows` are the fold's training
+    rows; `label_names` are for the message. If all rows have one class they are returned as they are. Raises
+    TrialError if the sampler removes all rows of a class.
     """
     rows = np.sort(rows)
     own = labels[rows]
@@ -84,10 +90,10 @@ def resample(
 
 
 def draw(sample: Sample, labels: Labels, *, params: TrainingParams, seed: int, epoch: int) -> Sample:
-    """Return what this epoch trains on: the sample itself, but for class_balanced_batches.
+    """Return what this epoch trains on: the sample itself, except with class_balanced_batches.
 
-    There, as many rows as the sample has are drawn anew: each class as often as any other, give or take one, and each
-    of its rows once before any comes a second time.
+    Then as many rows as the sample has are drawn anew: each class equally often (give or take one row), and each row
+    of a class once before any comes a second time.
     """
     if params.sampler != "class_balanced_batches" or len(sample) == 0:
         return sample
@@ -106,12 +112,12 @@ def draw(sample: Sample, labels: Labels, *, params: TrainingParams, seed: int, e
 def check_sampler(
     params: TrainingParams, *, labels: Labels, assignments: NDArray[np.int16], label_names: Sequence[str]
 ) -> None:
-    """Refuse, from the class counts alone, what the sampler cannot do in some fold.
+    """Refuse, by the class counts alone, what the sampler cannot do in some fold.
 
-    `assignments` is each row's fold; -1 is in every fold's training part. Raises DataError for enn and smote_enn if a
-    class has no more training rows than there are neighbours to look at: strangers would always vote on its rows.
-    near_miss and the random samplers empty no class. tomek_links could only if every single row of the largest class
-    were in a link, which counts cannot tell: `resample` raises if it happens.
+    `assignments` is each row's fold; rows with -1 are trained on in every fold. Raises DataError for enn and smote_enn
+    if a class has no more training rows than there are neighbours to look at: other classes would always outvote its
+    rows. near_miss and the random samplers never empty a class. tomek_links could, if every row of the largest class
+    were in a link. Counts cannot tell that; `resample` raises if it happens.
     """
     if params.sampler not in ("enn", "smote_enn"):
         return
@@ -140,18 +146,18 @@ def _select(labels: Labels, points: Callable[[], Points], *, params: TrainingPar
     untouched = [label for label, count in counts.items() if count < params.sampler_min_rows]
     match params.sampler:
         case "random_under" | "near_miss":
-            spared = np.isin(labels, untouched)
-            large = np.flatnonzero(~spared)
+            untouched_rows = np.isin(labels, untouched)
+            large = np.flatnonzero(~untouched_rows)
             at = points()[large] if params.sampler == "near_miss" else None
             kept = _cut(labels[large], at, params=params, seed=seed)
-            return np.concatenate([np.flatnonzero(spared), large[kept]])
+            return np.concatenate([np.flatnonzero(untouched_rows), large[kept]])
         case "tomek_links":
-            # Only the largest class loses rows: any longer list would take both rows of a link between its classes.
+            # Only the largest class loses rows: with more classes, a link between two of them would lose both its rows.
             largest = max(counts, key=counts.__getitem__)
             links = TomekLinks(sampling_strategy=[label for label in (largest,) if label not in untouched])
             return _positions(links, labels, points())
         case "enn":
-            # The smallest class is what the others are cleaned for.
+            # The others are cleaned for the sake of the smallest class, which keeps its rows.
             smallest = min(counts, key=counts.__getitem__)
             edited = [label for label in counts if label not in (smallest, *untouched)]
             return _edit(labels, points(), edited=edited, num_neighbors=params.sampler_neighbors)
@@ -162,7 +168,7 @@ def _select(labels: Labels, points: Callable[[], Points], *, params: TrainingPar
 
 
 def _cut(labels: Labels, points: Points | None, *, params: TrainingParams, seed: int) -> Rows:
-    """Return the positions that under-sampling keeps: at random, or with points those that NearMiss-1 does."""
+    """Return the positions that under-sampling keeps: at random, or if there are points those of NearMiss-1."""
     counts = _counts(labels)
     if len(counts) < 2:
         return np.arange(len(labels))
@@ -185,9 +191,9 @@ def _edit(labels: Labels, points: Points, *, edited: list[int], num_neighbors: i
 
 
 def _mix(everything: Sample, labels: Labels, points: Points, *, params: TrainingParams, seed: int) -> Sample:
-    """Return the rows and the synthetic ones of SMOTE, where asked for without those that editing removes.
+    """Return the rows and SMOTE's synthetic ones; with smote_enn without those that editing removes.
 
-    A class with too few rows has as many neighbours as there are; a single row is repeated instead.
+    A class with too few rows has fewer neighbours. A class with a single row has it repeated instead.
     """
     counts = _counts(labels)
     grown = _grown(counts, params.sampler_ratio)

@@ -11,11 +11,11 @@ def learning_rate_factor(
 ) -> float:
     """Return what the learning rate is multiplied by at optimiser step `step`, counted from 0; in (0, 1].
 
-    It rises evenly to 1 in the warm-up, which is never all steps, and goes on by the schedule, whose epochs count from
-    the end of the warm-up. linear and cosine would arrive at min_learning_rate one step after the last. Cycles of
-    cosine_restarts are not fitted to the epochs: the last one ends where training ends (SGDR, Loshchilov and Hutter
-    2017, equation 5). `num_falls`, of `plateau_falls`, is for the schedule plateau. A schedule-free optimiser has the
-    warm-up only.
+    It rises evenly to 1 in the warm-up, which is never all steps. Then it follows the schedule, whose epochs count from
+    the end of the warm-up. linear and cosine would reach min_learning_rate one step after the last. Cycles of
+    cosine_restarts are not fitted to the epochs: the last one is cut where training ends (SGDR, Loshchilov and Hutter
+    2017, equation 5). The schedule plateau needs `num_falls`, from `plateau_falls`. A schedule-free optimiser has only
+    the warm-up.
     """
     num_steps = num_epochs * steps_per_epoch
     num_warmup = min(_warmup_steps(params, num_steps), num_steps - 1)
@@ -40,7 +40,7 @@ def plateau_falls(scores: Sequence[float], *, params: TrainingParams, maximize: 
     """Return how often the schedule plateau has fallen after epochs of these scores, (epochs,).
 
     As torch's ReduceLROnPlateau with a threshold of 0 and no cool-down: it falls when more than plateau_patience epochs
-    in a row were not better than the best before them, and begins to count anew. A NaN is never better.
+    in a row were not better than the best before them. Then the count begins again. NaN is never better.
     """
     falls = waited = 0
     for better in _betterments(scores, maximize=maximize):
@@ -53,7 +53,7 @@ def plateau_falls(scores: Sequence[float], *, params: TrainingParams, maximize: 
 def is_out_of_patience(scores: Sequence[float], *, patience: int | None, maximize: bool) -> bool:
     """Whether the last `patience` of these epochs' scores, (epochs,), were no better than the best before them.
 
-    None never runs out of patience. A NaN is never better.
+    With None it never runs out. NaN is never better.
     """
     if patience is None:
         return False
@@ -66,7 +66,7 @@ def _warmup_steps(params: TrainingParams, num_steps: int) -> int:
 
 
 def _cycle_progress(since: int, length: int, *, factor: int) -> float:
-    """Return how far, in [0, 1), step `since` lies in its cycle; the first takes `length` steps, each next more."""
+    """Return how far, in [0, 1), step `since` is in its cycle. The first cycle has `length` steps, later ones more."""
     while since >= length:
         since, length = since - length, length * factor
     return since / length

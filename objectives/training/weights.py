@@ -1,4 +1,4 @@
-"""One weight per class, and whether a trial's loss fits the labels; known before torch is loaded."""
+"""One weight per class, and whether a trial's loss fits the labels; needs no torch."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How far an epoch is that was left in its middle: what a checkpoint holds of it, and how it goes on exactly there."""
+"""An epoch that was left in its middle: what a checkpoint keeps of it, and how it goes on exactly there."""
 
 import time
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ _KEY = "within_epoch"
 
 
 def never() -> bool:
-    """Ask nobody to leave."""
+    """Never stop."""
     return False
 
 
 class Leave(Exception):
-    """The epoch in hand is left, because it was asked for."""
+    """The current epoch is left in its middle, because somebody asked for it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class WithinEpoch:
-    """The steps that are done, what was summed up over them, and torch's random state where the epoch was left.
+    """The steps that are done, the sums over them, and torch's random state where the epoch was left.
 
-    Batches and augmentation are functions of seed, epoch and step; dropout alone draws from torch's random state.
+    Batches and augmentation follow from seed, epoch and step. Only dropout draws from torch's random state.
     """
 
     step: int = 0
@@ -38,7 +38,7 @@ class WithinEpoch:
     _since: float = 0.0
 
     def go_on(self, device: torch.device) -> None:
-        """Let dropout draw what it would have drawn here."""
+        """Set the random state, so that dropout draws what it would have drawn without the break."""
         if self.random:
             set_random_state(self.random, device)
         self._since = time.perf_counter() - self.seconds
@@ -50,7 +50,7 @@ class WithinEpoch:
         self.norm_sum += norm
 
     def leave(self, device: torch.device) -> None:
-        """Note where that is."""
+        """Note the random state and the time at which the epoch is left."""
         self.random = random_state(device)
         self.seconds = time.perf_counter() - self._since
 

@@ -15,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from fold_search.search.reporting.steps import Steps
     from fold_search.search.study.opened import OpenStudy
 
 WATCH_SECONDS = 2.0
@@ -93,6 +94,13 @@ def make_steps(console: "Console") -> "Callable[[str], None]":
         console.print(line, style="dim", highlight=False, soft_wrap=not console.is_terminal)
 
     return say_step
+
+
+def new_steps() -> "Steps":
+    """What shows on stderr which step a command is at."""
+    from fold_search.search.reporting.steps import Steps
+
+    return Steps(new_console(stderr=True))
 
 
 def print_best(study: "OpenStudy", console: "Console") -> int:

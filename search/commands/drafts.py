@@ -231,6 +231,6 @@ def plan(file: Path, workers: int | None, overrides: Sequence[str], as_json: boo
             raise ConfigError(f"{file}: nothing could be timed: {error}") from None
     keep_forecast(config, outlook.summary())
     if as_json:
-        print_json({**outlook.as_json(), "disk": disk})
+        print_json({**outlook.as_json(price=config.budget.price_per_hour), "disk": disk})
         return
-    console.print(render_outlook(outlook, price=None, disk=disk))
+    console.print(render_outlook(outlook, price=config.budget.price_per_hour, disk=disk))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fold_search.search.commands.answers import new_console, print_json, say
+from fold_search.search.commands.answers import new_console, new_steps, print_json, say
 from fold_search.search.commands.options import (
     batch_size_option,
     columns_option,
@@ -24,6 +24,9 @@ from fold_search.search.commands.options import (
 
 if TYPE_CHECKING:
     from fold_search.objectives.data.sources import Quotes
+    from fold_search.search.study.opened import OpenStudy
+
+LOADING = "loading torch and transformers"  # takes seconds
 
 
 @click.command("export")
@@ -59,31 +62,43 @@ def export(
     mlflow: bool,
     register: str | None,
 ) -> None:
-    """Export a trial's model to a folder that can be used without the study.
+    """Export the best model to a folder that can be used without the study.
 
-    While no trial is complete, a provisional model is exported, of what is trained by now.
+    That is the best trial, or the TF-IDF baseline if it scores better; --trial and --baseline choose. While no trial is
+    complete, a provisional model is exported, of what is trained by now.
     """
     if baseline and (trial is not None or mlflow or register):
         raise click.UsageError("--baseline takes no --trial, --mlflow or --register")
-    study = find_study(name, storage)
-    if baseline:
-        from fold_search.search.exporting.baseline import export_baseline
-
-        export_baseline(study, out, form=form, overrides=overrides, force=force)
-        say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
-        return
-    from fold_search.objectives.baselines.folds import TFIDF
-    from fold_search.search.exporting.export import export
-    from fold_search.search.reporting.baselines import better_baseline
-    from fold_search.search.running.objective import memory_limited
-
     mlflow = mlflow or register is not None
-    with memory_limited(memory_limit):
-        description = export(
-            study, out, form=form, trial=trial, overrides=overrides, force=force, mlflow=mlflow, say=say
-        )
-    if better := better_baseline(study.ledger, description.fold_scores, name=TFIDF):
-        say(f"note: {better}; --baseline exports that one")
+    with new_steps() as steps:
+        steps.step(LOADING)
+        study = find_study(name, storage)
+        better = None if trial is not None else _better_baseline(study)
+        if baseline or (better and not mlflow):
+            from fold_search.search.exporting.baseline import export_baseline
+
+            export_baseline(study, out, form=form, overrides=overrides, force=force)
+            if not baseline:
+                say(f"note: this is the baseline, since {better}; --trial exports a trial")
+            say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
+            return
+        from fold_search.search.exporting.export import export
+        from fold_search.search.running.objective import memory_limited
+
+        with memory_limited(memory_limit):
+            description = export(
+                study,
+                out,
+                form=form,
+                trial=trial,
+                overrides=overrides,
+                force=force,
+                mlflow=mlflow,
+                say=steps.aside(say),
+                step=steps.step,
+            )
+    if better:
+        say(f"note: {better}; --baseline exports that one, which cannot be an MLflow model")
     if description.provisional:
         say(f"note: provisional: trial {description.trial} is not complete, {description.provisional}")
     if register is not None:
@@ -92,6 +107,20 @@ def export(
         version = mlflow_model.register(study, out, description, name=register, overrides=overrides)
         say(f"registered {register}, version {version}; search ui --study {name} shows it")
     say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
+
+
+def _better_baseline(study: "OpenStudy") -> str | None:
+    """Why the TF-IDF baseline is rather exported than the best trial; None if it is not better."""
+    from fold_search.objectives.baselines.folds import TFIDF
+    from fold_search.search.reporting.baselines import better_baseline
+    from fold_search.search.reporting.provisional import find_provisional
+    from fold_search.search.reporting.summary import summarise
+
+    if (best := summarise(study.ledger).best) is not None:
+        return better_baseline(study.ledger, best.trial, best.fold_scores, name=TFIDF)
+    if (found := find_provisional(study.ledger)) is not None:
+        return better_baseline(study.ledger, found.trial.number, found.scores, name=TFIDF)
+    return better_baseline(study.ledger, None, (), name=TFIDF)
 
 
 @click.command("export-curves")
@@ -168,20 +197,22 @@ def predict(
     """
     if template is not None and (keep or top_k or no_probabilities):
         raise click.UsageError("--template already names all columns; remove --keep, --top-k and --no-probabilities")
-    from fold_search.search.exporting.layout import read_template, usual_layout
-    from fold_search.search.exporting.predict import OtherFile, is_image_folder, load_model, parse_columns, predict
-    from fold_search.search.running.objective import memory_limited
+    with new_steps() as steps:
+        steps.step(LOADING)
+        from fold_search.search.exporting.layout import read_template, usual_layout
+        from fold_search.search.exporting.predict import OtherFile, is_image_folder, load_model, parse_columns, predict
+        from fold_search.search.running.objective import memory_limited
 
-    other = OtherFile(columns=parse_columns(columns), images=images, encoding=encoding, quotes=quotes)
-    model = load_model(folder, batch_size=batch_size)
-    if template is not None:
-        layout = read_template(template, model.description)
-    else:
-        keep = keep or (("file",) if is_image_folder(model.description, data) else ())
-        layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
-    console = new_console(stderr=True)
-    with memory_limited(memory_limit):
-        num_rows = predict(model, data, out, layout=layout, other=other, console=console)
+        other = OtherFile(columns=parse_columns(columns), images=images, encoding=encoding, quotes=quotes)
+        steps.step("checking the model's files")
+        model = load_model(folder, batch_size=batch_size)
+        if template is not None:
+            layout = read_template(template, model.description)
+        else:
+            keep = keep or (("file",) if is_image_folder(model.description, data) else ())
+            layout = usual_layout(model.description, keep=keep, top_k=top_k, probabilities=not no_probabilities)
+        with memory_limited(memory_limit):
+            num_rows = predict(model, data, out, layout=layout, other=other, steps=steps)
     say(f"wrote {out}: {num_rows:,} rows")
 
 
@@ -207,20 +238,23 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score an exported model on a labelled file, beside its score in the study."""
-    from fold_search.search.exporting.predict import (
-        OtherFile,
-        evaluate,
-        evaluation_as_json,
-        load_model,
-        parse_columns,
-        render_evaluation,
-    )
-    from fold_search.search.running.objective import memory_limited
+    with new_steps() as steps:
+        steps.step(LOADING)
+        from fold_search.search.exporting.predict import (
+            OtherFile,
+            evaluate,
+            evaluation_as_json,
+            load_model,
+            parse_columns,
+            render_evaluation,
+        )
+        from fold_search.search.running.objective import memory_limited
 
-    other = OtherFile(columns=parse_columns(columns), images=images, encoding=encoding, quotes=quotes)
-    model = load_model(folder, batch_size=batch_size)
-    with memory_limited(memory_limit):
-        evaluation = evaluate(model, data, other=other, console=new_console(stderr=True))
+        other = OtherFile(columns=parse_columns(columns), images=images, encoding=encoding, quotes=quotes)
+        steps.step("checking the model's files")
+        model = load_model(folder, batch_size=batch_size)
+        with memory_limited(memory_limit):
+            evaluation = evaluate(model, data, other=other, steps=steps)
     if as_json:
         print_json(evaluation_as_json(evaluation, model.description))
     else:

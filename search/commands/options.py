@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fold_search.search.commands.completing import complete_setting, complete_study
 from fold_search.search.study import defaults
 
 if TYPE_CHECKING:
     from fold_search.search.study.opened import OpenStudy
 
 
-study_option = click.option("--study", "name", required=True, metavar="NAME", help="The study's name.")
+study_option = click.option(
+    "--study", "name", required=True, metavar="NAME", shell_complete=complete_study, help="The study's name."
+)
 storage_option = click.option("--storage", metavar="URL", help=f"The study's database.  [default: {defaults.DATABASE}]")
 model_option = click.option(
     "--model", "folder", type=click.Path(path_type=Path), required=True, help="The folder that `search export` wrote."
@@ -36,6 +39,7 @@ machine_option = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_setting,
     help="Set data.path or storage.* for this machine; repeat for more.",
 )
 

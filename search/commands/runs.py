@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fold_search.search.commands.answers import make_steps, new_console, print_best, say
+from fold_search.search.commands.completing import complete_setting
 from fold_search.search.commands.options import (
     find_study,
     machine_option,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_setting,
     help="Override one key of the study file; repeat for more.",
 )
 def run(

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from fold_search.search.commands.answers import say
+from fold_search.search.commands.completing import complete_study
 from fold_search.search.commands.options import database_url, find_study, machine_option, storage_option, study_option
 
 
@@ -49,7 +50,13 @@ def restore(file: Path, storage: str | None, overrides: Sequence[str]) -> None:
 
 
 @click.command("clean")
-@click.option("--study", "name", metavar="NAME", help="Clean only this study.  [default: all studies of the database]")
+@click.option(
+    "--study",
+    "name",
+    metavar="NAME",
+    shell_complete=complete_study,
+    help="Clean only this study.  [default: all studies of the database]",
+)
 @storage_option
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 def clean(name: str | None, storage: str | None, yes: bool) -> None:

@@ -1,20 +1,18 @@
 """How long a study takes on a machine that was measured: an epoch, a trial, and all of it with and without the race."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from fold_search.search.drafting.measured import Measured
 from fold_search.search.drafting.ways import Way
+from fold_search.search.racing.forecast import expected_work
 
 EPOCH_SECONDS = 0.1  # to write an epoch's score and checkpoint, and to ask the race
 RUN_SECONDS = 1.0  # of a fold run beside its epochs: its model, its predictions
 PROCESSES = 2  # load the libraries one after the other: the run, then its workers
 EVALUATED = 2.0 / 3.0  # after an epoch twice the validation rows pass forward; a training step is about three passes
 EMBEDDING = {"near_miss", "tomek_links", "enn", "smote", "smote_enn"}  # samplers
-_RECORDED_TRIALS = 80
-_WORK = {2: (0.45, 0.65), 3: (0.36, 0.50), 5: (0.27, 0.37), 10: (0.21, 0.27)}  # docs/performance.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +35,7 @@ class Shape:
     max_length: int  # of images 0
     trials: int
     workers: int = 1
+    races: bool = True  # bad trials are stopped early
 
     def steps(self, batch_size: int) -> int:
         """Return the steps of an epoch."""
@@ -65,7 +64,9 @@ def forecast(measured: Measured, way: Way, shape: Shape) -> Forecast:
     trial = shape.num_folds * fold_run
     start = PROCESSES * measured.start + measured.loading + shape.load.num_rows * _prepared(measured, way, shape)
     everything = shape.trials * trial / shape.workers
-    low, high = race_work(shape.trials, shape.num_folds)
+    low, high = expected_work(
+        num_trials=shape.trials, num_folds=shape.num_folds, num_workers=shape.workers, racing=shape.races
+    )
     return Forecast(
         epoch=epoch,
         fold_run=fold_run,
@@ -93,16 +94,6 @@ def mean_growth(counts: Sequence[int], samplers: Sequence[str], ratios: tuple[fl
     growths |= dict.fromkeys(("minority_over", "smote", "smote_enn"), fmean(map(grown, ratios)))
     growths |= dict.fromkeys(("random_under", "near_miss"), fmean(map(cut, ratios)))
     return fmean(growths.get(name, 1.0) for name in samplers)
-
-
-def race_work(trials: int, num_folds: int) -> tuple[float, float]:
-    """Return the share of all epochs that the race trains, as recorded studies had it at least and at most.
-
-    Those had 80 trials; with fewer there is less to stop: the share of n trials is taken to be n to some power.
-    """
-    nearest = min(_WORK, key=lambda k: abs(k - num_folds))
-    low, high = (trials ** (math.log(share) / math.log(_RECORDED_TRIALS)) for share in _WORK[nearest])
-    return low, high
 
 
 def _prepared(measured: Measured, way: Way, shape: Shape) -> float:

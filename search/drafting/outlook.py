@@ -158,6 +158,7 @@ def _shape(config: StudyConfig, dataset: Dataset, *, workers: int, images: bool)
         max_length=0 if images else _most(config, "max_length"),
         trials=most_trials(config),
         workers=workers,
+        races=config.race.rule != "none",
     )
 
 

@@ -57,12 +57,13 @@ def export(
     force: bool = False,
     mlflow: bool = False,
     say: Say,
+    step: Say = lambda name: None,
 ) -> Description:
     """Write the model of `trial`, the best one if None, into the folder `out`, whole or not at all.
 
     Of a study without a complete trial it is provisional: made of the folds, or else the epochs, that are trained. With
-    `mlflow` the folder is an MLflow model as well. Raises ConfigError if nothing of such a trial is trained, `out` is
-    taken or the data changed; DataError, StorageError, EncoderError.
+    `mlflow` the folder is an MLflow model as well. `step` is told what is done. Raises ConfigError if nothing of such a
+    trial is trained, `out` is taken or the data changed; DataError, StorageError, EncoderError.
     """
     check_free(out, force=force)
     config = on_this_machine(study.record, overrides)
@@ -82,8 +83,10 @@ def export(
         rows=rows,
         objective=objective,
         say=say,
+        step=step,
     )
     with model_folder(out) as folder:
+        step("reading the study's rows")
         held_out = source.held_out()
         description = _describe(source, held_out, form=form, members=source.members(form, folder))
         write_words(description, config, folder, card=model_card(description))
@@ -105,6 +108,7 @@ class _Source:
     rows: StudyRows
     objective: Objective
     say: Say
+    step: Say
 
     def members(self, form: Form, folder: Path) -> tuple[Member, ...]:
         """Write the models of this form below the folder."""
@@ -143,6 +147,7 @@ class _Source:
                 base = member.folder, classifier
 
     def _of_fold(self, run: FoldRun) -> tuple[Member, Classifier, FoldJob]:
+        self.step(f"the model of fold {run.fold}")
         job = self.objective.job(self.trial.params, run.fold)
         weights = self.chosen.weights if self.chosen else self._kept(run, job) or self._train_again(run, job)
         counts = (run.sample or {}).get("counts_after") or job.counts(job.training_rows).tolist()
@@ -164,6 +169,7 @@ class _Source:
 
     def _train_again(self, run: FoldRun, job: FoldJob) -> Mapping[str, Tensor]:
         """Train the fold as before, up to its best epoch."""
+        self.step(f"training fold {run.fold} again")
         training = self.objective.training(job)
         for score in training.epochs():
             self.say(f"trial {run.trial} fold {run.fold}: epoch {score.epoch} of {run.best_epoch}")
@@ -188,6 +194,7 @@ class _Source:
             validation_rows=np.empty(0, np.int64),
             seed=fold_seed(self.config.study.seed, -1),
         )
+        self.step(f"training on all {len(first.labels):,} rows, {epochs} epochs")
         training = self.objective.training(job)
         for epoch in training.refit():
             self.say(f"trial {self.trial.number} on all {len(first.labels)} rows: epoch {epoch} of {epochs}")

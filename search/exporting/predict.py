@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from fold_search.objectives.data.class_folders import FILE, FOLDER, is_class_folders
@@ -26,6 +24,7 @@ from fold_search.objectives.predicting.exported import Described, ExportedModel
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import Layout
+from fold_search.search.reporting.steps import Steps
 from fold_search.search.running.objective import choose_device
 from fold_search.storage.files import whole_file
 from fold_search.words import nearest
@@ -71,8 +70,13 @@ class Model(Protocol):
     def description(self) -> Described:
         """What its folder says of it."""
 
-    def predict(self, content: Content) -> NDArray[np.float32]:
-        """Return probabilities, (rows, classes), or numbers, (rows, 1); raises DataError."""
+    def predict(
+        self, content: Content, *, step: Callable[[str], None] = ..., advance: Callable[[int], None] = ...
+    ) -> NDArray[np.float32]:
+        """Return probabilities, (rows, classes), or numbers, (rows, 1); raises DataError.
+
+        `step` is told what is done, `advance` how many more rows are predicted.
+        """
 
 
 def load_model(folder: Path, *, batch_size: int | None = None) -> Model:
@@ -107,7 +111,7 @@ def predict(
     *,
     layout: Layout,
     other: OtherFile = OtherFile(),
-    console: Console,
+    steps: Steps,
 ) -> int:
     """Write the predictions of the file's rows as CSV, whole or not at all, and return how many there are.
 
@@ -121,13 +125,13 @@ def predict(
     num_rows = 0
     with _written(out) as write:
         write.writerow(layout.columns)
-        for chunk, predictions in _predictions(model, spec, columns=other.columns, also=layout.read, console=console):
+        for chunk, predictions in _predictions(model, spec, columns=other.columns, also=layout.read, steps=steps):
             write.writerows(layout.rows(chunk, predictions, model.description.label_names))
             num_rows += len(predictions)
     return num_rows
 
 
-def evaluate(model: Model, path: Path, *, other: OtherFile = OtherFile(), console: Console) -> Evaluation:
+def evaluate(model: Model, path: Path, *, other: OtherFile = OtherFile(), steps: Steps) -> Evaluation:
     """Score the predictions of the file's labelled rows by all metrics that are defined for them.
 
     The interval is of macro-F1, or of the mean absolute error of numbers.
@@ -137,9 +141,10 @@ def evaluate(model: Model, path: Path, *, other: OtherFile = OtherFile(), consol
     spec = _spec(description, path, other, labelled=True)
     truth: list[Labels] = []
     predictions = []
-    for chunk, predicted in _predictions(model, spec, columns=other.columns, labelled=True, console=console):
+    for chunk, predicted in _predictions(model, spec, columns=other.columns, labelled=True, steps=steps):
         truth.append(read_labels(chunk, spec, description.label_names))
         predictions.append(predicted)
+    steps.step("scoring")
     labels: Any = np.concatenate(truth)
     return _evaluate(description, labels, np.concatenate(predictions))
 
@@ -202,20 +207,33 @@ def _predictions(
     columns: Mapping[str, str],
     also: tuple[str, ...] = (),
     labelled: bool = False,
-    console: Console,
+    steps: Steps,
 ) -> Iterator[tuple[Chunk, NDArray[np.float32]]]:
     """Yield each chunk of the file with its predictions, (rows, outputs), and show how much of it is done."""
     needed = (*spec.columns, spec.label) if labelled else spec.columns
     for own in columns:
         if own not in needed:
             raise ConfigError(f"--columns: found {own!r}, expected a column of the study: {', '.join(needed)}")
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("predicting", total=1.0)
-        for chunk in read_chunks(spec, rows=ROWS_PER_CHUNK):
-            chunk = _renamed(chunk, {own: columns.get(own, own) for own in needed}, path=spec.path)
-            require_columns(chunk.table, (*needed, *also), spec=spec, first=chunk.first)
-            yield chunk, model.predict(content_of(chunk.table, spec, first=chunk.first))
-            progress.update(task, completed=chunk.share_read)
+    steps.step("reading rows")
+    for chunk in read_chunks(spec, rows=ROWS_PER_CHUNK):
+        chunk = _renamed(chunk, {own: columns.get(own, own) for own in needed}, path=spec.path)
+        require_columns(chunk.table, (*needed, *also), spec=spec, first=chunk.first)
+        content = content_of(chunk.table, spec, first=chunk.first)
+        yield chunk, model.predict(content, step=steps.step, advance=_counting(chunk, steps))
+        steps.step("reading rows")
+
+
+def _counting(chunk: Chunk, steps: Steps) -> Callable[[int], None]:
+    """What counts the rows of a chunk, and of those before it; how many the file has is guessed from its length."""
+    done = chunk.first - 1
+    total = round((done + len(chunk.table)) / chunk.share_read) if chunk.share_read else done + len(chunk.table)
+
+    def advance(num_rows: int) -> None:
+        nonlocal done
+        done += num_rows
+        steps.rows(done, total=total, exact=chunk.share_read == 1.0)
+
+    return advance
 
 
 def _renamed(chunk: Chunk, columns: Mapping[str, str], *, path: Path) -> Chunk:

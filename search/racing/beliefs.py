@@ -1,4 +1,11 @@
-"""What the race estimates of every trial: its mean over all folds, and its chance to be the best."""
+"""What the race estimates of every trial: its mean over all folds, and its chance to be the best.
+
+::
+
+    finished folds --------------------------------+
+    partly trained folds -- as finished curves ----+--> the trial's level --> mean over all folds --> chance to beat
+    params ---------------- as other trials' levels +                         and its deviation       the best trial
+"""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +18,7 @@ from fold_search.search.racing.matrix import FloatArray, Matrix, last_scores
 from fold_search.search.racing.noise import Noise, fit_noise
 from fold_search.search.racing.surrogate import look_out
 
-FLOOR = 4.0  # of levels: so many times as far below the upper quartile as the best lies above it
+FLOOR = 4.0  # the lowest level: this many times as far below the upper quartile as the best is above it
 MOST_ENDED = 300  # of the stopped and failed trials, how many of the latest count
 
 
@@ -20,10 +27,10 @@ class Beliefs:
     """For every trial of the matrix, each (trials,), larger is better.
 
     `mean` and `deviation` describe the trial's mean over all folds; they are exact for complete trials. `chance` is the
-    chance to be better than the best complete trial, 0 for complete and failed trials; while no trial is complete, the
-    chance to be better than the trial with the best expected mean. `trained` is the share of its epochs that are
-    trained. `outlook` says how likely its params alone make it the best, compared with the trials that were begun; 1 if
-    the params tell nothing. `best` is the row of the best complete trial.
+    chance to be better than the best complete trial. While no trial is complete, it is the chance to be better than the
+    trial with the best expected mean. It is 0 for complete and failed trials. `trained` is the share of the trial's
+    epochs that are trained. `outlook` is the chance to be the best by its params alone, divided by that of the trials
+    that were begun, on average; 1 if params tell nothing. `best` is the row of the best complete trial.
     """
 
     mean: FloatArray
@@ -109,10 +116,10 @@ def _final_means(folds: _KnownFolds, *, prior: FloatArray, spread: FloatArray) -
     level_precision = 1 / spread + folds.precision.sum(axis=1)
     level = (prior / spread + (folds.precision * folds.residual).sum(axis=1)) / level_precision
     mean = noise.effects.mean() + ((known * folds.residual).sum(axis=1) + unknown * level) / num_folds
-    # A doubt about the level is in all unknown folds alike; the noise of each is its own.
+    # An error in the level is the same in all unknown folds; the noise of each fold is its own.
     variance = (unknown**2 / level_precision + noise.variance * unknown) / num_folds**2
-    # The folds' effects are themselves known from few trials: those of the folds to come, and of those it has. `reach`
-    # is how far an error in the effect of a known fold moves the sum of what is expected of the unknown ones.
+    # The effects of folds, of the known and of the unknown ones, are estimated from few trials. `reach` is how far an
+    # error in the effect of a known fold moves the expected sum of the unknown ones.
     doubt = noise.variance / np.maximum(noise.counts, 1.0)
     reach = unknown * (1 - 1 / (spread * level_precision)) / np.maximum(known.sum(axis=1), 1e-9)
     variance += ((1 - known) @ doubt + reach**2 * (known @ doubt)) / num_folds**2
@@ -126,8 +133,8 @@ def _chance(
     rivals = (folds.share > 0).any(axis=1) & ~matrix.failed
     chance = np.ones(len(mean))
     if best is not None:
-        # Welch and Satterthwaite: the noise is known from few residuals, the rest from the finished curves, of which
-        # about a fifth speak for one prediction.
+        # Welch and Satterthwaite: the noise is estimated from few residuals, the rest from the finished curves. About a
+        # fifth of these count for one prediction.
         fold_noise = folds.noise.variance * folds.unknown / folds.share.shape[1] ** 2
         other = np.maximum(variance - fold_noise, 0.0)
         degrees = variance**2 / np.maximum(
@@ -168,8 +175,8 @@ def _predict_folds(matrix: Matrix, standing: FloatArray, known: FinishedCurves) 
 def expected_gain(beliefs: Beliefs, *, num_new: int) -> float:
     """How much `num_new` more trials like those so far are expected to improve on the best, in the metric's unit.
 
-    The best of n + m exchangeable trials with an exponential tail is on average (1 / (n + 1) + ... + 1 / (n + m)) times
-    the tail's mean excess above the best of n; the excess is that of the best fifth of the trials over the next one.
+    If scores have an exponential tail, the best of n + m trials is on average (1 / (n + 1) + ... + 1 / (n + m)) times
+    the tail's mean excess above the best of n. The excess is that of the best fifth of the trials over the next one.
     """
     means = np.sort(beliefs.mean[(beliefs.trained > 0) & np.isfinite(beliefs.mean)])[::-1]
     if len(means) < 4:
@@ -201,9 +208,9 @@ def _spread(beliefs: Beliefs, rows: NDArray[np.int64], num_trials: int) -> Belie
 
 
 def _prior(params: FloatArray, residual: FloatArray, precision: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance, (trials,), of what each trial's level is without its own scores: by its params, if they tell.
+    """Mean and variance, (trials,), of each trial's level without its own scores: by its params, if these help.
 
-    Levels far below the good trials are raised to a floor: how bad a trial is does not tell where the best one is.
+    Levels far below the good trials are raised to a floor: how bad a trial is does not show where the best one is.
     """
     center, spread = _trials_at_large(residual, precision)
     weight = precision.sum(axis=1)

@@ -13,6 +13,7 @@ from fold_search.search.study.sections import RaceConfig
 
 Forecast = tuple[float, float]  # the least and the most that is to be expected
 
+FEWEST_RACED = 3  # trials: of fewer none can be stopped early enough to matter
 SPREAD = 1.4  # four of five forecasts were so far from the truth at most, as a factor
 
 
@@ -21,7 +22,7 @@ def expected_work(*, num_trials: int, num_folds: int, num_workers: int = 1, raci
 
     How many epochs a fold run has makes no difference: it was the same share with 1 to 10 of them.
     """
-    if not racing:
+    if not racing or num_trials < FEWEST_RACED:
         return 1.0, 1.0
     usual = 0.36 * (num_folds / 5) ** -0.25 * (num_trials / 30) ** -0.17 * num_workers**0.12
     return min(1.0, usual / SPREAD), min(1.0, usual * SPREAD)

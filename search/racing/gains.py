@@ -23,7 +23,7 @@ Prediction = tuple[float, float]  # mean and variance of what a fold run ends wi
 class _At:
     """The finished curves at one epoch: standardised features (curves, features), and what followed.
 
-    `shrinkage` is by how much, as a logarithm, each curve's distance to the top shrank until its end.
+    `shrinkage` says, as a logarithm, by how much each curve's distance to the top shrank from there to its end.
     """
 
     rows: NDArray[np.int64]
@@ -37,8 +37,8 @@ class _At:
 class FinishedCurves:
     """The latest finished fold runs: `curves` (n, epochs) of `rows` and `folds` that ended with `finals`.
 
-    `top`, without a fold's effect, is taken for a score that none reaches; `reach` is the deviation of the good ones.
-    Gains are looked at as logarithms of the distance to the top: near it the same progress is a smaller gain.
+    `top`, without a fold's effect, stands for a score that no curve reaches; `reach` is the deviation of the good ones.
+    Gains are measured as logarithms of the distance to the top, since near the top the same effort gains less.
     """
 
     rows: NDArray[np.int64]

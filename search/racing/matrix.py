@@ -1,4 +1,12 @@
-"""The fold x epoch matrix of a study: all that the race knows."""
+"""The fold x epoch matrix of a study: all that the race knows.
+
+::
+
+                  fold 0                fold 1                fold 2
+    trial 0   0.50 0.58 0.61 DONE   0.48 0.55 0.57 DONE   0.52 0.60 0.62 DONE       complete
+    trial 1   0.47 0.53 0.55 DONE   0.44  nan  nan PAUSED  nan  nan  nan WAITING    open
+    trial 2   0.31  nan  nan ENDED   nan  nan  nan ENDED   nan  nan  nan ENDED      stopped
+"""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
@@ -12,7 +20,7 @@ BoolArray = NDArray[np.bool_]
 
 
 class RunState(IntEnum):
-    """A fold run as the race sees it; ENDED is stopped, and its trial with it, which a FAILED one ends too."""
+    """A fold run as the race sees it. ENDED: it was stopped together with its trial. FAILED: it ended its trial."""
 
     WAITING = 0
     RUNNING = 1
@@ -26,10 +34,10 @@ class RunState(IntEnum):
 class Matrix:
     """All scores of a study, and what was trained with what, trials ascending by number.
 
-    `scores` is (trials, folds, epochs), larger is better: the metric times `sign` at the epoch that is chosen so far,
-    NaN where nothing was trained, -inf where it was not finite. `states` is (trials, folds), of RunState; `lengths`
-    (trials,) is how many epochs a fold run of the trial has. `params` is (trials, parameters):
-    where in its range a number lies, a choice as a whole number (see `search.study.space.position`); there may be none.
+    `scores` is (trials, folds, epochs), larger is better: the metric times `sign` at the best epoch so far, NaN where
+    nothing was trained, -inf where it was not finite. `states` is (trials, folds), of RunState. `lengths`, (trials,),
+    is how many epochs a fold run of the trial has. `params` is (trials, parameters), maybe without columns: a number's
+    place in its range, or a choice as a whole number (see `search.study.space.position`).
     `audit_key` names the study in the draw of audited trials; `audited` are the trials that are audited already.
     """
 
@@ -99,7 +107,7 @@ class Matrix:
 
 
 def count(mask: BoolArray) -> NDArray[np.int64]:
-    """How many are true along the last axis; as a product, which is several times as fast as a sum or an any."""
+    """How many are true along the last axis. A product is several times as fast as a sum or an any."""
     return np.asarray((mask.astype(np.float32) @ np.ones(mask.shape[-1], np.float32)).astype(np.int64))
 
 

@@ -1,4 +1,15 @@
-"""The paired race: train first what is most likely to be a new best for its cost; stop what hardly can be."""
+"""The paired race: train first what is most likely to become a new best for its cost; stop what hardly can.
+
+::
+
+    a worker is free        --> promise of each trial = chance to be the best / work left --> train the largest promise
+    an epoch is done        --> only after the epochs in RUNGS, and at the end of a fold:
+                                the chance is below the trial's share of the risk --> stop
+                                another trial promises PATIENCE times as much     --> pause
+                                else                                              --> go on
+
+"Paired" means that trials are compared on the same folds, so the difference between easy and hard folds cancels out.
+"""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -9,7 +20,7 @@ from fold_search.search.racing.beliefs import Beliefs, believe
 from fold_search.search.racing.matrix import BoolArray, FloatArray, Matrix, RunState, count
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict, percent
 
-# The epochs after which a fold run is judged: the later, the less one more epoch tells.
+# The epochs after which a fold run is judged: later on, one more epoch tells less.
 RUNGS = frozenset({1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 42, 56, 75, 100})
 CROWD = 0.25  # how much less a further fold run of a trial is worth for each one that is being trained
 PATIENCE = 2.0  # a fold run is paused if another one promises this many times as much
@@ -36,7 +47,7 @@ class Paired:
         epoch = int((~np.isnan(matrix.scores[row, fold])).sum())
         if not finished and (epoch < self.min_epochs or epoch not in RUNGS):
             return Verdict(decision=Decision.CONTINUE)
-        # Nothing to compare with yet: no best trial, or too few others to know how folds and curves go.
+        # Nothing to compare with yet: there is no best trial, or too few others to know how folds and curves behave.
         if matrix.complete[row] or matrix.done[:, 0].sum() < self.min_trials or not matrix.complete.any():
             return Verdict(decision=Decision.CONTINUE)
         num_trials = len(matrix.numbers) + trials_left
@@ -44,7 +55,7 @@ class Paired:
         chance = float(beliefs.chance[row])
         if beliefs.trained[row] >= NEARLY_DONE and not matrix.failed[row]:
             return Verdict(decision=Decision.CONTINUE, chance=chance)
-        # Every trial may use an equal share of the risk: all stops together then lose the best with at most that risk.
+        # Every trial may use an equal share of the risk. So all stops together lose the best with at most that risk.
         if chance <= self.risk / num_trials:
             if is_audited(matrix, trial, share=self.audit):
                 # It is trained on when nothing else is left to do.
@@ -109,7 +120,7 @@ class Paired:
 
 
 def _believe_with_surprise(matrix: Matrix, num_trials: int) -> Beliefs:
-    """Add to every chance: any trial may surprise, in proportion to its untrained share; SURPRISE in all of a study."""
+    """Raise every chance, since any trial may surprise: by its untrained share, and by SURPRISE in the whole study."""
     beliefs = believe(matrix)
     possible = ~(matrix.complete | matrix.failed)
     surprise = SURPRISE / max(num_trials, 1) * (1 - beliefs.trained)
@@ -142,7 +153,7 @@ def _promise(matrix: Matrix, beliefs: Beliefs, *, trials_left: int) -> FloatArra
     A trial that was not begun promises what any new trial does, times its outlook by params. If that is below 1, it
     promises nothing while other trials can be drawn instead.
     """
-    # Half an epoch's share: what is nearly trained would otherwise promise without bound.
+    # At least half an epoch's share: otherwise a trial that is nearly trained would promise without bound.
     smallest = 0.5 / matrix.states.shape[1] / max(int(matrix.lengths.max(initial=1)), 1)
     begun = beliefs.chance / np.maximum(1 - beliefs.trained, smallest)
     outlook = np.where((beliefs.outlook >= 1) | (trials_left == 0), beliefs.outlook, 0.0)
@@ -150,7 +161,7 @@ def _promise(matrix: Matrix, beliefs: Beliefs, *, trials_left: int) -> FloatArra
 
 
 def _crowd(matrix: Matrix) -> FloatArray:
-    """By what the promise of one more fold run is divided, given the fold runs of the trial in training, (trials,).
+    """The divisor of a trial's promise, (trials,), by how many of its fold runs are in training.
 
     Early on, one fold tells nearly as much about a trial as five. But a likely best trial is complete sooner if several
     of its folds are trained at once.

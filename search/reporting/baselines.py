@@ -42,14 +42,21 @@ def beats_all(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float],
     return None if baseline is None else is_beaten(baseline, fold_scores, direction)
 
 
-def better_baseline(ledger: LedgerView, fold_scores: Sequence[float], *, name: str) -> str | None:
-    """A line that says so if the baseline `name` scores better than these folds of a trial do."""
+def better_baseline(ledger: LedgerView, trial: int | None, fold_scores: Sequence[float], *, name: str) -> str | None:
+    """Why the baseline `name` is rather exported than this trial with these scores; None if it is not better.
+
+    Without a trial any baseline that has a score is better.
+    """
     study = ledger.study()
     baseline = strongest([found for found in ledger.baselines() if found.name == name], study.direction)
-    mean, sign = sum(fold_scores) / len(fold_scores), 1 if study.direction == "maximize" else -1
-    if baseline is None or baseline.score is None or sign * (baseline.score - mean) <= 0:
+    if baseline is None or baseline.score is None:
         return None
-    return f"{baseline.label} is better: {study.metric} {baseline.score:.4f} against {mean:.4f} of this model"
+    if trial is None or not fold_scores:
+        return f"{baseline.label} is all there is: no epoch is trained yet"
+    mean, sign = sum(fold_scores) / len(fold_scores), 1 if study.direction == "maximize" else -1
+    if sign * (baseline.score - mean) <= 0:
+        return None
+    return f"{baseline.label} is better: {study.metric} {baseline.score:.4f} against {mean:.4f} of trial {trial}"
 
 
 def verdict_line(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float], direction: Direction) -> str:

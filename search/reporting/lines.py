@@ -51,15 +51,25 @@ def used_line(summary: Summary) -> str:
     return f"used: {summary.used.hours_in_words}{money and f'; money {money}'}"
 
 
+def forecast_line(summary: Summary) -> str | None:
+    """What `search plan` or `search init` had foreseen for the study; None if neither was asked."""
+    if summary.forecast is None:
+        return None
+    low, high = summary.forecast["gpu_hours"]
+    trials = summary.forecast["trials"]
+    return f"forecast for {trials} trials: {low:.2g} to {high:.2g} {summary.used.unit}"
+
+
 def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> list[str]:
     """A line for each study that was interrupted, with the command; `storage` is what the user named, if anything."""
     where = [] if storage is None else ["--storage", redact(storage)]
-    interrupted = [summary.study for summary in summaries if summary.state == INTERRUPTED]
-    commands = [shlex.join(["search", "worker", "--study", study, *where]) for study in interrupted]
-    return [
-        f"interrupted: no process is running it; continue with the same `search run` command, or with: {line}"
-        for line in commands
-    ]
+    lines = []
+    for summary in summaries:
+        if summary.state == INTERRUPTED:
+            worker = shlex.join(["search", "worker", "--study", summary.study, *where])
+            same = f"continue with the same `search run` command, or with: {worker}"
+            lines.append(f"interrupted: no process is running it; {summary.used.used_up or same}")
+    return lines
 
 
 def what_next(study: str, *, url: str) -> list[str]:

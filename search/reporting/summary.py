@@ -80,6 +80,7 @@ class Summary:
     race: RaceFigures
     used: Spending
     baselines: tuple[BaselineRecord, ...] = ()
+    forecast: dict[str, Any] | None = None  # trials, workers and gpu_hours, at least and at most
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with plain types."""
@@ -143,6 +144,7 @@ def summarise(ledger: Ledger, known: Known | None = None) -> Summary:
         race=race_figures(trials, runs, record.direction),
         used=spending(ledger, plan.budget),
         baselines=tuple(ledger.baselines()),
+        forecast=record.provenance.get("forecast"),
     )
 
 
@@ -151,6 +153,11 @@ def summarise_all(url: str) -> list[Summary]:
     engine = connect(url, create=False)
     migrate(engine)
     return [summarise(Ledger(engine, record.id)) for record in list_studies(engine)]
+
+
+def most_epochs(ledger: Ledger, trial: int) -> int:
+    """The epochs of a fold run of the trial, unless its patience ends it earlier."""
+    return int(ledger.params()[trial].get("epochs", _plan(json.dumps(ledger.study().config)).epochs))
 
 
 def find_best(record: StudyRecord, trials: Sequence[TrialRecord]) -> Best | None:

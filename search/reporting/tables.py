@@ -14,6 +14,7 @@ from fold_search.search.reporting.baselines import baselines_line, verdict_line
 from fold_search.search.reporting.lines import (
     best_line,
     counts_line,
+    forecast_line,
     leak_line,
     sample_line,
     show,
@@ -64,6 +65,7 @@ def render_status(ledger: Ledger, *, width: int = 80, most: int = 20, reasons: b
         f"stopping trials early saved {summary.work_saved:.0%} of the epochs of ended trials",
         race_line(summary.race),
         used_line(summary),
+        *filter(None, [forecast_line(summary)]),
     ]
     if len(trials) > most:
         lines.append(f"{len(trials) - most} more trials; --csv and --json show all, with their params")

@@ -4,14 +4,16 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.context import SpawnProcess
 
 from fold_search.objectives.baselines.folds import (
     MAJORITY,
+    STATES,
     TFIDF,
     FoldRows,
     Scored,
@@ -20,7 +22,8 @@ from fold_search.objectives.baselines.folds import (
     score_folds,
     score_majority,
 )
-from fold_search.search.errors import USER_ERRORS
+from fold_search.objectives.baselines.states import predict_states
+from fold_search.search.errors import USER_ERRORS, ConfigError
 from fold_search.search.running.presence import make_owner
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.rows import StudyRows
@@ -33,6 +36,9 @@ from fold_search.storage.view import LedgerView
 
 BASELINE_ROLE = "baselines"
 LIMIT_SECONDS = 300.0
+LEASE_SECONDS = 30.0
+WAIT_SECONDS = 1.0
+LOOK_SECONDS = 5.0
 NO_MEMORY = "there was not enough memory for it"
 
 log = logging.getLogger(__name__)
@@ -63,11 +69,16 @@ class Baselines:
     _owner: str = ""
     _process: SpawnProcess | None = None
     _ends: float = 0.0
+    _look_again: float = 0.0
+    _tried: set[str] = field(default_factory=set)  # what this run has begun to compute
 
     def start(self) -> None:
-        """Begin, if there is anything to compute."""
-        if not missing(self.ledger, self.config):
+        """Begin, if there is anything to compute by now."""
+        self._look_again = time.monotonic() + LOOK_SECONDS
+        names = set(missing(self.ledger, self.config))
+        if names <= self._tried:
             return
+        self._tried |= names
         self._owner = make_owner()
         job = BaselineJob(
             url=self.url,
@@ -81,6 +92,13 @@ class Baselines:
         with suppress(OSError):  # the machine lets no more be started: the search does without
             process.start()
             self._process, self._ends = process, time.monotonic() + LIMIT_SECONDS
+
+    def tend(self, *, now: bool = False) -> None:
+        """Begin again once the states of a frozen encoder are there; looks every five seconds, unless `now`."""
+        waits = uses_states(self.config) and STATES not in self._tried
+        if waits and (now or time.monotonic() > self._look_again) and not self.alive():
+            self.kill()
+            self.start()
 
     def alive(self) -> bool:
         """Whether it is still at it, and may be."""
@@ -101,7 +119,22 @@ def missing(ledger: LedgerView, config: StudyConfig) -> list[str]:
         return []
     wanted = [MAJORITY] if config.data.kind == "image" else [MAJORITY, TFIDF]
     known = {found.name for found in ledger.baselines()}
+    if uses_states(config) and STATES not in known and trained_here(ledger) is not None:
+        wanted.append(STATES)
     return [name for name in wanted if name not in known]
+
+
+def uses_states(config: StudyConfig) -> bool:
+    """Whether the study trains heads alone, on images or relations: its encoder's states are computed anyway."""
+    is_frozen = config.model.trainable_layers == 0 and "trainable_layers" not in config.space
+    return config.study.baselines and is_frozen and config.data.kind != "text"
+
+
+def trained_here(ledger: LedgerView) -> int | None:
+    """A trial of which this machine has trained an epoch, so that its states are in the cache here."""
+    here = f"{socket.gethostname()}-"
+    trials = (run.trial for run in ledger.fold_runs() if run.num_epochs and (run.owner or "").startswith(here))
+    return next(trials, None)
 
 
 def main(job: BaselineJob) -> None:
@@ -112,10 +145,10 @@ def main(job: BaselineJob) -> None:
     if record is None:
         return
     ledger = Ledger(engine, record.id)
-    if not ledger.acquire_role(BASELINE_ROLE, job.owner, lease_seconds=LIMIT_SECONDS + 60):
+    if not _acquire_role(ledger, job):
         return
+    threading.Thread(target=_keep_role, args=(ledger, job), name="limit", daemon=True).start()
     ledger = ledger.fenced(BASELINE_ROLE, job.owner)
-    threading.Thread(target=_give_up, args=(ledger, job.config, job.owner), name="limit", daemon=True).start()
     try:
         if job.memory_limit is not None:
             from fold_search.search.running.objective import limit_memory  # loads torch
@@ -129,6 +162,16 @@ def main(job: BaselineJob) -> None:
     finally:
         with suppress(StorageUnavailable):
             ledger.release_role(BASELINE_ROLE, job.owner)
+
+
+def _acquire_role(ledger: Ledger, job: BaselineJob) -> bool:
+    """Wait for the role while another process computes, which may have died; False once nothing is missing."""
+    until = time.monotonic() + LIMIT_SECONDS
+    while missing(ledger, job.config) and time.monotonic() < until:
+        if ledger.acquire_role(BASELINE_ROLE, job.owner, lease_seconds=LEASE_SECONDS):
+            return True
+        time.sleep(WAIT_SECONDS)
+    return False
 
 
 def compute(ledger: Ledger, rows: StudyRows) -> None:
@@ -148,7 +191,7 @@ def compute(ledger: Ledger, rows: StudyRows) -> None:
 def _found(name: str, rows: StudyRows) -> BaselineRecord:
     label = label_of(name, rows.config.data.task)
     try:
-        scored, note = _scored(name, fold_rows(rows))
+        scored, note = _scored_states(rows) if name == STATES else _scored(name, fold_rows(rows))
     except StorageUnavailable:
         raise
     except MemoryError:
@@ -175,6 +218,17 @@ def _scored(name: str, rows: FoldRows) -> tuple[Scored, str | None]:
     return score_folds(rows, folds), counted.note
 
 
+def _scored_states(rows: StudyRows) -> tuple[Scored, str | None]:
+    from fold_search.search.running.objective import Objective  # loads torch
+
+    trial = trained_here(rows.ledger)
+    states = None if trial is None else Objective(rows, device="cpu").frozen_states(rows.ledger.params()[trial])
+    if states is None:
+        raise ConfigError("the trials train more than a head on the encoder's states")
+    split = fold_rows(rows)
+    return score_folds(split, list(predict_states(split, states))), None
+
+
 def fold_rows(rows: StudyRows) -> FoldRows:
     """The study's rows as a baseline needs them; raises DataError, ConfigError."""
     config = rows.config
@@ -187,12 +241,17 @@ def fold_rows(rows: StudyRows) -> FoldRows:
     )
 
 
-def _give_up(ledger: Ledger, config: StudyConfig, owner: str) -> None:
-    """Record that it took too long, and end this process; a single fit cannot be stopped in between."""
-    time.sleep(LIMIT_SECONDS)
+def _keep_role(ledger: Ledger, job: BaselineJob) -> None:
+    """Renew the role. When it takes too long, record that and end the process: a fit cannot be stopped in between."""
+    until = time.monotonic() + LIMIT_SECONDS
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, LEASE_SECONDS / 3))
+        with suppress(StorageUnavailable):
+            ledger.acquire_role(BASELINE_ROLE, job.owner, lease_seconds=LEASE_SECONDS)
     with suppress(LeaseLost, StorageError):
-        for name in missing(ledger, config):
-            label, reason = label_of(name, config.data.task), f"it took longer than {LIMIT_SECONDS:.0f} s"
-            ledger.record_baseline(BaselineRecord(name=name, label=label, reason=reason, seconds=LIMIT_SECONDS))
-        ledger.release_role(BASELINE_ROLE, owner)
+        for name in missing(ledger, job.config):
+            label, reason = label_of(name, job.config.data.task), f"it took longer than {LIMIT_SECONDS:.0f} s"
+            found = BaselineRecord(name=name, label=label, reason=reason, seconds=LIMIT_SECONDS)
+            ledger.fenced(BASELINE_ROLE, job.owner).record_baseline(found)
+        ledger.release_role(BASELINE_ROLE, job.owner)
     os._exit(0)

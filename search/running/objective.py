@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fold_search.models.classifiers import Classifier
@@ -80,6 +82,18 @@ class Objective:
     def training(self, job: FoldJob) -> FoldTraining:
         """Return the training of a job from its first epoch; raises TrialError, DataError, EncoderError."""
         return FoldTraining(job, inputs=self._prepared(job.params.model), device=self._device)
+
+    def frozen_states(self, sampled: dict[str, Scalar]) -> NDArray[np.float32] | None:
+        """What the frozen encoder makes of all rows, (rows, width); None where a trial's head does not see that alone.
+
+        Found in the cache where such a trial was prepared on this machine. Raises DataError, EncoderError.
+        """
+        job = self.job(sampled, 0)
+        feed = self._prepared(job.params.model).feed(job, device=self._device)
+        if set(feed.batch(np.arange(1))) != {"states"}:
+            return None
+        found: NDArray[np.float32] = feed.batch(np.arange(len(job.labels)))["states"].numpy()
+        return found
 
     def classifier(self, job: FoldJob, weights: Mapping[str, Tensor]) -> Classifier:
         """Return the job's whole model with the weights that its training kept; raises TrialError, EncoderError."""

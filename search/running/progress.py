@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache, partial
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ from fold_search.objectives.stages import SCORING, TRAINING, Stage
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.reporting.lines import sample_line, show_params
 from fold_search.search.reporting.panel import STYLES, Happened, render_panel
+from fold_search.search.reporting.summary import most_epochs
 from fold_search.search.running.live_view import LiveView
 from fold_search.storage.errors import StorageUnavailable
 from fold_search.storage.ledger import Ledger
@@ -54,6 +56,7 @@ class Progress:
         self._seen = 0
         self._last_update = 0.0
         self._metric = ""
+        self._most_epochs = cache(partial(most_epochs, ledger))
 
     def __enter__(self) -> Self:
         self._metric = self._ledger.study().metric
@@ -99,7 +102,7 @@ class Progress:
 
     def _show(self, event: Event) -> None:
         """One line an event, or a line of the panel's latest events if it is news there."""
-        at, words = _clock(event.at), describe(event, metric=self._metric)
+        at, words = _clock(event.at), describe(event, metric=self._metric, most_epochs=self._most_epochs)
         if self._live is None:
             self.say(f"{at} {words}")
         elif event.kind not in QUIET or _is_resampled(event):
@@ -158,8 +161,8 @@ def _ends_with_its_trial(event: Event) -> bool:
     return event.kind is EventKind.FOLD_FINISHED and event.payload["state"] == FoldRunState.STOPPED
 
 
-def describe(event: Event, *, metric: str) -> str:
-    """One event in one line."""
+def describe(event: Event, *, metric: str, most_epochs: Callable[[int], int] | None = None) -> str:
+    """One event in one line; `most_epochs` says how many epochs a trial may have, by its number."""
     where = "study" if event.trial is None else f"trial {event.trial}"
     if event.fold is not None:
         where += f" fold {event.fold}"
@@ -175,7 +178,10 @@ def describe(event: Event, *, metric: str) -> str:
             return f"{where} trains on {sample_line(payload)}"
         case EventKind.EPOCH:
             losses = " ".join(f"{name} {payload['metrics'][name]:.4f}" for name in ("train_loss", "val_loss"))
-            return f"{where} epoch {event.epoch}: {metric} {payload['score']:.4f} {losses} ({payload['seconds']:.1f}s)"
+            where += f" epoch {event.epoch}"
+            if most_epochs and event.trial is not None:
+                where += f" of {most_epochs(event.trial)}"
+            return f"{where}: {metric} {payload['score']:.4f} {losses} ({payload['seconds']:.1f}s)"
         case EventKind.OUT_OF_MEMORY:
             use = payload["shape"].partition(":")[0]
             return f"{where} ran out of memory: {use} continues with {payload['rows']} rows at a time"

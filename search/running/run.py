@@ -122,11 +122,13 @@ def run_study(
                 progress=progress,
                 meter=meter,
                 counter=counter,
+                baselines=baselines,
             )
             ending = going.to_its_end(deadline)
             if ending is Ending.FINISHED:
-                _await(baselines, counter, limit=limit)
-                coordinator.show_baselines()
+                with contextlib.suppress(StorageUnavailable):
+                    _await(baselines, counter, limit=limit)
+                    coordinator.show_baselines()
         finally:
             baselines.kill()
             owners = engine.kill()
@@ -158,6 +160,7 @@ class RunLoop:
     progress: Progress
     meter: Meter
     counter: Interrupts
+    baselines: Baselines
     ending: Ending = Ending.FINISHED
     outage_since: float | None = None
 
@@ -185,6 +188,7 @@ class RunLoop:
             _release(self.ledger, self.engine.tend(), reason="its worker died", max_attempts=MAX_ATTEMPTS)
             self.progress.update()
             self.meter.look()
+            self.baselines.tend()
             self.outage_since = None
             return working
         except StorageUnavailable as error:
@@ -232,8 +236,10 @@ def _await(baselines: Baselines, counter: Interrupts, *, limit: TimeLimit | None
     """Wait for baselines that take longer than the whole study did, but not for long."""
     until = time.time() + BASELINE_SECONDS
     until = until if limit is None else min(until, limit.deadline)
+    baselines.tend(now=True)
     while baselines.alive() and not counter.count and time.time() < until:
         time.sleep(STEP_SECONDS)
+        baselines.tend(now=True)
 
 
 def check_not_failed(study: OpenStudy, config: StudyConfig) -> None:

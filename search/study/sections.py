@@ -87,7 +87,8 @@ class GoalConfig(Section):
     baselines: bool = Field(
         True,
         description="Whether simple models are scored on the same folds, to compare the trials with: the majority "
-        "class, and TF-IDF with a linear model for texts and relations. They are no trials.",
+        "class, TF-IDF with a linear model for texts and relations, and a linear model on the frozen encoder for "
+        "images and relations of which only heads are trained. They are no trials.",
     )
     diverged: Literal["worst", "failed"] = Field(
         "worst",

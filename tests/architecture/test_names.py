@@ -7,7 +7,9 @@ from functools import cache
 
 from tests.architecture.rooms import REPOSITORY, ROOMS, modules, syntax
 
-SAYS_NOTHING = re.compile(r"manager|helper|(^|_)base|utils?(_|$)|common(_|$)|misc|wrapper|handler", re.IGNORECASE)
+SAYS_NOTHING = re.compile(
+    r"manager|helper|(^|_)base(?!line)|utils?(_|$)|common(_|$)|misc|wrapper|handler", re.IGNORECASE
+)
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BY_TEXT = {"setattr", "getattr", "delattr", "hasattr", "patch", "object"}  # calls that are given a name as text
 

@@ -21,6 +21,8 @@ from tests.trackers.mlflow_server import MlflowServer
 
 GAP_SECONDS = (0.1, 1.0)
 
+ALONE = {"sampler": "random", "baselines": False}  # so that all processes train
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
@@ -53,7 +55,7 @@ def run_round(
     """
     basis, write = {"scripted": (SCRIPTED, write_rows), "real": (REAL, write_trainable)}[training]
     write(folder)
-    sections = basis | {"study": {"sampler": "random"}, "race": {"rule": rule}, "budget": {"trials": num_trials}}
+    sections = basis | {"study": ALONE, "race": {"rule": rule}, "budget": {"trials": num_trials}}
     disk = None
     if num_faults and postgres is None:  # whoever sees the small disk may not enter the server's folder
         with suppress(OSError):

@@ -91,7 +91,7 @@ def test_a_full_disk_under_the_database_damages_nothing(user: UserFolder, small_
     )
     run = user.start_run()
     assert run.stdout
-    next(line for line in run.stdout if "epoch 3:" in line)
+    next(line for line in run.stdout if " epoch 3 of " in line)
     with small_disk.full():
         output = run.stdout.read()
     assert run.wait() == 2, output

@@ -18,6 +18,7 @@ from tests.warm import WarmSearch
 pytestmark = pytest.mark.slow
 
 LONG = {"epochs": 10, "batch_size": 4}
+ALONE = {"baselines": False}  # the workers are then the only children
 
 
 def num_recorded(ledger: Ledger) -> int:
@@ -58,6 +59,7 @@ def test_a_study_runs_and_can_be_looked_at(user: UserFolder):
     assert "study finished: 3 of 3 trials" in output
     status = user.json("status")
     assert (status["state"], status["trials"], status["fold_runs"]) == ("finished", {"complete": 3}, {"done": 9})
+    assert [baseline["name"] for baseline in status["baselines"]] == ["majority", "tf-idf"]
     best = user.json("best")
     assert best["score"] == max(trial["score"] for trial in status["all_trials"])
     assert best["score"] == pytest.approx(sum(best["fold_scores"]) / 3)
@@ -97,7 +99,7 @@ def test_ctrl_c_once_finishes_the_epoch_and_the_same_command_continues(user: Use
 
 def test_ctrl_c_twice_leaves_now(user: UserFolder):
     """Nothing is left behind: no worker process, no lease."""
-    user.write_study_file(training=LONG)
+    user.write_study_file(study=ALONE, training=LONG)
     process = user.start_run()
     wait_for(lambda: num_recorded(user.ledger()) >= 3)
     [worker] = workers_of(process)
@@ -111,7 +113,7 @@ def test_ctrl_c_twice_leaves_now(user: UserFolder):
 
 def test_a_killed_worker_is_replaced_and_its_fold_run_continued(user: UserFolder):
     """SIGKILL in the middle of a fold costs at most the epoch under way."""
-    user.write_study_file(training=LONG, budget={"trials": 1})
+    user.write_study_file(study=ALONE, training=LONG, budget={"trials": 1})
     process = user.start_run()
     for num_epochs in (3, 13):
         wait_for(lambda: num_recorded(user.ledger()) >= num_epochs)  # noqa: B023
@@ -124,7 +126,7 @@ def test_a_killed_worker_is_replaced_and_its_fold_run_continued(user: UserFolder
 
 def test_a_killed_run_is_continued_by_the_same_command(user: UserFolder):
     """SIGKILL of `search run` itself: its worker leaves by itself, and the next run needs not wait for a lease."""
-    user.write_study_file(training=LONG, budget={"trials": 1})
+    user.write_study_file(study=ALONE, training=LONG, budget={"trials": 1})
     process = user.start_run()
     wait_for(lambda: num_recorded(user.ledger()) >= 3)
     [worker] = workers_of(process)

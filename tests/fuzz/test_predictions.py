@@ -14,6 +14,7 @@ from fold_search.objectives.predicting.exported import ExportedModel
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import read_template, usual_layout
 from fold_search.search.exporting.predict import evaluate, load_model, predict
+from fold_search.search.reporting.steps import Steps
 from tests.fuzz.strategies import changed, damaged
 from tests.fuzz.test_data_files import CSV, JSONL, ROWS, check
 from tests.search.trained import TrainedStudy
@@ -21,7 +22,7 @@ from tests.tiny_encoder import build_tiny_encoder
 
 FUZZ = settings.get_profile("fuzz")
 TEMPLATE = {"columns": {"Id": "row", "Text": "text", "Class": "label", "Sure": "p:a"}, "labels": {"a": "1", "b": "2"}}
-NO_CONSOLE = Console(quiet=True)
+NO_STEPS = Steps(Console(quiet=True))
 
 
 def trained(folder: Path) -> ExportedModel:
@@ -55,9 +56,9 @@ def predict_file(model: ExportedModel, path: Path, content: bytes) -> None:
     out.unlink(missing_ok=True)
     layout = usual_layout(model.description, keep=["more"])
     try:
-        num_rows = predict(model, path, out, layout=layout, console=NO_CONSOLE)
+        num_rows = predict(model, path, out, layout=layout, steps=NO_STEPS)
         assert out.read_bytes().count(b"\n") > num_rows > 0
-        assert evaluate(model, path, console=NO_CONSOLE).rows == num_rows
+        assert evaluate(model, path, steps=NO_STEPS).rows == num_rows
     except (ConfigError, DataError) as error:
         check(error)
 
@@ -85,7 +86,7 @@ def test_templates(model: ExportedModel, folder: Path, content: bytes):
     (folder / "d.csv").write_bytes(CSV)
     try:
         layout = read_template(folder / "template.yaml", model.description)
-        num_rows = predict(model, folder / "d.csv", folder / "out.csv", layout=layout, console=NO_CONSOLE)
+        num_rows = predict(model, folder / "d.csv", folder / "out.csv", layout=layout, steps=NO_STEPS)
         with (folder / "out.csv").open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         assert header == list(layout.columns)

@@ -151,6 +151,7 @@ def test_texts_that_share_no_word_are_predicted_without_any(tmp_path: Path):
         np.arange(4), np.array([0, 0, 0, 1]), num_outputs=2, seed=0
     )
     assert model.predict(["one", "five"]).shape == (2, 2)
+    assert model.predict([]).shape == (0, 2)
 
 
 def test_too_many_characters_are_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

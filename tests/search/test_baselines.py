@@ -2,9 +2,11 @@
 
 import csv
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -12,7 +14,9 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
+from transformers import ViTConfig
 
 from fold_search.objectives.baselines.folds import count_rows, score_folds, score_majority
 from fold_search.objectives.baselines.linear import SHARPNESS
@@ -22,17 +26,29 @@ from fold_search.objectives.scoring.calibration import apply_temperature
 from fold_search.search.exporting.mlflow_model import _load_pyfunc
 from fold_search.search.exporting.predict import load_model
 from fold_search.search.running import baselines
-from fold_search.search.running.baselines import BASELINE_ROLE, BaselineJob, Baselines, compute, fold_rows, missing
+from fold_search.search.running.baselines import (
+    BASELINE_ROLE,
+    BaselineJob,
+    Baselines,
+    compute,
+    fold_rows,
+    missing,
+    trained_here,
+)
+from fold_search.search.running.objective import Objective
 from fold_search.search.running.progress import describe
 from fold_search.search.study.config import StudyConfig, differences, fingerprint
 from fold_search.search.study.rows import StudyRows
 from fold_search.storage.copies import copy_study
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.records import BaselineRecord, EventKind, TrialState
+from fold_search.storage.records import BaselineRecord, EventKind, FoldRunState, TrialState
 from tests.claims import claim_first
 from tests.search.conftest import ScriptedStudy
+from tests.search.test_export_relations import write as write_relations
 from tests.search.trained import TrainedStudy, refused, search
+from tests.tiny_encoder import build_tiny_encoder
+from tests.tiny_images import VIT, build_tiny_image_encoder, write_photos
 
 LABELS = {"animal": "fox dog horse", "prize": "cash ticket phone", "weapon": "worm exploit virus"}
 
@@ -70,8 +86,6 @@ def scored(study: TrainedStudy) -> TrainedStudy:
 
 def complete(study: TrainedStudy, number: int, scores: list[float]) -> None:
     """Add a complete trial with these fold scores."""
-    from fold_search.storage.records import FoldRunState
-
     study.ledger.add_trial(number, {})
     for score in scores:
         claim = claim_first(study.ledger, "worker", lease_seconds=60)
@@ -141,10 +155,94 @@ class TestComputing:
         monkeypatch.setattr(baselines, "LIMIT_SECONDS", 0.01)
         monkeypatch.setattr(baselines.os, "_exit", ended.append)
         study.ledger.acquire_role(BASELINE_ROLE, "me", lease_seconds=60)
-        baselines._give_up(study.ledger.fenced(BASELINE_ROLE, "me"), study.config, "me")
+        baselines._keep_role(study.ledger, job(study))
         assert ended == [0]
         assert {found.reason for found in study.ledger.baselines()} == {"it took longer than 0 s"}
         assert not study.ledger.live_roles("")
+
+
+class TestFrozenEncoders:
+    """Where the trials train heads, the encoder's states are there anyway."""
+
+    def test_relations_have_the_marked_sentence_and_the_states(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """The states are those that the heads were trained on; they are used where this machine has trained."""
+        data = write_relations(tmp_path / "relations.csv")
+        encoder = build_tiny_encoder(tmp_path / "encoder", ["the fox bites greets dog cat cow subject object WILD PET"])
+        sections = {
+            "data": {"path": data, "label": "label", "relation": {}},
+            "model": {"encoder": str(encoder), "max_length": 40, "trainable_layers": 0},
+            "training": {"epochs": 1, "batch_size": 8},
+        }
+        study = TrainedStudy(tmp_path, name="nouns", sections=sections, trials=[{"learning_rate": 1e-2}])
+        assert trained_here(study.ledger) is None
+        assert missing(study.ledger, study.config) == ["majority", "tf-idf"]
+        monkeypatch.setattr(baselines.socket, "gethostname", lambda: "here")
+        study.ledger.add_trial(1, {"learning_rate": 1e-2})
+        claim = claim_first(study.ledger, "here-1-2", lease_seconds=60)
+        study.worker(threading.Event()).train(claim)
+        assert trained_here(study.ledger) == 1
+        compute(study.ledger, study.rows)
+        assert names(study.ledger) == ["frozen-encoder", "majority", "tf-idf"]
+        states = Objective(study.rows, device="cpu").frozen_states({"learning_rate": 1e-2})
+        assert states is not None
+        states = states / np.linalg.norm(states, axis=1, keepdims=True)
+        labels, found = study.rows.dataset.labels, study.ledger.baselines()
+        for fold, score in enumerate(found[0].fold_scores):
+            training, validation = study.rows.split(fold)
+            classifier = LinearSVC(C=1.0, tol=1e-2, class_weight="balanced", random_state=0)
+            predicted = classifier.fit(states[training], labels[training]).predict(states[validation])
+            assert score == pytest.approx(f1_score(labels[validation], predicted, average="macro"))
+        described = export(study, tmp_path / "model")
+        assert (described.entity_types, described.fold_scores) == (("PET", "WILD"), found[2].fold_scores)
+        unknown = write_relations(tmp_path / "other.csv", subject_type="ROCK")
+        result = search("predict", "--model", tmp_path / "model", unknown, "--out", tmp_path / "out.csv")
+        refused(result, "'ROCK', which the model never saw")
+
+    @pytest.mark.parametrize(("layers", "expected"), [(0, ["frozen-encoder", "majority"]), (1, ["majority"])])
+    def test_images_have_the_states_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int, expected: list[str]
+    ):
+        """And the majority class; what is not computed anyway is not computed for this."""
+        (tmp_path / "photos").mkdir()
+        photos = write_photos(tmp_path / "photos")
+        build_tiny_image_encoder(tmp_path / "vit", ViTConfig(**VIT))
+        sections = {
+            "data": {"path": photos, "image": "file", "label": "folder"},
+            "model": {"encoder": str(tmp_path / "vit"), "image_size": 16, "trainable_layers": layers},
+            "training": {"epochs": 1, "batch_size": 9},
+        }
+        study = TrainedStudy(tmp_path, name="nouns", sections=sections, trials=[{"learning_rate": 1e-2}])
+        monkeypatch.setattr(baselines, "trained_here", lambda ledger: 0)
+        compute(study.ledger, study.rows)
+        assert names(study.ledger) == expected
+        assert all(found.score is not None for found in study.ledger.baselines())
+        refused(study.export(tmp_path / "model", "--baseline"), "found a study of images")
+
+    def test_it_begins_when_the_first_epoch_is_trained(self, study: TrainedStudy, monkeypatch: pytest.MonkeyPatch):
+        """Looked for while the study runs, and begun once."""
+        begun: list[list[str]] = []
+        sections = {
+            "data": {"path": "none.csv", "label": "label", "image": "file"},
+            "model": {"encoder": "none", "trainable_layers": 0},
+        }
+        config = StudyConfig.model_validate(sections)
+        process = Baselines(ledger=study.ledger, config=config, url=study.url)
+        context = SimpleNamespace(
+            Process=lambda **_: SimpleNamespace(
+                start=lambda: begun.append(missing(study.ledger, config)),
+                is_alive=lambda: False,
+                kill=lambda: None,
+                join=lambda: None,
+            )
+        )
+        monkeypatch.setattr(baselines.multiprocessing, "get_context", lambda _: context)
+        process.start()
+        process.tend(now=True)
+        monkeypatch.setattr(baselines, "trained_here", lambda ledger: 0)
+        process.tend()
+        process.tend(now=True)
+        process.tend(now=True)
+        assert begun == [["majority"], ["majority", "frozen-encoder"]]
 
 
 @pytest.mark.slow
@@ -180,12 +278,23 @@ class TestProcesses:
         assert names(study.ledger) == []
 
 
-def test_nobody_computes_while_another_process_holds_the_role(study: TrainedStudy):
-    """It leaves at once."""
+def job(study: TrainedStudy) -> BaselineJob:
+    return BaselineJob(url=study.url, study="nouns", config=study.config, owner="me")
+
+
+def test_nobody_computes_while_another_process_holds_the_role(study: TrainedStudy, monkeypatch: pytest.MonkeyPatch):
+    """It waits, and does so once that one has died: its role lapses."""
+    monkeypatch.setattr(baselines, "LIMIT_SECONDS", 0.1)
+    monkeypatch.setattr(baselines, "WAIT_SECONDS", 0.05)
     study.ledger.acquire_role(BASELINE_ROLE, "other", lease_seconds=60)
-    baselines.main(BaselineJob(url=study.url, study="nouns", config=study.config, owner="me"))
-    assert names(study.ledger) == []
+    assert not baselines._acquire_role(study.ledger, job(study))
     assert study.ledger.live_roles("") == [BASELINE_ROLE]
+    study.ledger.acquire_role(BASELINE_ROLE, "other", lease_seconds=0.2)
+    monkeypatch.setattr(baselines, "LIMIT_SECONDS", 60)
+    assert baselines._acquire_role(study.ledger, job(study))
+    study.ledger.release_role(BASELINE_ROLE, "me")
+    compute(study.ledger, study.rows)
+    assert not baselines._acquire_role(study.ledger, job(study))
 
 
 def of(study: TrainedStudy) -> tuple[str, ...]:
@@ -289,7 +398,7 @@ class TestExport:
         assert result.exit_code == 0, result.output
         right = [row["label"] == truth["label"] for row, truth in zip(read(out), read(data), strict=True)]
         result = search("evaluate", "--model", tmp_path / "model", data, "--json")
-        evaluated = json.loads(result.output)
+        evaluated = json.loads(result.stdout)
         assert evaluated["scores"]["accuracy"] == pytest.approx(np.mean(right))
         assert evaluated["study"]["fold_scores"] == list(scored.ledger.baselines()[1].fold_scores)
         card = (tmp_path / "model" / "README.md").read_text()
@@ -322,6 +431,21 @@ class TestExport:
         refused(study.export(tmp_path / "model"), "nothing to export; --baseline exports the TF-IDF baseline")
         export(study, tmp_path / "model")
         refused(study.export(tmp_path / "model", "--baseline"), "already contains an exported model")
+
+
+    def test_the_better_of_both_is_exported(self, scored: TrainedStudy, tmp_path: Path):
+        """With its reason; a trial that is better, or asked for, is what is exported."""
+        baseline = scored.ledger.baselines()[1]
+        result = scored.export(tmp_path / "nothing-else")
+        assert result.exit_code == 0, result.output
+        assert "this is the baseline, since TF-IDF + linear model is all there is" in result.stdout
+        complete(scored, 0, [0.1, 0.2, 0.1])
+        result = scored.export(tmp_path / "worse-trial")
+        assert f"is better: macro_f1 {baseline.score:.4f} against 0.1333 of trial 0; --trial exports" in result.stdout
+        assert ExportedBaseline(tmp_path / "worse-trial").description.fold_scores == baseline.fold_scores
+        complete(scored, 1, [1.0, 1.0, 1.0])
+        refused(scored.export(tmp_path / "better-trial"), "trial 1")  # which has no weights here
+        refused(scored.export(tmp_path / "asked-for", "--trial", "0"), "trial 0")
 
 
 def test_a_study_that_was_read_again_scores_the_same(scored: TrainedStudy):

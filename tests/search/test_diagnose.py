@@ -36,7 +36,7 @@ from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.catalog import create_study
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.records import FoldRunState, TrialState
+from fold_search.storage.records import BaselineRecord, FoldRunState, TrialState
 from tests.claims import claim_first
 
 NUM_FOLDS = 3
@@ -514,6 +514,17 @@ def test_a_picture_of_many_classes_shows_the_most_confused(tmp_path: Path):
     for name in ("losses", "dropout", "confusion", "reliability"):
         height, width, _ = imread(page.with_name(f"{name}.png")).shape
         assert min(height, width) > 300
+
+
+def test_the_baselines_stand_above_what_the_trial_learnt(study: WrittenStudy):
+    """In the terminal, on the page and in the JSON."""
+    study.add_trial(planted(study))
+    scores = {"score": 0.5, "std": 0.01, "pooled": 0.4, "fold_scores": (0.49, 0.51)}
+    study.ledger.record_baseline(BaselineRecord(name="tf-idf", label="TF-IDF", **scores))
+    line = "baselines: TF-IDF 0.5000 ± 0.0100"
+    assert line in study.search("--out", str(study.folder / "report")).output
+    assert line in (study.folder / "report" / "index.html").read_text()
+    assert json.loads(study.search("--json").output)["baselines"][0]["fold_scores"] == [0.49, 0.51]
 
 
 def test_json_is_valid_whatever_is_missing(study: WrittenStudy):

@@ -232,7 +232,7 @@ def test_the_time_is_used(commands: Callable[..., Commands], num_complete: int, 
     ("budget", "said"),
     [
         ({"gpu_hours": 2.0}, "budget.gpu_hours is used up (2.00 of 2 worker hours)"),
-        ({"money": 8.0, "price_per_hour": 4.0}, "budget.money is used up (8.00 of 8.00)"),
+        ({"money": 0.8, "price_per_hour": 0.4}, "budget.money is used up (0.80 of 0.80)"),
     ],
 )
 @pytest.mark.parametrize(("num_complete", "code"), [(1, 0), (0, ExitCode.NONE_COMPLETE)])
@@ -253,6 +253,7 @@ def test_hours_or_money_are_used_up(
     ledger = run.study.ledger
     assert ledger.study().state is StudyState.RUNNING
     assert [trial.state.value for trial in ledger.trials()] == [*["complete"] * num_complete, "running"]
+    assert f"no process is running it; {said}; `search run --set " in run.look("status")
     sequence = ledger.last_sequence()
     begun = time.monotonic()
     check(run(command), code, said)

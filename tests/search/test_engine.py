@@ -19,7 +19,7 @@ from fold_search.search.errors import ConfigError
 from fold_search.search.running import worker_process
 from fold_search.search.running.engines import local
 from fold_search.search.running.engines.local import MAX_DEATHS, LocalEngine, LocalWorker
-from fold_search.search.running.objective import share_cores
+from fold_search.search.running.objective import device_name, device_share, share_cores
 from fold_search.search.running.run import run_study
 from fold_search.search.running.worker_process import LEFT, watch
 from fold_search.search.study.environment import Secrets
@@ -148,3 +148,22 @@ def listen(job: Any, stop: Any, errors: Any, doing: Any) -> None:
     leave = threading.Event()
     watch(stop, leave, [], os.getppid())
     assert leave.is_set()
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "num_workers", "shares"),
+    [
+        (0, 2, [1.0, 1.0]),
+        (1, 1, [1.0]),
+        (1, 4, [0.25] * 4),
+        (2, 3, [0.5, 1.0, 0.5]),
+        (4, 2, [1.0, 1.0]),
+    ],
+)
+def test_workers_share_a_gpu_and_no_hour_counts_twice(
+    num_gpus: int, num_workers: int, shares: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    """Without a GPU each worker's hours count."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert [device_share(index, num_workers) for index in range(num_workers)] == shares
+    assert device_name("cpu") == "CPU"

@@ -7,7 +7,7 @@ import pytest
 
 from fold_search.search.drafting.advice import in_words, more_time, reason, warnings
 from fold_search.search.drafting.fitting import PRESETS, fit
-from fold_search.search.drafting.forecast import Load, Shape, forecast, mean_growth, race_work
+from fold_search.search.drafting.forecast import Load, Shape, forecast, mean_growth
 from fold_search.search.drafting.measured import Measured
 from fold_search.search.drafting.ways import WAYS, ways_of
 from fold_search.search.study.sections import parse_time
@@ -119,11 +119,16 @@ def test_a_forecast_counts_rows_folds_epochs_and_the_samplers():
     assert takes.start < takes.study[0] < takes.study[1] < takes.without_race
 
 
-def test_the_share_that_the_race_trains_falls_with_the_trials():
-    """One trial is trained whole; of 80 it is what recorded studies had."""
-    assert race_work(1, 5) == (1.0, 1.0)
-    assert race_work(80, 5) == pytest.approx((0.27, 0.37))
-    assert race_work(20, 5) > race_work(80, 5)
+def test_the_race_saves_more_of_more_trials():
+    """One trial is trained whole, and so is every one without a race."""
+    shape = Shape(load=LOAD, num_folds=5, epochs=(10, 10), max_length=64, trials=1)
+
+    def share(changed: Shape) -> float:
+        takes = forecast(measured(), WAYS["whole"], changed)
+        return (takes.study[1] - takes.start) / (takes.without_race - takes.start)
+
+    assert share(shape) == share(replace(shape, trials=80, races=False)) == pytest.approx(1.0)
+    assert share(replace(shape, trials=80)) < share(replace(shape, trials=20)) < 0.7
 
 
 def test_samplers_make_an_epoch_longer_or_shorter_on_the_mean():

@@ -117,7 +117,7 @@ def test_a_run_that_gives_up_says_that_the_same_command_continues(monkeypatch):
         raise StorageUnavailable("the database is locked")
 
     parts: dict[str, Any] = {"coordinator": SimpleNamespace(step=step), "progress": SimpleNamespace(say=said.append)}
-    going = RunLoop(ledger=None, engine=None, counter=None, **parts)
+    going = RunLoop(ledger=None, engine=None, counter=None, baselines=None, meter=None, **parts)
     assert going.once()
     seconds += PATIENCE_SECONDS
     assert going.once()
@@ -199,7 +199,13 @@ def test_a_command_that_does_not_lead_gives_back_what_its_dead_workers_held(scri
     engine = SimpleNamespace(tend=lambda: ["dead worker"])
     progress = SimpleNamespace(update=lambda: None)
     run = RunLoop(
-        ledger=study.ledger, coordinator=study.coordinator("other"), engine=engine, progress=progress, counter=None
+        ledger=study.ledger,
+        coordinator=study.coordinator("other"),
+        engine=engine,
+        progress=progress,
+        meter=SimpleNamespace(look=lambda: None),
+        counter=None,
+        baselines=SimpleNamespace(tend=lambda: None),
     )
     assert run.once()
     assert study.ledger.fold_runs()[0].state is FoldRunState.WAITING

@@ -412,11 +412,15 @@ def test_a_stopped_trial_is_one_line_of_the_progress(sqlite_url: str):
         study.ledger.add_trial(0, {"dropout": 0.1})
         done, begun = (study.ledger.claim_run("test", trial=0, fold=fold, lease_seconds=60) for fold in (0, 1))
         study.ledger.finish_fold(done, FoldRunState.DONE, score=0.5, best_epoch=11)
+        losses = {"train_loss": 0.25, "val_loss": 0.75}
+        scored = EpochScore(epoch=1, score=0.5, standing=0.5, metrics=losses, seconds=0.1)
+        study.ledger.record_epoch(begun, scored, checkpoint=None)
         study.ledger.stop_trial(begun, reason="hopeless")
         study.ledger.finish_trial(0, TrialState.STOPPED, estimate=0.625)
     lines = [line.split(maxsplit=1)[1] for line in printed.file.getvalue().splitlines()]
-    assert lines[-2:] == [
+    assert lines[-3:] == [
         "trial 0 fold 0 done: macro_f1 0.5000, best epoch 11",
+        "trial 0 fold 1 epoch 1 of 10: macro_f1 0.5000 train_loss 0.2500 val_loss 0.7500 (0.1s)",
         "trial 0 stopped: macro_f1 about 0.6250 (hopeless)",
     ]
     assert sum("stopped" in line for line in lines) == 1

@@ -205,6 +205,6 @@ def test_a_database_is_not_made_by_looking_at_it(tmp_path: Path, monkeypatch: py
 def refuse(arguments: list[str], *expected: str) -> str:
     answer = CliRunner().invoke(app, arguments)
     assert answer.exit_code == 2, answer.output
-    [line] = answer.output.splitlines()
+    [line] = [line for line in answer.output.splitlines() if not line.endswith(" ...")]  # those are its steps
     assert all(part in line for part in ("error: ", *expected)), line
     return line

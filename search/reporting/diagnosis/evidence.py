@@ -15,7 +15,7 @@ from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.opened import OpenStudy, on_this_machine
 from fold_search.search.study.rows import HeldOut, StudyRows
 from fold_search.search.study.space import resolve
-from fold_search.storage.records import EpochRecord, FoldRun, FoldRunState, StudyRecord, TrialRecord
+from fold_search.storage.records import BaselineRecord, EpochRecord, FoldRun, FoldRunState, StudyRecord, TrialRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,7 @@ class Evidence:
     dataset: Dataset
     assignments: NDArray[np.int16]
     held_out: HeldOut
+    baselines: Sequence[BaselineRecord]
 
     @property
     def is_classification(self) -> bool:
@@ -67,6 +68,7 @@ def read_evidence(study: OpenStudy, *, trial: int | None = None, overrides: Sequ
         dataset=rows.dataset,
         assignments=rows.assignments,
         held_out=rows.held_out(_done(runs, chosen.number)),
+        baselines=study.ledger.baselines(),
     )
 
 

@@ -23,7 +23,7 @@ from fold_search.search.reporting.diagnosis.held_out import (
     judge_numbers,
     pooled_scores,
 )
-from fold_search.storage.records import FoldRun
+from fold_search.storage.records import BaselineRecord, FoldRun
 
 _SAMPLE_NUMBERS = ("num_rows_in", "num_rows_out", "num_synthetic", "num_validation_rows_used")
 
@@ -61,6 +61,7 @@ class Diagnosis:
     calibration: Calibration | None
     residuals: Residuals | None
     samples: tuple[FoldSample, ...]  # of the folds that have one
+    baselines: tuple[BaselineRecord, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return everything with plain types; what is not finite is None."""
@@ -88,6 +89,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         calibration=calibrate(evidence) if is_classification else None,
         residuals=None if is_classification else judge_numbers(evidence),
         samples=_samples(done),
+        baselines=tuple(evidence.baselines),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fold_search.objectives.data.names import class_name
+from fold_search.search.reporting.baselines import baselines_line
 from fold_search.search.reporting.diagnosis.calibration import Calibration
 from fold_search.search.reporting.diagnosis.findings import Diagnosis, FoldSample
 from fold_search.search.reporting.diagnosis.generalisation import Correlation, DropoutRelation, FoldGap
@@ -46,6 +47,7 @@ def heading(diagnosis: Diagnosis) -> list[str]:
         f"study {printable(diagnosis.study)}, trial {diagnosis.trial} ({diagnosis.state})",
         f"{folds}: {rows}",
         *([params] if params else []),
+        *filter(None, [baselines_line(diagnosis.baselines)]),
     ]
 
 
