@@ -134,7 +134,8 @@ class LiveView:
 
         def working(name: str, owner: str, stage: Stage | None) -> Working:
             if (run := held.get(owner)) is None:
-                return Working(name=name, stage=stage)
+                # What it said of a fold run that it does not hold any more is old news.
+                return Working(name=name, stage=None if stage and stage.what in (TRAINING, SCORING) else stage)
             return Working(
                 name=name,
                 stage=stage,

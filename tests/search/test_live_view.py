@@ -124,6 +124,12 @@ def test_a_worker_elsewhere_is_shown_by_what_the_ledger_says(study: LookedAtStud
     assert "elsewhere  trial 2, fold 0, epoch 2 of 10  0.7100" in shown(study, {})
 
 
+def test_what_is_said_of_a_fold_run_that_has_ended_is_not_shown(study: LookedAtStudy):
+    """The ledger knows sooner than the worker says so."""
+    lines = shown(study, {"new": Stage(what=TRAINING, done=12, total=48)}).splitlines()
+    assert "worker 1  waiting for work" in [line.strip() for line in lines]
+
+
 def test_a_preparation_is_named_with_its_share(study: LookedAtStudy):
     stage = Stage(what="embedding rows", done=40, total=100, purpose="enn")
     assert "embedding rows for enn 40%" in shown(study, {"new": stage}, width=80)
