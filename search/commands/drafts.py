@@ -173,7 +173,7 @@ def _measured(found: "Survey", console: "Console", *, out: Path, encoder: str | 
     spec, name = found.spec, encoder or proposed_encoder(found.spec)[0]
     wanted = Wanted(image_size=Plan(found=found).image_size if spec.kind == "image" else 0)
     why = ""
-    with console.status("timing the encoder on this machine, up to half a minute ..."):
+    with new_console(stderr=True).status("timing the encoder on this machine, up to half a minute ..."):
         try:
             return name, try_encoder(spec, name, wanted)
         except NotMeasured as error:
