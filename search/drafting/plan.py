@@ -11,7 +11,7 @@ from fold_search.objectives.params import TOKEN_CHANGES
 from fold_search.search.drafting.fitting import Fit
 from fold_search.search.drafting.forecast import EMBEDDING, Load, mean_growth
 from fold_search.search.drafting.survey import Survey
-from fold_search.search.drafting.ways import WAYS, Way
+from fold_search.search.drafting.ways import RANDOM_RATES, WAYS, Way
 from fold_search.search.study.checks import NOT_FOR_IMAGES
 from fold_search.search.study.parameters import PARAMETERS, Choices, Parameter, Range
 
@@ -58,6 +58,11 @@ class Plan:
     def way(self) -> Way:
         """What of the encoder is trained."""
         return self.fit.way if self.fit else WAYS["whole"]
+
+    @property
+    def starts_random(self) -> bool:
+        """Whether the encoder starts from random weights."""
+        return (self.encoder or "").startswith("config:")
 
     @property
     def trials(self) -> int:
@@ -203,7 +208,7 @@ def _epochs(plan: Plan, suggested: Any) -> Proposal:
 
 
 def _learning_rate(plan: Plan, suggested: Any) -> Proposal:
-    low, high = plan.way.rates
+    low, high = RANDOM_RATES if plan.starts_random else plan.way.rates
     why = f"These are usual rates where {plan.way.words} is trained." if plan.fit else ""
     return Proposal(domain=Range(low=low, high=high, log=True), why=why)
 
@@ -247,6 +252,8 @@ def _unfit_samplers(plan: Plan) -> dict[str, str]:
     for name, ratio in (("random_over", 1.0), ("minority_over", least), ("smote", least)):
         if plan.growth(ratio) > _MOST_GROWTH:
             unfit[name] = f"an epoch would take {plan.growth(ratio):.0f} times as long"
+    if plan.starts_random:
+        unfit |= dict.fromkeys(("enn", "smote"), "it compares rows by the encoder's states, which are random here")
     if not plan.spare or plan.spare[0] < _IMBALANCED * plan.spare[-1]:
         unfit["random_under"] = (
             f"no class is much larger than the smallest class with {_FEWEST_TO_CUT} or more training rows"

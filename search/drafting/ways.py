@@ -7,6 +7,7 @@ from fold_search.models.params import Scalar
 
 TOP_LAYERS = 2
 LORA_RANK = 8
+RANDOM_RATES = (3e-4, 5e-3)  # learning rates worth searching for weights that start random
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,8 @@ def usual(config: StudyConfig) -> dict[str, Scalar]:
     """Return what a trial of the usual values samples: those of the fields, or what the space has nearest to them.
 
     Of choices without the usual value it is the first. The usual learning rate depends on what is trained: a head alone
-    takes a larger one than low-rank updates, these a larger one than the encoder's own weights.
+    takes a larger one than low-rank updates, these a larger one than the encoder's own weights; random weights
+    take more than pretrained ones.
     """
     sampled: dict[str, Scalar] = {}
     for name, domain in config.space.items():
@@ -47,6 +48,8 @@ def usual(config: StudyConfig) -> dict[str, Scalar]:
 
 def _usual_rate(values: Mapping[str, Any]) -> float:
     rate = 1e-2 if values["trainable_layers"] == 0 else 3e-4 if values["lora_rank"] else 5e-5
+    if str(values["encoder"]).startswith("config:"):  # its weights start random
+        rate = 1e-3
     return min(rate * _SGD_FACTOR, _MOST_SGD) if values["optimiser"] == "sgd" else rate
 
 

@@ -14,6 +14,7 @@ from fold_search.search.study.beginning import begin
 from fold_search.search.study.config import load_config
 from fold_search.search.study.environment import Secrets
 from fold_search.search.study.forecasts import read_forecast
+from fold_search.search.study.space import usual
 from tests.search.trained import search
 from tests.tiny_encoder import build_tiny_encoder
 from tests.tiny_images import build_tiny_image_encoder, write_photos, write_zip
@@ -148,6 +149,8 @@ def test_without_a_hub_images_get_a_small_network(folder, monkeypatch):
     config = load_config(folder / "study.yaml")
     assert config.model.encoder == "config:encoder.json"
     assert json.loads((folder / "encoder.json").read_text())["model_type"] == "resnet"
+    assert not {"enn", "smote"} & set(config.space["sampler"].values())  # they compare rows by the encoder's states
+    assert config.space["learning_rate"].low == 3e-4 < usual(config)["learning_rate"] < 3e-3
 
 
 def test_plan_says_what_a_study_takes_and_the_study_remembers_it(folder):
