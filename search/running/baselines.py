@@ -150,9 +150,9 @@ def main(job: BaselineJob) -> None:
     if record is None:
         return
     ledger = Ledger(engine, record.id)
-    if not _acquire_role(ledger, job):
+    if not take_role(ledger, job):
         return
-    threading.Thread(target=_keep_role, args=(ledger, job), name="limit", daemon=True).start()
+    threading.Thread(target=keep_role, args=(ledger, job), name="limit", daemon=True).start()
     ledger = ledger.fenced(BASELINE_ROLE, job.owner)
     try:
         if job.memory_limit is not None:
@@ -169,7 +169,7 @@ def main(job: BaselineJob) -> None:
             ledger.release_role(BASELINE_ROLE, job.owner)
 
 
-def _acquire_role(ledger: Ledger, job: BaselineJob) -> bool:
+def take_role(ledger: Ledger, job: BaselineJob) -> bool:
     """Wait for the role while another process computes, which may have died; False once nothing is missing."""
     until = time.monotonic() + LIMIT_SECONDS
     while missing(ledger, job.config) and time.monotonic() < until:
@@ -246,7 +246,7 @@ def fold_rows(rows: StudyRows) -> FoldRows:
     )
 
 
-def _keep_role(ledger: Ledger, job: BaselineJob) -> None:
+def keep_role(ledger: Ledger, job: BaselineJob) -> None:
     """Renew the role. When it takes too long, record that and end the process: a fit cannot be stopped in between."""
     until = time.monotonic() + LIMIT_SECONDS
     while (left := until - time.monotonic()) > 0:

@@ -61,5 +61,6 @@ def test_a_studys_rows_are_prepared_where_its_cache_is_held():
     }
     assert preparing == {
         Path("objectives/predicting/exported.py"),
+        Path("search/drafting/probe.py"),
         Path("search/running/objective.py"),
-    }  # the first has a folder of its own
+    }  # the first two have a folder of their own

@@ -23,7 +23,6 @@ from fold_search.objectives.baselines.linear import SHARPNESS
 from fold_search.objectives.data.dataset import content_of, read_table
 from fold_search.objectives.predicting.baseline import BaselineDescription, ExportedBaseline
 from fold_search.objectives.scoring.calibration import apply_temperature
-from fold_search.search.exporting.mlflow_model import _load_pyfunc
 from fold_search.search.exporting.predict import load_model
 from fold_search.search.running import baselines
 from fold_search.search.running.baselines import (
@@ -155,7 +154,7 @@ class TestComputing:
         monkeypatch.setattr(baselines, "LIMIT_SECONDS", 0.01)
         monkeypatch.setattr(baselines.os, "_exit", ended.append)
         study.ledger.acquire_role(BASELINE_ROLE, "me", lease_seconds=60)
-        baselines._keep_role(study.ledger, job(study))
+        baselines.keep_role(study.ledger, job(study))
         assert ended == [0]
         assert {found.reason for found in study.ledger.baselines()} == {"it took longer than 0 s"}
         assert not study.ledger.live_roles("")
@@ -298,14 +297,14 @@ def test_nobody_computes_while_another_process_holds_the_role(study: TrainedStud
     monkeypatch.setattr(baselines, "LIMIT_SECONDS", 0.1)
     monkeypatch.setattr(baselines, "WAIT_SECONDS", 0.05)
     study.ledger.acquire_role(BASELINE_ROLE, "other", lease_seconds=60)
-    assert not baselines._acquire_role(study.ledger, job(study))
+    assert not baselines.take_role(study.ledger, job(study))
     assert study.ledger.live_roles("") == [BASELINE_ROLE]
     study.ledger.acquire_role(BASELINE_ROLE, "other", lease_seconds=0.2)
     monkeypatch.setattr(baselines, "LIMIT_SECONDS", 60)
-    assert baselines._acquire_role(study.ledger, job(study))
+    assert baselines.take_role(study.ledger, job(study))
     study.ledger.release_role(BASELINE_ROLE, "me")
     compute(study.ledger, study.rows)
-    assert not baselines._acquire_role(study.ledger, job(study))
+    assert not baselines.take_role(study.ledger, job(study))
 
 
 def of(study: TrainedStudy) -> tuple[str, ...]:
@@ -415,14 +414,6 @@ class TestExport:
         card = (tmp_path / "model" / "README.md").read_text()
         assert "**A baseline**: TF-IDF + linear model, which no encoder was trained for" in card
         assert "best of a search" not in card
-
-    def test_a_served_model_answers_as_the_folder_does(self, scored: TrainedStudy, tmp_path: Path):
-        """What MLflow's server wraps."""
-        export(scored, tmp_path / "model", "--form", "fold")
-        table = read_table(scored.config.data)
-        answered = _load_pyfunc(str(tmp_path / "model")).predict(table)
-        predicted = load_model(tmp_path / "model").predict(content_of(table, scored.config.data))
-        assert_allclose(answered[[f"p_{label}" for label in LABELS]].to_numpy(), predicted)
 
     def test_a_damaged_folder_is_refused(self, scored: TrainedStudy, tmp_path: Path):
         """One line, before anything is predicted."""

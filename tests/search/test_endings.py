@@ -222,8 +222,8 @@ def test_a_failed_study_whose_trials_have_all_begun_is_continued(commands: Calla
 def test_the_time_is_used(commands: Callable[..., Commands], num_complete: int, code: int):
     """With a complete trial the next command may go on; without one it has nothing to export."""
     run = commands()
-    run.script = Script(good, on_epoch=lambda trial, fold, epoch: time.sleep(2.5 if trial == num_complete else 0))
-    check(run("run", "--timeout", "2s"), code, "the same command continues")
+    run.script = Script(good, on_epoch=lambda trial, fold, epoch: time.sleep(8.5 if trial == num_complete else 0))
+    check(run("run", "--timeout", "8s"), code, "the same command continues")
     assert run.study.ledger.study().state is StudyState.RUNNING
 
 
