@@ -1,13 +1,16 @@
 """Commands before a study: a study file for a data file, and what a study will take."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from fold_search.search.commands.answers import new_console, print_json, say
+from fold_search.search.commands.completing import complete_setting
 from fold_search.search.commands.options import encoding_option, images_option, json_option, quotes_option
 
 if TYPE_CHECKING:
@@ -18,14 +21,19 @@ if TYPE_CHECKING:
     from fold_search.search.drafting.plan import Plan
     from fold_search.search.drafting.survey import Survey
 
+MOST_SECONDS = 10 * 365 * 86_400.0
+
 
 def _seconds(text: str | float) -> float:
     from fold_search.search.study.sections import parse_time
 
     try:
-        return parse_time(text) or 0.0
+        seconds = parse_time(text) or 0.0
     except ValueError:
         raise click.BadParameter(f"found {text!r}, expected a time such as 30m, 2h or 1h30m") from None
+    if seconds > MOST_SECONDS:
+        raise click.BadParameter(f"found {text!r}, expected at most ten years")
+    return seconds
 
 
 def _time(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
@@ -98,6 +106,7 @@ def init(
     (columns sentence, subject, subject_start and so on) needs --label only.
     """
     from fold_search.search.drafting.columns import find_columns
+    from fold_search.search.drafting.encoders import named_from
     from fold_search.search.drafting.plan import Plan
     from fold_search.search.drafting.survey import render_table, survey
     from fold_search.search.drafting.template import refuse_existing, write_study_file
@@ -120,12 +129,14 @@ def init(
     )
     found = survey(spec)
     console.print(render_table(found))
-    plan = Plan(found=found, encoder=encoder)
     if probe:
         plan = _plan(found, console, out=out, seconds=seconds, preset=preset, encoder=encoder)
+    else:
+        plan = Plan(found=found, encoder=encoder and named_from(encoder, out.parent), seconds=seconds)
     write_study_file(plan, out, full=full, overwrite=force)
     if plan.fit:
-        keep_forecast(load_config(out), plan.fit.summary())
+        with contextlib.suppress(OSError):  # it is only for comparison
+            keep_forecast(load_config(out), plan.fit.summary())
     console.print(f"wrote {out}; next: search run --study NAME --config {out}", highlight=False)
 
 
@@ -134,11 +145,12 @@ def _plan(
 ) -> "Plan":
     """The plan for the data: fitted to this machine and the time, where the encoder can be tried here."""
     from fold_search.search.drafting.advice import TIMES_AS_LONG, more_time, reason, render_comparison, warnings
+    from fold_search.search.drafting.encoders import named_from
     from fold_search.search.drafting.fitting import default_seconds, fit
     from fold_search.search.drafting.plan import Plan
 
     name, measured = _measured(found, console, out=out, encoder=encoder)
-    plan = Plan(found=found, encoder=name)
+    plan = Plan(found=found, encoder=named_from(name, out.parent), seconds=seconds)
     if measured is None:
         return plan
     given = seconds or _ask_time(default_seconds(measured))
@@ -149,7 +161,7 @@ def _plan(
     lines = [reason(fitted), more_time(ways, fitted.way)]
     for line in (*filter(None, lines), *warnings(measured, encoder=name, max_length=fitted.shape.max_length)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return Plan(found=found, encoder=name, fit=fitted)
+    return replace(plan, fit=fitted, seconds=given)
 
 
 def _ask_time(usual: float) -> float:
@@ -186,7 +198,7 @@ def _measured(found: "Survey", console: "Console", *, out: Path, encoder: str | 
                 return name, try_encoder(spec, f"config:{out.parent / name.removeprefix('config:')}", wanted)
             except NotMeasured as error:
                 why = str(error)
-    line = f"note: nothing was measured: {why}; another encoder can be named with --encoder"
+    line = f"note: nothing was measured, so the study may not fit the time: {why}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     return name, None
 
@@ -201,6 +213,7 @@ def _measured(found: "Survey", console: "Console", *, out: Path, encoder: str | 
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_setting,
     help="Override one key of the study file; repeat for more.",
 )
 @json_option
@@ -229,8 +242,9 @@ def plan(file: Path, workers: int | None, overrides: Sequence[str], as_json: boo
             outlook = look_ahead(config, dataset, workers=num_workers)
         except NotMeasured as error:
             raise ConfigError(f"{file}: nothing could be timed: {error}") from None
-    keep_forecast(config, outlook.summary())
     if as_json:
         print_json({**outlook.as_json(price=config.budget.price_per_hour), "disk": disk})
-        return
-    console.print(render_outlook(outlook, price=config.budget.price_per_hour, disk=disk))
+    else:
+        console.print(render_outlook(outlook, price=config.budget.price_per_hour, disk=disk))
+    with contextlib.suppress(OSError):  # it is only for comparison
+        keep_forecast(config, outlook.summary())

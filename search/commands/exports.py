@@ -79,7 +79,7 @@ def export(
 
             export_baseline(study, out, form=form, overrides=overrides, force=force)
             if not baseline:
-                say(f"note: this is the baseline, since {better}; --trial exports a trial")
+                say(f"note: this is the baseline, since {better}")
             say(f"wrote {out}; next: search predict --model {out} data.csv --out predictions.csv")
             return
         from fold_search.search.exporting.export import export
@@ -117,10 +117,11 @@ def _better_baseline(study: "OpenStudy") -> str | None:
     from fold_search.search.reporting.summary import summarise
 
     if (best := summarise(study.ledger).best) is not None:
-        return better_baseline(study.ledger, best.trial, best.fold_scores, name=TFIDF)
+        return better_baseline(study.ledger, best.trial, dict(enumerate(best.fold_scores)), name=TFIDF)
     if (found := find_provisional(study.ledger)) is not None:
-        return better_baseline(study.ledger, found.trial.number, found.scores, name=TFIDF)
-    return better_baseline(study.ledger, None, (), name=TFIDF)
+        scores = {run.fold: score for run, score in zip(found.runs, found.scores, strict=True)}
+        return better_baseline(study.ledger, found.trial.number, scores, name=TFIDF)
+    return better_baseline(study.ledger, None, {}, name=TFIDF)
 
 
 @click.command("export-curves")

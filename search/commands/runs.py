@@ -81,7 +81,7 @@ def run(
     config = load_config(file, [*overrides, *options], notes=notes)
     secrets = Secrets.read()
     from fold_search.search.reporting.lines import counted
-    from fold_search.search.running.continuing import reopen_if_work_is_left
+    from fold_search.search.running.continuing import has_work_left, reopen_if_work_is_left
     from fold_search.search.running.engines.local import num_gpus
     from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.beginning import begin
@@ -94,10 +94,11 @@ def run(
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     owner = make_owner()
     with announced(study.ledger, owner):
+        used_up = spending(study.ledger, config.budget).used_up
+        if used_up and has_work_left(study.ledger, config):
+            return _spent(study, config, used_up)
         if not reopen_if_work_is_left(study, config):
             return _ended(study, config)
-        if used_up := spending(study.ledger, config.budget).used_up:
-            return _spent(study, config, used_up)
         engine = _engine(study, config, workers=workers, memory_limit=memory_limit, began=began)
         say_step(f"starting {counted(num_workers, 'worker')}")
         return _run(study, config, owner=owner, engine=engine, secrets=secrets)

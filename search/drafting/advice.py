@@ -8,10 +8,12 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from fold_search.search.drafting.fitting import COMPARED_TRIALS, SHARE_OF_TIME, Fit, compared
+from fold_search.search.drafting.fitting import COMPARED_TRIALS, Fit, compared
 from fold_search.search.drafting.measured import Measured
 from fold_search.search.drafting.outlook import Outlook
 from fold_search.search.drafting.ways import Way
+from fold_search.search.reporting.lines import counted
+from fold_search.search.study.spending import few_digits
 
 MANY_UNKNOWN = 0.02  # share of tokens
 MUCH_CUT = 0.05  # share of tokens
@@ -19,10 +21,11 @@ TIMES_AS_LONG = (2, 4, 8, 16, 32)  # what more time buys is looked up for these
 
 
 def in_words(seconds: float) -> str:
-    """Return a time as `--time` reads it, in minutes or hours: 30m, 1h30m, 45s."""
+    """Return a time as `--time` reads it: 45s, 1m29s, 30m, 1h30m; from ten minutes on in whole minutes."""
     whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
+    if whole < 600:
+        minutes, rest = divmod(whole, 60)
+        return f"{rest}s" if not minutes else f"{minutes}m{rest:02d}s" if rest else f"{minutes}m"
     minutes = round(whole / 60)
     hours, rest = divmod(minutes, 60)
     return f"{minutes}m" if not hours else f"{hours}h{rest:02d}m" if rest else f"{hours}h"
@@ -56,12 +59,12 @@ def render_comparison(fit: Fit) -> Table:
 def reason(fit: Fit) -> str:
     """Say what was chosen for the time, and why."""
     time, shape = in_words(fit.seconds), fit.shape
-    size = f"{shape.trials} trials of {shape.num_folds} folds and at most {shape.epochs[1]} epochs"
+    size = f"{counted(shape.trials, 'trial')} of {shape.num_folds} folds and at most {shape.epochs[1]} epochs"
     if not fit.fits:
         return (
             f"In {time} not one trial of anything can be complete on this machine. The shortest time that works is "
-            f"about {in_words(fit.takes.study[1] / SHARE_OF_TIME)}, with {fit.way.words}. Whatever the time, the "
-            "baselines are computed first, and `search export --baseline` exports one."
+            f"about {in_words(1.1 * fit.takes.study[1] / fit.share)}, with {fit.way.words}. Whatever the time, "
+            "`search export --baseline` exports a TF-IDF model of texts."
         )
     return f"For {time} on {fit.measured.device}: train {fit.way.words}; {size} take about {between(*fit.takes.study)}."
 
@@ -100,20 +103,26 @@ def render_outlook(outlook: Outlook, *, price: float | None, disk: Iterable[str]
     for one in outlook.variants:
         name = f"{one.encoder}, {one.way.words}" if several else one.way.words
         times.add_row(name, *map(short, (one.takes.epoch, one.takes.fold_run, one.takes.trial)))
-    lines = [
-        f"study of {outlook.trials} trials: {between(*outlook.seconds)} with the race; "
-        f"{in_words(outlook.seconds_without_race)} if every fold was trained to its end"
-    ]
+    trials, everything = counted(outlook.trials, "trial"), in_words(outlook.seconds_without_race)
+    lines = [f"study of {trials}: {everything}"]
+    if outlook.races:
+        raced = between(*outlook.seconds)
+        lines = [f"study of {trials}: {raced} with the race; {everything} if every fold was trained to its end"]
     low, high = outlook.device_hours
-    lines.append(f"device hours: {low:.2g} to {high:.2g}")
+    lines.append(f"device hours: {few_digits(low)} to {few_digits(high)}")
     if price is not None:
         lines.append(f"money: {price * low:.2f} to {price * high:.2f}")
-    lines += [*disk, *outlook.problems]
+    lines += [*outlook.limits, *disk, *outlook.problems]
     return Group(times, _render_memory(outlook), *map(Text, lines))
 
 
 def _render_memory(outlook: Outlook) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="memory of a worker, longest rows", title_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"memory of a worker that trains {outlook.weighed}, longest rows",
+        title_justify="left",
+    )
     for heading in ("batch_size", "max_length", "at most", "of", "rows at once"):
         table.add_column(heading, justify="right")
     for one in outlook.memory:

@@ -1,6 +1,7 @@
 """Which columns of a data file are read, where the user has not named them all."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ def _images(spec: DataSpec) -> Path | None:
 
 
 def _places(folder: Path) -> Iterator[Path]:
-    beside = sorted(folder.iterdir())[:MOST_PLACES]
-    yield from (place for place in beside if place.is_dir() or place.suffix.lower() == ".zip")
+    places = (place for place in sorted(folder.iterdir()) if place.is_dir() or place.suffix.lower() == ".zip")
+    yield from islice(places, MOST_PLACES)
 
 
 def _are_in(place: Path, paths: list[str]) -> bool:

@@ -1,6 +1,7 @@
 """Which encoder `search init` proposes: one that can be loaded on this machine, if need be without any network."""
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def proposed_encoder(spec: DataSpec) -> tuple[str, str]:
             "rates."
         )
     return TEXT, "This one has 66 million weights and is downloaded once."
+
+
+def named_from(name: str, folder: Path) -> str:
+    """Return an encoder's name for a study file in `folder`, where relative paths start; a hub name stays."""
+    prefix, path = ("config:", name.removeprefix("config:")) if name.startswith("config:") else ("", name)
+    if not Path(path).exists() or Path(path).is_absolute():
+        return name
+    return f"{prefix}./{os.path.relpath(path, folder)}"
 
 
 def write_architecture(study_file: Path) -> str:

@@ -40,6 +40,7 @@ class Fit:
     shape: Shape
     takes: Forecast
     seconds: float  # the time that there is
+    share: float  # of it, that the study is to take
     fits: bool  # false: not even one trial is complete within the time
 
     def summary(self) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def fit(measured: Measured, load: Load, *, seconds: float, preset: str) -> Fit:
                 return found
     cheapest = min(ways, key=lambda way: forecast(measured, way, next(fitting.shapes(way, length))).study[1])
     lengths = [length, *(shorter for shorter in SHORTER if shorter < length)]
-    whole = [shorter for shorter in lengths if measured.share_cut(shorter) <= MOST_CUT]
-    for considered in (whole, lengths):
+    little_cut = [length, *(shorter for shorter in lengths[1:] if measured.share_cut(shorter) <= MOST_CUT)]
+    for considered in (little_cut, lengths):
         tried = [fitting.fitted(cheapest, shape) for length in considered for shape in fitting.shapes(cheapest, length)]
         best = max(tried, key=lambda found: (found.fits, found.shape.trials, -found.takes.study[1]))
         if best.fits:
@@ -101,7 +102,15 @@ class _Fitting:
         shape = replace(shape, trials=trials)
         takes = forecast(self.measured, way, shape)
         fits = takes.study[1] <= limit
-        return Fit(measured=self.measured, way=way, shape=shape, takes=takes, seconds=self.seconds, fits=fits)
+        return Fit(
+            measured=self.measured,
+            way=way,
+            shape=shape,
+            takes=takes,
+            seconds=self.seconds,
+            share=self.preset.share,
+            fits=fits,
+        )
 
     def has_enough(self, found: Fit) -> bool:
         """Whether there are as many trials as a search needs."""

@@ -63,7 +63,8 @@ def forecast(measured: Measured, way: Way, shape: Shape) -> Forecast:
     fold_run = RUN_SECONDS + fmean(shape.epochs) * epoch + (0.0 if way.layers == 0 else measured.loading)
     trial = shape.num_folds * fold_run
     start = PROCESSES * measured.start + measured.loading + shape.load.num_rows * _prepared(measured, way, shape)
-    everything = shape.trials * trial / shape.workers
+    # Workers without a device of their own share the one that was measured.
+    everything = shape.trials * trial / min(shape.workers, max(1, measured.num_gpus))
     low, high = expected_work(
         num_trials=shape.trials, num_folds=shape.num_folds, num_workers=shape.workers, racing=shape.races
     )

@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 from fold_search.models.errors import EncoderError
 from fold_search.objectives.data.spec import DataSpec
-from fold_search.objectives.errors import OutOfMemory
+from fold_search.objectives.errors import DataError, TrialError
 from fold_search.search.drafting.measured import Measured, Memory, Wanted
 from fold_search.search.drafting.ways import Way
 from fold_search.search.errors import ConfigError
@@ -23,12 +23,15 @@ class NotMeasured(Exception):
 
 
 def try_encoder(spec: DataSpec, encoder: str, wanted: Wanted) -> Measured:
-    """Return what a few steps of the encoder take here; raises DataError, NotMeasured."""
-    return _elsewhere(measure_here, spec, encoder, wanted, asked=time.time())
+    """Return what a few steps of the encoder take here; raises NotMeasured."""
+    found = _elsewhere(measure_here, spec, encoder, wanted, asked=time.time())
+    if not found.training.keys() - found.problems.keys():
+        raise NotMeasured("; ".join(dict.fromkeys(found.problems.values())))
+    return found
 
 
 def try_memory(spec: DataSpec, encoder: str, wanted: Wanted, way: Way, *, batch_size: int) -> Memory:
-    """Return what memory a training step takes here; raises DataError, NotMeasured if it is more than there is."""
+    """Return what memory a training step takes here; raises NotMeasured if it is more than there is."""
     return _elsewhere(weigh_here, spec, encoder, wanted, way, batch_size=batch_size)
 
 
@@ -36,7 +39,7 @@ def _elsewhere(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
     try:
         with other_process() as child:
             return child.submit(function, *args, **kwargs).result()
-    except (EncoderError, OutOfMemory, ConfigError) as error:
+    except (EncoderError, TrialError, DataError, ConfigError) as error:
         raise NotMeasured(str(error)) from error
 
 

@@ -1,6 +1,6 @@
 """What a study file will take on this machine, before anything of it is paid for: `search plan`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from statistics import fmean
@@ -30,7 +30,7 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitting:
+class StepMemory:
     """What a training step takes of memory, for one batch size and length."""
 
     batch_size: int
@@ -47,8 +47,12 @@ class Outlook:
     workers: int
     trials: int
     num_folds: int
+    races: bool
+    devices: int  # that are held: workers on one GPU share it, without a GPU each counts
     variants: tuple[Variant, ...]
-    memory: tuple[Fitting, ...]
+    weighed: str  # what was trained for `memory`, in words
+    memory: tuple[StepMemory, ...]
+    limits: tuple[str, ...]  # of the budget, that end the study earlier
     problems: tuple[str, ...]
 
     @property
@@ -65,7 +69,7 @@ class Outlook:
     @property
     def device_hours(self) -> tuple[float, float]:
         """The hours that its workers hold a device."""
-        low, high = (self.workers * seconds / HOUR for seconds in self.seconds)
+        low, high = (self.devices * seconds / HOUR for seconds in self.seconds)
         return low, high
 
     def summary(self) -> dict[str, Any]:
@@ -97,6 +101,7 @@ class Outlook:
                 }
                 for one in self.memory
             ],
+            "limits": list(self.limits),
             "problems": list(self.problems),
         }
 
@@ -105,34 +110,56 @@ def look_ahead(config: StudyConfig, dataset: Dataset, *, workers: int) -> Outloo
     """Time and weigh what the study trains. Raises DataError, and NotMeasured if no encoder of it can be tried."""
     variants, problems = list[Variant](), list[str]()
     ways = ways_of(_whole(config, "trainable_layers"), _whole(config, "lora_rank"))
-    machine: Measured | None = None
+    tried: dict[str, Measured] = {}
     for name in map(str, field_values(config, "encoder")):
         wanted = Wanted(ways=tuple(ways), longest=_most(config, "max_length"), image_size=_most(config, "image_size"))
-        machine = try_encoder(config.data, located(name, config), wanted)
+        machine = tried[name] = try_encoder(config.data, located(name, config), wanted)
         shape = _shape(config, dataset, workers=workers, images=not machine.tokens)
         for way in ways:
             if way.name in machine.problems:
                 problems.append(f"{name}, {way.words}: {machine.problems[way.name]}")
             elif way.name in machine.training:
                 variants.append(Variant(encoder=name, way=way, takes=forecast(machine, way, shape)))
-    if machine is None or not variants:
+    if not variants:
         raise NotMeasured("; ".join(problems) or "no way of training could be timed")
-    return Outlook(
+    slowest = max(tried, key=lambda name: tried[name].forward)
+    machine, way = tried[slowest], max(ways, key=_weight)
+    outlook = Outlook(
         device=machine.device,
         is_busy=machine.is_busy,
         workers=workers,
         trials=most_trials(config),
         num_folds=config.folds.k,
+        races=config.race.rule != "none",
+        devices=min(workers, machine.num_gpus) if machine.num_gpus else workers,
         variants=tuple(variants),
-        memory=tuple(_weigh(config, ways, images=not machine.tokens)),
+        weighed=way.words if len(tried) == 1 else f"{way.words} of {slowest}",
+        memory=tuple(_weigh(config, slowest, way, images=not machine.tokens)),
+        limits=(),
         problems=tuple(problems),
     )
+    return replace(outlook, limits=tuple(_limits(outlook, config)))
 
 
-def _weigh(config: StudyConfig, ways: Sequence[Way], *, images: bool) -> Iterator[Fitting]:
-    """Yield what each batch size and length takes, where the most of the encoder is trained, the smallest first."""
-    way = max(ways, key=lambda way: np.inf if way.layers is None else way.layers)
-    encoder = located(str(field_values(config, "encoder")[-1]), config)
+def _limits(outlook: Outlook, config: StudyConfig) -> Iterator[str]:
+    """Yield the limits of the budget that the study is likely to reach before its trials are done."""
+    budget, hours = config.budget, outlook.device_hours[1]
+    if budget.seconds is not None and budget.seconds < outlook.seconds[1]:
+        yield f"budget.time {budget.time} may end a run before that"
+    if budget.gpu_hours is not None and budget.gpu_hours < hours:
+        yield f"budget.gpu_hours {budget.gpu_hours:g} may end the study before that"
+    if budget.money is not None and budget.price_per_hour and budget.money < hours * budget.price_per_hour:
+        yield f"budget.money {budget.money:g} may end the study before that"
+
+
+def _weight(way: Way) -> tuple[bool, bool, int]:
+    """What sorts ways by the memory that they take: the whole encoder takes most."""
+    return way.layers is None and "lora_rank" not in way.params, "lora_rank" in way.params, way.layers or 0
+
+
+def _weigh(config: StudyConfig, name: str, way: Way, *, images: bool) -> Iterator[StepMemory]:
+    """Yield what each batch size and length takes, the smallest first."""
+    encoder = located(name, config)
     size = "image_size" if images else "max_length"
     for batch_size, length in sorted(product(_values(config, "batch_size"), _values(config, size))):
         wanted = Wanted(longest=length) if not images else Wanted(image_size=length)
@@ -140,7 +167,7 @@ def _weigh(config: StudyConfig, ways: Sequence[Way], *, images: bool) -> Iterato
             memory = try_memory(config.data, encoder, wanted, way, batch_size=batch_size)
         except NotMeasured:
             memory = None
-        yield Fitting(batch_size=batch_size, max_length=length, memory=memory)
+        yield StepMemory(batch_size=batch_size, max_length=length, memory=memory)
 
 
 def _shape(config: StudyConfig, dataset: Dataset, *, workers: int, images: bool) -> Shape:

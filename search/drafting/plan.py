@@ -53,6 +53,7 @@ class Plan:
     found: Survey
     encoder: str | None = None  # None: the usual one for such data
     fit: Fit | None = None  # None: nothing was measured
+    seconds: float | None = None  # the time that the search may take
 
     @property
     def way(self) -> Way:

@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fold_search.models.abilities import check_encoder, longest_text, try_family
 from fold_search.models.encoders import load_config, load_tokenizer
+from fold_search.models.errors import EncoderError
+from fold_search.models.images import check_image_encoder
 from fold_search.models.params import ModelParams
 from fold_search.objectives.cores import usable_cores
 from fold_search.objectives.data.dataset import Dataset, read_dataset
 from fold_search.objectives.data.spec import DataSpec
-from fold_search.objectives.errors import OutOfMemory
+from fold_search.objectives.errors import OutOfMemory, TrialError
 from fold_search.objectives.jobs import FoldJob
 from fold_search.objectives.loss_params import REGRESSION_LOSSES
 from fold_search.objectives.params import Params, TrainingParams
@@ -128,6 +131,8 @@ class _Probe:
                 training[way.name] = self._step(way, usual, longest, batch_size=rows_a_step)
             except OutOfMemory:
                 problems[way.name] = "memory does not suffice"
+            except (EncoderError, TrialError) as error:
+                problems[way.name] = str(error)
         return Measured(
             device=describe_machine(),
             num_gpus=torch.cuda.device_count(),
@@ -183,10 +188,12 @@ class _Probe:
         if spec.kind == "image":
             few = _subset(self.dataset, np.arange(min(len(self.dataset.texts), PREPARED_IMAGES)))
             model = ModelParams(encoder=self.encoder, image_size=self.wanted.image_size)
+            check_image_encoder(self.encoder, image_size=self.wanted.image_size)
             began = time.perf_counter()
             prepare(few, params=model, max_length=1, cache=self.cache, device=self.device)
             self._preparing = (time.perf_counter() - began) / len(few.texts)
             return np.ones(len(self.dataset.texts), np.int64), 0.0, 0, 0
+        check_encoder(self.encoder)
         tokenizer, config = load_tokenizer(self.encoder), load_config(self.encoder)
         texts = self.dataset.columns[spec.relation.sentence] if spec.relation else self.dataset.texts
         began = time.perf_counter()
@@ -194,7 +201,8 @@ class _Probe:
         self._preparing = (time.perf_counter() - began) / len(ids)
         every = np.concatenate(ids)
         unknown = float((every == tokenizer.unk_token_id).mean()) if tokenizer.unk_token_id is not None else 0.0
-        longest = min(self.wanted.longest or MOST_TOKENS[self._kind], tokenizer.model_max_length)
+        positions = longest_text(config, try_family(config)) or tokenizer.model_max_length
+        longest = min(self.wanted.longest or MOST_TOKENS[self._kind], tokenizer.model_max_length, positions)
         return np.array([max(1, len(row)) for row in ids]), unknown, longest, int(config.num_hidden_layers)
 
     def _training(

@@ -137,6 +137,8 @@ def _rows_of_classes(found: Survey) -> Iterator[tuple[str, ...]]:
     counts = list(found.classes.values())
     few = found.smaller_than(_FEW_ROWS)
     note = "they are numbers; for a numeric label use --task regression" if _are_fractions(found.classes) else ""
+    if 2 * len(counts) > found.num_rows > _FEW_ROWS:
+        note = "most rows have a label of their own: is this an id?"
     yield "classes", f"{len(counts):,}, imbalance {found.imbalance:,.1f} : 1", note
     yield "largest", f"{_named(found.classes, counts[0])}: {count_rows(counts[0])}"
     yield "smallest", f"{_named(found.classes, counts[-1])}: {count_rows(counts[-1])}"

@@ -32,6 +32,7 @@ from fold_search.search.study.sections import (
     RaceConfig,
     StorageConfig,
     TrackersConfig,
+    parse_time,
 )
 
 _WIDTH = 110
@@ -190,8 +191,9 @@ def _model(plan: Plan) -> _Values:
 
 def _budget(plan: Plan) -> _Values:
     values: dict[str, tuple[Any, str]] = {"trials": (plan.trials, _budget_why(plan))}
-    if plan.fit:
-        values["time"] = (in_words(plan.fit.seconds), "")
+    if plan.seconds is not None:
+        words = in_words(plan.seconds)
+        values["time"] = (words if parse_time(words) == plan.seconds else plan.seconds, "")
     return values
 
 
@@ -214,7 +216,7 @@ def _training(plan: Plan) -> _Values:
 def _length_why(plan: Plan) -> str:
     if plan.fit:
         cut = plan.fit.measured.share_cut(plan.max_length)
-        return f"{cut:.1%} of all tokens are cut off." if cut >= 0.001 else "No text is longer."
+        return f"About {cut:.1%} of all tokens are cut off." if cut >= 0.001 else "Hardly any text is longer."
     tokens = plan.found.lengths["tokens"]
     if tokens.most > plan.max_length:
         spread = f"Half of the texts have {tokens.median:,} tokens or fewer, 95% have {tokens.most:,} or fewer."

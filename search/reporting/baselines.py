@@ -1,7 +1,8 @@
 """The baselines of a study in words, and whether its best trial is better than they are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from fold_search.search.racing.ties import ALPHA, resampled_t_test
 from fold_search.storage.records import BaselineRecord, Direction
@@ -42,21 +43,23 @@ def beats_all(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float],
     return None if baseline is None else is_beaten(baseline, fold_scores, direction)
 
 
-def better_baseline(ledger: LedgerView, trial: int | None, fold_scores: Sequence[float], *, name: str) -> str | None:
-    """Why the baseline `name` is rather exported than this trial with these scores; None if it is not better.
+def better_baseline(ledger: LedgerView, trial: int | None, scores: Mapping[int, float], *, name: str) -> str | None:
+    """Why the baseline `name` is rather exported than this trial; None if it is not better on the same folds.
 
-    Without a trial any baseline that has a score is better.
+    `scores` are those of the trial by their folds. Without a trial any baseline that has a score is better.
     """
     study = ledger.study()
     baseline = strongest([found for found in ledger.baselines() if found.name == name], study.direction)
     if baseline is None or baseline.score is None:
         return None
-    if trial is None or not fold_scores:
+    if trial is None or not scores:
         return f"{baseline.label} is all there is: no epoch is trained yet"
-    mean, sign = sum(fold_scores) / len(fold_scores), 1 if study.direction == "maximize" else -1
-    if sign * (baseline.score - mean) <= 0:
+    mean, sign = fmean(scores.values()), 1 if study.direction == "maximize" else -1
+    other = fmean(baseline.fold_scores[fold] for fold in scores)
+    if sign * (other - mean) <= 0:
         return None
-    return f"{baseline.label} is better: {study.metric} {baseline.score:.4f} against {mean:.4f} of trial {trial}"
+    where = "" if len(scores) == study.num_folds else f" on {len(scores)} of {study.num_folds} folds"
+    return f"{baseline.label} is better: {study.metric} {other:.4f} against {mean:.4f} of trial {trial}{where}"
 
 
 def verdict_line(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float], direction: Direction) -> str:

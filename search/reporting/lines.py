@@ -7,6 +7,7 @@ from typing import Any
 from fold_search.search.racing.ties import Tie
 from fold_search.search.reporting.summary import INTERRUPTED, UNENDED, Summary, num_leaked
 from fold_search.search.study.defaults import DATABASE
+from fold_search.search.study.spending import few_digits
 from fold_search.storage.database import redact
 from fold_search.storage.records import Failure, TrialRecord
 
@@ -56,8 +57,8 @@ def forecast_line(summary: Summary) -> str | None:
     if summary.forecast is None:
         return None
     low, high = summary.forecast["gpu_hours"]
-    trials = summary.forecast["trials"]
-    return f"forecast for {trials} trials: {low:.2g} to {high:.2g} {summary.used.unit}"
+    trials = counted(summary.forecast["trials"], "trial")
+    return f"forecast for {trials}: {few_digits(low)} to {few_digits(high)} {summary.used.unit}"
 
 
 def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> list[str]:

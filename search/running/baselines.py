@@ -24,7 +24,7 @@ from fold_search.objectives.baselines.folds import (
 )
 from fold_search.objectives.baselines.states import predict_states
 from fold_search.search.errors import USER_ERRORS, ConfigError
-from fold_search.search.running.presence import make_owner
+from fold_search.search.running.presence import host_of, make_owner
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.rows import StudyRows
 from fold_search.storage.catalog import find_study
@@ -137,8 +137,8 @@ def uses_states(config: StudyConfig) -> bool:
 
 def trained_here(ledger: LedgerView) -> int | None:
     """A trial of which this machine has trained an epoch, so that its states are in the cache here."""
-    here = f"{socket.gethostname()}-"
-    trials = (run.trial for run in ledger.fold_runs() if run.num_epochs and (run.owner or "").startswith(here))
+    here = socket.gethostname()
+    trials = (run.trial for run in ledger.fold_runs() if run.num_epochs and host_of(run.owner or "") == here)
     return next(trials, None)
 
 

@@ -30,6 +30,11 @@ def make_owner() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+def host_of(owner: str) -> str:
+    """The machine of an owner that `make_owner` has named."""
+    return owner.rsplit("-", 2)[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """The device that a worker holds, or its share of one that several workers use, `since` when by time.monotonic."""

@@ -1,5 +1,6 @@
 """What a study was expected to take, kept from `search init` or `search plan` until the study begins."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,4 +28,6 @@ def read_forecast(config: StudyConfig) -> dict[str, Any] | None:
 
 
 def _file(config: StudyConfig) -> Path:
-    return Path(config.storage.cache) / f"forecast-{fingerprint(config)[:32]}"  # as `search clean` knows its entries
+    # The fingerprint leaves out where the data is. The name is one that `search clean` knows.
+    key = hashlib.sha256(f"{fingerprint(config)} {config.data.path}".encode()).hexdigest()
+    return Path(config.storage.cache) / f"forecast-{key[:32]}"

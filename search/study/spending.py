@@ -48,13 +48,13 @@ class Spending:
         else:
             key, most, used = "money", self.most_money or 0.0, self.money_in_words
         more = 2 * max(most, (self.money or 0.0) if key == "money" else self.hours)
-        return f"budget.{key} is used up ({used}); `search run --set budget.{key}={more:.2g}` continues the study"
+        return f"budget.{key} is used up ({used}); `search run --set budget.{key}={more:.4g}` continues the study"
 
     @property
     def hours_in_words(self) -> str:
         """Such as "2.30 of 4 GPU hours"."""
         most = "" if self.most_hours is None else f" of {self.most_hours:g}"
-        return f"{_rounded(self.hours)}{most} {self.unit}"
+        return f"{few_digits(self.hours)}{most} {self.unit}"
 
     @property
     def money_in_words(self) -> str:
@@ -80,6 +80,6 @@ def spending(ledger: LedgerView, budget: BudgetConfig) -> Spending:
     )
 
 
-def _rounded(hours: float) -> str:
+def few_digits(hours: float) -> str:
     """Two decimals, or two digits of what is less than 6 minutes."""
     return f"{hours:.2f}" if hours >= 0.1 or not hours else f"{hours:.2g}"

@@ -442,7 +442,7 @@ class TestExport:
         assert "this is the baseline, since TF-IDF + linear model is all there is" in result.stdout
         complete(scored, 0, [0.1, 0.2, 0.1])
         result = scored.export(tmp_path / "worse-trial")
-        assert f"is better: macro_f1 {baseline.score:.4f} against 0.1333 of trial 0; --trial exports" in result.stdout
+        assert f"is better: macro_f1 {baseline.score:.4f} against 0.1333 of trial 0" in result.stdout
         assert ExportedBaseline(tmp_path / "worse-trial").description.fold_scores == baseline.fold_scores
         complete(scored, 1, [1.0, 1.0, 1.0])
         refused(scored.export(tmp_path / "better-trial"), "trial 1")  # which has no weights here

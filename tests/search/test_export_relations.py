@@ -117,7 +117,7 @@ def test_a_type_may_have_a_role_that_it_never_had(model: Path, tmp_path: Path):
     data = write(tmp_path / "new.csv", object_type="WILD")
     result = search("evaluate", "--model", model, data, "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["rows"] == 40
+    assert json.loads(result.stdout)["rows"] == 40
     assert "[O:WILD]" in (model / "fold-0" / "tokenizer.json").read_text()
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import ResNetConfig
+from transformers import BertConfig, BertModel, ResNetConfig
 
 from fold_search.search.drafting import measuring
 from fold_search.search.drafting.measured import Wanted
@@ -98,6 +98,42 @@ def _die(*args: object, **kwargs: object) -> None:
     import os
 
     os._exit(9)
+
+
+def test_the_time_is_in_the_file_whatever_is_measured(folder):
+    """To the second: the run ends then."""
+    for options, seconds in ((("--no-probe",), 89), (("--encoder", "./absent"), 600)):
+        assert search(*INIT, *options, "--time", f"{seconds}s", "--force").exit_code == 0
+        assert load_config(folder / "study.yaml").budget.seconds == seconds
+
+
+def test_the_encoder_is_named_from_the_study_file_s_folder(folder):
+    """As its relative paths are read."""
+    (folder / "sub").mkdir()
+    assert search(*INIT, "--no-probe", "--out", "sub/study.yaml").exit_code == 0
+    assert Path(load_config(folder / "sub" / "study.yaml").model.encoder).resolve() == folder / "tiny"
+
+
+def test_one_way_that_cannot_be_trained_is_no_reason_to_measure_nothing(folder):
+    """An encoder of one layer has no two top layers."""
+    texts = [row.partition(",")[2] for row in ROWS]
+    build_shallow_encoder(folder / "shallow", texts)
+    result = search(*INIT[:-1], "./shallow", "--time", "30m")
+    assert result.exit_code == 0, result.output
+    assert "nothing was measured" not in result.output
+    assert "chosen" in result.output
+
+
+def build_shallow_encoder(folder: Path, texts: list[str]) -> None:
+    build_tiny_encoder(folder, texts)
+    config = json.loads((folder / "config.json").read_text())
+    BertModel(BertConfig(**{**config, "num_hidden_layers": 1})).save_pretrained(folder)
+
+
+def test_a_label_that_is_an_id_is_pointed_out(folder):
+    """Every row has its own."""
+    result = search("init", "rows.csv", "--label", "title", "--text", "text", "--no-probe")
+    assert "most rows have a label of their own: is this an id?" in " ".join(result.output.split())
 
 
 def test_a_missing_label_shows_the_columns(folder):
