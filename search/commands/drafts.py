@@ -105,16 +105,18 @@ def init(
     zip file with one folder of images per class; then no option is needed. A sentence with two marked entities
     (columns sentence, subject, subject_start and so on) needs --label only.
     """
+    from fold_search.search.errors import ConfigError
+
+    if out.exists() and not force:  # before the imports, which take seconds
+        raise ConfigError(f"{out}: exists already; --force overwrites it")
     from fold_search.search.drafting.columns import find_columns
     from fold_search.search.drafting.encoders import named_from
     from fold_search.search.drafting.plan import Plan
     from fold_search.search.drafting.survey import render_table, survey
-    from fold_search.search.drafting.template import refuse_existing, write_study_file
+    from fold_search.search.drafting.template import write_study_file
     from fold_search.search.study.config import load_config
     from fold_search.search.study.forecasts import keep_forecast
 
-    if not force:
-        refuse_existing(out)
     console = new_console()
     spec = find_columns(
         data,

@@ -195,7 +195,8 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
         raise RunFailed(str(error), ExitCode.DATABASE_AWAY) from error
     if ending is not Ending.FINISHED:
         used_up = spending(study.ledger, config.budget).used_up if ending is Ending.SPENT else None
-        say(f"nothing is lost; {used_up or 'the same command continues the study'}")
+        why = "interrupted; " if ending in (Ending.INTERRUPTED, Ending.KILLED) else ""
+        say(f"{why}nothing is lost; {used_up or 'the same command continues the study'}")
     if ending not in (Ending.FINISHED, Ending.TIMEOUT, Ending.SPENT):
         return ExitCode.INTERRUPTED
     for line in what_next(study.record.name, url=config.storage.url):

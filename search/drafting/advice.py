@@ -41,10 +41,10 @@ def render_comparison(fit: Fit) -> Table:
     """Show what each way of training takes here; the chosen one is marked."""
     k = fit.shape.num_folds
     busy = ", busy with other programs" if fit.measured.is_busy else ""
-    title = f"measured here: {fit.measured.device}{busy}; {k} folds"
+    title = f"measured here: {fit.measured.device}{busy}; {k} folds, bad trials stopped early"
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("what is trained")
-    for heading in ("one epoch", "one trial", f"{COMPARED_TRIALS} trials, raced"):
+    for heading in ("one epoch", "one trial", f"{COMPARED_TRIALS} trials"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for way, takes in compared(fit):

@@ -56,12 +56,6 @@ def write_study_file(plan: Plan, path: Path, *, full: bool = False, overwrite: b
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def refuse_existing(path: Path) -> None:
-    """Raise ConfigError if the file exists already."""
-    if path.exists():
-        raise ConfigError(f"{path}: exists already; --force overwrites it")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     key: str

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from fold_search.objectives.data.class_folders import FILE, FOLDER, is_class_folders
 from fold_search.objectives.data.dataset import Content, Labels, content_of, read_chunks, read_labels, require_columns
@@ -19,8 +20,8 @@ from fold_search.objectives.data.sources import Quotes
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.data.tables import Chunk
 from fold_search.objectives.errors import DataError
-from fold_search.objectives.predicting.baseline import ExportedBaseline, is_baseline
-from fold_search.objectives.predicting.exported import Described, ExportedModel
+from fold_search.objectives.predicting.baseline import BaselineDescription, ExportedBaseline, is_baseline
+from fold_search.objectives.predicting.exported import Described, Description, ExportedModel
 from fold_search.objectives.scoring.metrics import defined_metrics, score_all
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import Layout
@@ -158,7 +159,13 @@ def render_evaluation(evaluation: Evaluation, description: Described) -> Table:
     """The evaluation as a table, beside what the study estimated from the rows that each fold was not trained on."""
     interval = evaluation.interval
     span = f"{interval.metric} in {interval.low:.4f} to {interval.high:.4f} ({interval.level:.0%})"
-    table = Table("metric", "this file", "out of fold", title=f"{evaluation.rows:,} rows; {span}")
+    model = "a model"
+    if isinstance(description, BaselineDescription):
+        model = f"the baseline {description.label}"
+    elif isinstance(description, Description):
+        model = f"trial {description.trial}"
+    title = f"{model} of study {description.study}: {evaluation.rows:,} rows; {span}"
+    table = Table("metric", "this file", "out of fold", title=Text(title))
     for name, score in evaluation.scores.items():
         pooled = description.pooled.get(name)
         table.add_row(name, f"{score:.4f}", "-" if pooled is None else f"{pooled:.4f}")

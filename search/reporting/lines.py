@@ -102,7 +102,8 @@ def sample_line(sample: Mapping[str, Any]) -> str:
         return f"{sample['num_rows_in']} rows"
     synthetic = f" ({sample['num_synthetic']} synthetic)" if sample["num_synthetic"] else ""
     sizes = f"class sizes {_ends(sample['counts_before'])} become {_ends(sample['counts_after'])}"
-    return f"{after} rows instead of {before}{synthetic}; {sizes}"
+    rows = f"{after} rows" if after == before else f"{after} rows instead of {before}"
+    return f"{rows}{synthetic}; {sizes}"
 
 
 def _ends(counts: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ from fold_search.storage.records import Claim
 
 log = logging.getLogger(__name__)
 
+ENDED = "the run ended"
 STOPPED = "the worker was stopped"  # why a fold run is given back
 START_SECONDS = 60.0  # by then a run's coordinator or a worker has a role of its own
 

@@ -19,6 +19,7 @@ from fold_search.search.reporting.lines import sample_line, show_params
 from fold_search.search.reporting.panel import STYLES, Happened, render_panel
 from fold_search.search.reporting.summary import most_epochs
 from fold_search.search.running.live_view import LiveView
+from fold_search.search.running.presence import ENDED, STOPPED
 from fold_search.storage.errors import StorageUnavailable
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Event, EventKind, FoldRunState
@@ -192,7 +193,8 @@ def describe(event: Event, *, metric: str, most_epochs: Callable[[int], int] | N
         case EventKind.TRIAL_AUDITED:
             return f"{where}: {payload['reason']}"
         case EventKind.FOLD_RELEASED:
-            return f"{where} will be tried again: {payload['reason']}"
+            again = "is continued by the next run" if payload["reason"] in (STOPPED, ENDED) else "will be tried again"
+            return f"{where} {again}: {payload['reason']}"
         case EventKind.BASELINE:
             scores = f"{metric} {payload['score']:.4f} ± {payload['std']:.4f}" if payload["fold_scores"] else "no score"
             reason = f" ({payload['reason']})" if payload["reason"] else ""

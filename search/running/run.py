@@ -20,6 +20,7 @@ from fold_search.search.running.continuing import has_work_left, how_to_add_tria
 from fold_search.search.running.coordinator import MAX_ATTEMPTS, Coordinator
 from fold_search.search.running.engines.engine import Engine
 from fold_search.search.running.meter import Meter
+from fold_search.search.running.presence import ENDED
 from fold_search.search.running.progress import Progress
 from fold_search.search.running.pruning import Pruning
 from fold_search.search.running.publish import make_publisher
@@ -134,7 +135,7 @@ def run_study(
             owners = engine.kill()
             # Without the database the leases lapse by themselves.
             with contextlib.suppress(StorageUnavailable):
-                _release(study.ledger, owners, reason="the run ended")
+                _release(study.ledger, owners, reason=ENDED)
                 coordinator.leave()
         with contextlib.suppress(StorageUnavailable):
             progress.update(now=True)
