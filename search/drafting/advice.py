@@ -31,9 +31,14 @@ def in_words(seconds: float) -> str:
     return f"{minutes}m" if not hours else f"{hours}h{rest:02d}m" if rest else f"{hours}h"
 
 
+def roughly(seconds: float) -> str:
+    """Return a time in whole minutes, or in seconds below 100 of them: 45s, 5m, 1h30m."""
+    return f"{max(1, round(seconds))}s" if seconds < 100 else in_words(60 * round(seconds / 60))
+
+
 def between(low: float, high: float) -> str:
     """Return a range of times: 12m to 25m, or one time if both read the same."""
-    least, most = in_words(low), in_words(high)
+    least, most = roughly(low), roughly(high)
     return least if least == most else f"{least} to {most}"
 
 
@@ -50,7 +55,7 @@ def render_comparison(fit: Fit) -> Table:
     for way, takes in compared(fit):
         chosen = "chosen" if way is fit.way else ""
         about = "about " if way.name in fit.measured.estimated else ""
-        table.add_row(way.words, about + short(takes.epoch), in_words(takes.trial), between(*takes.study), chosen)
+        table.add_row(way.words, about + short(takes.epoch), roughly(takes.trial), between(*takes.study), chosen)
     for name, problem in fit.measured.problems.items():
         table.add_row(name, problem, "", "", "")
     return table
@@ -103,7 +108,7 @@ def render_outlook(outlook: Outlook, *, price: float | None, disk: Iterable[str]
     for one in outlook.variants:
         name = f"{one.encoder}, {one.way.words}" if several else one.way.words
         times.add_row(name, *map(short, (one.takes.epoch, one.takes.fold_run, one.takes.trial)))
-    trials, everything = counted(outlook.trials, "trial"), in_words(outlook.seconds_without_race)
+    trials, everything = counted(outlook.trials, "trial"), roughly(outlook.seconds_without_race)
     lines = [f"study of {trials}: {everything}"]
     if outlook.races:
         raced = between(*outlook.seconds)
@@ -138,4 +143,4 @@ def _render_memory(outlook: Outlook) -> Table:
 
 def short(seconds: float) -> str:
     """Return a time with tenths of a second where it is below ten."""
-    return f"{seconds:.1f}s" if seconds < 10 else in_words(seconds)
+    return f"{seconds:.1f}s" if seconds < 10 else roughly(seconds)
