@@ -178,7 +178,7 @@ def _ask_time(usual: float) -> float:
 
 
 def _measured(found: "Survey", console: "Console", *, out: Path, encoder: str | None) -> "tuple[str, Measured | None]":
-    """Return an encoder that can be used here, as the study file names it, and what was measured of it."""
+    """Return an encoder that can be used here, as it is named here, and what was measured of it."""
     from fold_search.search.drafting.encoders import proposed_encoder, write_architecture
     from fold_search.search.drafting.measured import Wanted
     from fold_search.search.drafting.measuring import NotMeasured, try_encoder
@@ -197,7 +197,7 @@ def _measured(found: "Survey", console: "Console", *, out: Path, encoder: str | 
             console.print("note: a small network that starts from random weights is proposed instead", highlight=False)
             name = write_architecture(out)
             try:
-                return name, try_encoder(spec, f"config:{out.parent / name.removeprefix('config:')}", wanted)
+                return name, try_encoder(spec, name, wanted)
             except NotMeasured as error:
                 why = str(error)
     line = f"note: nothing was measured, so the study may not fit the time: {why}"

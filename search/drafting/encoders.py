@@ -45,7 +45,7 @@ def named_from(name: str, folder: Path) -> str:
 
 
 def write_architecture(study_file: Path) -> str:
-    """Write the architecture of a small network for images beside the study file; return it as an encoder's name.
+    """Write the architecture of a small network for images beside the study file; return it as an encoder's name here.
 
     One that lies there already stays. Raises ConfigError if it cannot be written.
     """
@@ -55,4 +55,4 @@ def write_architecture(study_file: Path) -> str:
             path.write_text(json.dumps(RESNET, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
-    return f"config:{path.name}"
+    return f"config:{path}"
