@@ -101,7 +101,7 @@ def run(
             return _ended(study, config)
         engine = _engine(study, config, workers=workers, memory_limit=memory_limit, began=began)
         say_step(f"starting {counted(num_workers, 'worker')}")
-        return _run(study, config, owner=owner, engine=engine, secrets=secrets)
+        return _run(study, config, owner=owner, engine=engine, secrets=secrets, began=began)
 
 
 @click.command("worker")
@@ -120,6 +120,7 @@ def worker(
     Trains fold runs of the study, and takes over the search if the run that started it has ended. Exit codes are those
     of `search run`.
     """
+    began = time.time()
     make_steps(new_console())("opening the study")  # before the imports, which take seconds
     from fold_search.search.running.presence import announced, make_owner
     from fold_search.search.study.environment import Secrets
@@ -136,7 +137,7 @@ def worker(
     owner, secrets = make_owner(), Secrets.read()
     with announced(study.ledger, owner):
         engine = _engine(study, config, workers=workers, memory_limit=memory_limit)
-        return _run(study, config, owner=owner, engine=engine, secrets=secrets)
+        return _run(study, config, owner=owner, engine=engine, secrets=secrets, began=began)
 
 
 def _engine(
@@ -165,7 +166,15 @@ def _engine(
     )
 
 
-def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "LocalEngine", secrets: "Secrets") -> int:
+def _run(
+    study: "OpenStudy",
+    config: "StudyConfig",
+    *,
+    owner: str,
+    engine: "LocalEngine",
+    secrets: "Secrets",
+    began: float,
+) -> int:
     from fold_search.search.errors import ExitCode, RunFailed
     from fold_search.search.reporting.lines import what_next
     from fold_search.search.running.run import Ending, check_complete, run_study
@@ -187,6 +196,7 @@ def _run(study: "OpenStudy", config: "StudyConfig", *, owner: str, engine: "Loca
             console=console,
             limit=engine.limit,
             memory_limit=engine.memory_limit,
+            began=began,
         )
         print_best(study, console)
         if ending not in (Ending.INTERRUPTED, Ending.KILLED):

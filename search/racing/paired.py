@@ -78,7 +78,7 @@ class Paired:
         if best > PATIENCE * float(promise[row]):
             return Verdict(
                 decision=Decision.PAUSE,
-                reason="other trials are more likely to be the best for their cost",
+                reason="another trial is worth more for the same training time",
                 chance=chance,
             )
         return Verdict(decision=Decision.CONTINUE, chance=chance)

@@ -59,14 +59,14 @@ class Followed:
 class LiveView:
     """Collects a `View`. `race` is the study's; without it no time is foretold.
 
-    `deadline` is when the run's time is over, in seconds since 1970.
+    `began` and `deadline` are when the command began and when its time is over, in seconds since 1970.
     """
 
     ledger: Ledger
     race: LiveRace | None = None
     deadline: float | None = None
     followed: Followed = field(default_factory=Followed)
-    started: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.time)
     _foreseen_at: float = -FORESEE_SECONDS
     _expected: Mapping[int, float] = field(default_factory=dict)
     _forecast: Forecast | None = None
@@ -78,7 +78,7 @@ class LiveView:
         ended = known.record.state is not StudyState.RUNNING
         return View(
             summary=summarise(self.ledger, known),
-            elapsed=duration(time.time() - self.started),
+            elapsed=duration(time.time() - self.began),
             left="none" if ended else self._left(known, doing),
             workers=self._workers(known, doing),
             leaders=self._leaders(known),

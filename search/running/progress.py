@@ -46,12 +46,13 @@ class Progress:
         doing: Callable[[], Mapping[str, Stage | None]] = dict,
         race: LiveRace | None = None,
         deadline: float | None = None,
+        began: float | None = None,
     ) -> None:
         self._ledger = ledger
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._doing = doing
-        self._view = LiveView(ledger=ledger, race=race, deadline=deadline)
+        self._view = LiveView(ledger=ledger, race=race, deadline=deadline, began=began or time.time())
         self._told: dict[str, _Told] = {}  # by owner
         self._happened: deque[Happened] = deque(maxlen=KEPT_EVENTS)
         self._seen = 0

@@ -87,8 +87,11 @@ def run_study(
     console: Console,
     limit: TimeLimit | None = None,
     memory_limit: int | None = None,
+    began: float | None = None,
 ) -> Ending:
     """Run the study as `owner`, who may have announced it, with the workers of `engine`.
+
+    `began` is when the command began, in seconds since 1970.
 
     Raises ConfigError if a worker cannot work at all, RunFailed if too many of them died or too many trials failed in a
     row; StorageError.
@@ -107,7 +110,7 @@ def run_study(
     )
     baselines = Baselines(ledger=study.ledger, config=config, url=study.url, memory_limit=memory_limit)
     deadline = None if limit is None else limit.deadline
-    shown = Progress(study.ledger, console, doing=engine.doing, race=race, deadline=deadline)
+    shown = Progress(study.ledger, console, doing=engine.doing, race=race, deadline=deadline, began=began)
     with interrupts() as counter, shown as progress:
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
         try:

@@ -62,7 +62,7 @@ def train(study: LookedAtStudy, number: int, *, state: FoldRunState | None = Non
         ledger.stop_trial(claim, reason=REASON, chance=0.001)
         ledger.finish_trial(number, TrialState.STOPPED, estimate=0.625)
     elif state is FoldRunState.PAUSED:
-        ledger.finish_fold(claim, state, reason="other trials are more likely to be the best for their cost")
+        ledger.finish_fold(claim, state, reason="another trial is worth more for the same training time")
 
 
 def shown(study: LookedAtStudy, doing: Mapping[str, Stage | None], *, width: int = 100, height: int = 24) -> str:
@@ -105,7 +105,7 @@ def test_stops_and_pauses_are_shown_with_their_reasons(sqlite_url: str):
         go_on(study)
     text = " ".join(terminal.file.getvalue().split())
     assert f"trial 1 stopped: macro_f1 about 0.6250 ({REASON})" in text
-    assert text.index("trial 1 stopped") < text.index("trial 3 fold 0 paused: other trials are more likely")
+    assert text.index("trial 1 stopped") < text.index("trial 3 fold 0 paused: another trial is worth more")
     assert "train_loss" not in text
 
 
@@ -248,7 +248,7 @@ def test_the_end_of_a_run_names_the_commands_that_come_next():
 def test_the_time_left_is_known_within_the_first_epoch(study: LookedAtStudy, monkeypatch: pytest.MonkeyPatch):
     """By its steps: two workers had a quarter of an epoch each after 100 s, so that one takes 200 s."""
     race = live_race(study.ledger, config_from_record(study.ledger.study().config))
-    view, now = LiveView(ledger=study.ledger, race=race, started=0.0), time.time()
+    view, now = LiveView(ledger=study.ledger, race=race, began=0.0), time.time()
     left = []
     for seconds, done in ((0, 0), (1, 1), (101, 25)):
         monkeypatch.setattr(showing.time, "time", lambda seconds=seconds: now + seconds)
