@@ -158,6 +158,7 @@ def script() -> None:
     """Put scripted trainings in."""
     replaced = ModuleType("fold_search.search.running.objective")
     replaced.Objective, replaced.choose_device = ScriptedObjective, lambda index: "cpu"
+    replaced.device_name, replaced.device_share = lambda device: "CPU", lambda index, num_workers: 1.0
     replaced.share_cores = replaced.limit_memory = lambda number: None
     sys.modules["fold_search.search.running.objective"] = replaced
     fold_search.search.study.beginning.check_encoders = lambda config: {}

@@ -88,6 +88,9 @@ def status(url: str, trusting: ssl.SSLContext | None = None) -> int | None:
         return None
 
 
+BASELINES = ("baseline: majority class", "baseline: TF-IDF + linear model")
+
+
 def test_both_dashboards_are_behind_one_password(user: UserFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A browser that knows it sees trials and runs, one that does not sees nothing of any path; MLflow's client too."""
     port = serve(user)
@@ -104,14 +107,14 @@ def test_both_dashboards_are_behind_one_password(user: UserFolder, tmp_path: Pat
         take_picture(page, tmp_path / "optuna.png")
         assert page.title != "owned"
         page.get(f"{url}/mlflow/#/experiments/1/runs")
-        wait_for_text(page, "3 matching runs")
+        wait_for_text(page, "5 matching runs")
         wait_for_text(page, NAME)
         take_picture(page, tmp_path / "mlflow.png")
         assert page.title != "owned"
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", PASSWORD)
     client = MlflowClient(f"{url}/mlflow")
     runs = client.search_runs(["1"])
-    assert sorted(run.info.run_name for run in runs) == sorted([NAME, "trial 0", "trial 1"])
+    assert sorted(run.info.run_name for run in runs) == sorted([NAME, "trial 0", "trial 1", *BASELINES])
     experiment = client.create_experiment("by the API")
     run = client.create_run(experiment).info.run_id
     client.log_text(run, "kept", "note.txt")
