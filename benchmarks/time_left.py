@@ -18,9 +18,9 @@ from benchmarks.replay.policies import RacePolicy
 from benchmarks.replay.recorded import Recorded, read_sets, recorded
 from benchmarks.replay.simulator import Replay, replay
 from fold_search.search.exporting.curves import Curves
-from fold_search.search.racing.forecast import Forecast, epochs_left, expected_work
 from fold_search.search.racing.matrix import Matrix
 from fold_search.search.racing.verdicts import Choice, Verdict
+from fold_search.search.racing.work_left import Range, epochs_left, expected_work
 from fold_search.search.reporting.lines import counted
 from fold_search.search.study.sections import RaceConfig
 
@@ -58,7 +58,7 @@ class Watched:
     key: str  # of the study, in the draw of audits
     moments: Sequence[int] = ()
     every_epoch: bool = True
-    forecasts: list[tuple[int, Forecast]] = field(default_factory=list)  # with the epochs trained by then
+    forecasts: list[tuple[int, Range]] = field(default_factory=list)  # with the epochs trained by then
     race: RacePolicy = field(default_factory=lambda: RacePolicy(RaceConfig()))
 
     def verdict(self, matrix: Matrix, *, trial: int, fold: int, trials_left: int) -> Verdict:
@@ -84,7 +84,7 @@ class Foretold:
 
     study: Study
     moment: float
-    forecast: Forecast
+    forecast: Range
     truth: int
 
     @property

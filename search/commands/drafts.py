@@ -115,7 +115,7 @@ def init(
     from fold_search.search.drafting.survey import render_table, survey
     from fold_search.search.drafting.template import write_study_file
     from fold_search.search.study.config import load_config
-    from fold_search.search.study.forecasts import keep_forecast
+    from fold_search.search.study.kept_forecast import keep_forecast
 
     console = new_console()
     spec = find_columns(
@@ -233,7 +233,7 @@ def plan(file: Path, workers: int | None, overrides: Sequence[str], as_json: boo
     from fold_search.search.study.checks import check_encoders
     from fold_search.search.study.config import load_config
     from fold_search.search.study.disk import check_disk
-    from fold_search.search.study.forecasts import keep_forecast
+    from fold_search.search.study.kept_forecast import keep_forecast
 
     config, console = load_config(file, overrides), new_console()
     num_workers = workers or max(1, num_gpus())

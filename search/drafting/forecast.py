@@ -6,7 +6,7 @@ from statistics import fmean
 
 from fold_search.search.drafting.measured import Measured
 from fold_search.search.drafting.ways import Way
-from fold_search.search.racing.forecast import expected_work
+from fold_search.search.racing.work_left import expected_work
 
 EPOCH_SECONDS = 0.1  # to write an epoch's score and checkpoint, and to ask the race
 RUN_SECONDS = 1.0  # of a fold run beside its epochs: its model, its predictions

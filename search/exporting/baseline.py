@@ -13,7 +13,8 @@ from fold_search.objectives.data.relations import shown_types
 from fold_search.objectives.jobs import Rows
 from fold_search.objectives.predicting.baseline import BaselineDescription, write_baseline
 from fold_search.objectives.predicting.exported import Form, Member
-from fold_search.objectives.scoring.metrics import METRICS, defined_metrics, score_all
+from fold_search.objectives.scoring.defined import defined_metrics
+from fold_search.objectives.scoring.metrics import METRICS, score_all
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.folders import check_free, model_folder, temperature, write_words
 from fold_search.search.exporting.model_card import model_card

@@ -21,7 +21,8 @@ from fold_search.objectives.predicting.exported import (
     write_classifier,
     write_difference,
 )
-from fold_search.objectives.scoring.metrics import defined_metrics, score_all
+from fold_search.objectives.scoring.defined import defined_metrics
+from fold_search.objectives.scoring.metrics import score_all
 from fold_search.objectives.tasks import morphemes
 from fold_search.objectives.training.checkpoints import Chosen, read_best
 from fold_search.objectives.training.fold import read_weights

@@ -22,7 +22,8 @@ from fold_search.objectives.data.tables import Chunk
 from fold_search.objectives.errors import DataError
 from fold_search.objectives.predicting.baseline import BaselineDescription, ExportedBaseline, is_baseline
 from fold_search.objectives.predicting.exported import Described, Description, ExportedModel
-from fold_search.objectives.scoring.metrics import defined_metrics, score_all
+from fold_search.objectives.scoring.defined import defined_metrics
+from fold_search.objectives.scoring.metrics import score_all
 from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import Layout
 from fold_search.search.reporting.steps import Steps

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from fold_search.objectives.stages import SCORING, TRAINING, Stage
 from fold_search.search.racing.audits import trial_states
 from fold_search.search.racing.estimates import estimates
-from fold_search.search.racing.forecast import Forecast, epochs_left
 from fold_search.search.racing.live import LiveRace
+from fold_search.search.racing.work_left import Range, epochs_left
 from fold_search.search.reporting.lines import duration, show_params, time_left, trial_score
 from fold_search.search.reporting.panel import LEADERS, Happened, Leader, View, Working
 from fold_search.search.reporting.summary import Known, look, ranked, summarise
@@ -69,7 +69,7 @@ class LiveView:
     began: float = field(default_factory=time.time)
     _foreseen_at: float = -FORESEE_SECONDS
     _expected: Mapping[int, float] = field(default_factory=dict)
-    _forecast: Forecast | None = None
+    _forecast: Range | None = None
 
     def collect(self, doing: Mapping[str, Stage | None], events: Sequence[Happened]) -> View:
         """Look at the study now, whose workers here are `doing` something, by owner."""

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fold_search.search.errors import ConfigError, ExitCode, RunFailed
 from fold_search.search.racing.haste import TimeLimit
-from fold_search.search.racing.live import live_race
+from fold_search.search.racing.live import LiveRace, live_race
 from fold_search.search.reporting.provisional import find_provisional
 from fold_search.search.reporting.summary import summarise
 from fold_search.search.running.baselines import Baselines
@@ -97,17 +97,7 @@ def run_study(
     row; StorageError.
     """
     race = live_race(study.ledger, config, limit=limit)
-    coordinator = Coordinator(
-        ledger=study.ledger,
-        config=config,
-        race=race,
-        url=study.url,
-        owner=owner,
-        pooled_score=(study.rows or StudyRows(ledger=study.ledger, config=config)).pooled_score,
-        prune=Pruning(
-            ledger=study.ledger, artifacts=Artifacts(config.storage.artifacts), settings=config.artifacts
-        ).prune,
-    )
+    coordinator = _coordinator(study, config, race=race, owner=owner)
     baselines = Baselines(ledger=study.ledger, config=config, url=study.url, memory_limit=memory_limit)
     deadline = None if limit is None else limit.deadline
     shown = Progress(study.ledger, console, doing=engine.doing, race=race, deadline=deadline, began=began)
@@ -115,19 +105,18 @@ def run_study(
         publisher = make_publisher(study, config, secrets=secrets, warn=progress.say)
         try:
             publisher.start()
-            meter = Meter(ledger=study.ledger, budget=config.budget, say=progress.say)
-            if deadline is None or time.time() < deadline:
-                engine.start()
-                baselines.start()
             going = RunLoop(
                 ledger=study.ledger,
                 coordinator=coordinator,
                 engine=engine,
                 progress=progress,
-                meter=meter,
+                meter=Meter(ledger=study.ledger, budget=config.budget, say=progress.say),
                 counter=counter,
                 baselines=baselines,
             )
+            if deadline is None or time.time() < deadline:
+                engine.start()
+                baselines.start()
             ending = going.to_its_end(deadline)
             if ending is Ending.FINISHED:
                 with contextlib.suppress(StorageUnavailable):
@@ -143,15 +132,33 @@ def run_study(
         with contextlib.suppress(StorageUnavailable):
             progress.update(now=True)
             if ending is not Ending.KILLED:
-                patience = DRAIN_SECONDS if ending is Ending.FINISHED else LEAVE_SECONDS
-                _drain(publisher, progress, study.record.name, seconds=patience)
+                _drain(publisher, progress, study.record.name, ending=ending)
+    _check_workers(engine)
+    check_not_failed(study, config)
+    finished = study.ledger.study().state is StudyState.FINISHED
+    return Ending.FINISHED if ending in (Ending.TIMEOUT, Ending.SPENT) and finished else ending
+
+
+def _coordinator(study: OpenStudy, config: StudyConfig, *, race: LiveRace, owner: str) -> Coordinator:
+    rows = study.rows or StudyRows(ledger=study.ledger, config=config)
+    artifacts = Artifacts(config.storage.artifacts)
+    return Coordinator(
+        ledger=study.ledger,
+        config=config,
+        race=race,
+        url=study.url,
+        owner=owner,
+        pooled_score=rows.pooled_score,
+        prune=Pruning(ledger=study.ledger, artifacts=artifacts, settings=config.artifacts).prune,
+    )
+
+
+def _check_workers(engine: Engine) -> None:
+    """Raise RunFailed if too many workers died, ConfigError if one of them said that it cannot work at all."""
     if engine.too_many_deaths:
         raise RunFailed(f"{engine.error}; nothing is lost; the same command continues the study", ExitCode.WORKERS_DIE)
     if engine.error:
         raise ConfigError(engine.error)
-    check_not_failed(study, config)
-    finished = study.ledger.study().state is StudyState.FINISHED
-    return Ending.FINISHED if ending in (Ending.TIMEOUT, Ending.SPENT) and finished else ending
 
 
 @dataclass(slots=True, kw_only=True)
@@ -284,8 +291,9 @@ def last_reason(ledger: Ledger) -> str:
     return str(ended[0].payload["reason"]) if ended else "the study has ended"
 
 
-def _drain(publisher: Publisher, progress: Progress, study: str, *, seconds: float) -> None:
+def _drain(publisher: Publisher, progress: Progress, study: str, *, ending: Ending) -> None:
     """Let the trackers catch up; what they could not take stays in the ledger."""
+    seconds = DRAIN_SECONDS if ending is Ending.FINISHED else LEAVE_SECONDS
     for tracker, left in publisher.drain(timeout_seconds=seconds).items():
         if left:
             progress.say(

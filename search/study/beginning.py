@@ -19,8 +19,8 @@ from fold_search.search.study.config import StudyConfig, config_from_record, dif
 from fold_search.search.study.disk import check_disk
 from fold_search.search.study.encoder_places import as_begun
 from fold_search.search.study.environment import Secrets, storage_url
-from fold_search.search.study.forecasts import read_forecast
 from fold_search.search.study.goal import study_metric
+from fold_search.search.study.kept_forecast import read_forecast
 from fold_search.search.study.notes import notes_on
 from fold_search.search.study.opened import OpenStudy
 from fold_search.search.study.rows import StudyRows, rows_together

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from fold_search.objectives.data.names import quoted, which_label
 from fold_search.objectives.errors import DataError
-from fold_search.objectives.scoring.metrics import METRICS, Goal, Metric, check_metric
+from fold_search.objectives.scoring.defined import check_metric
+from fold_search.objectives.scoring.metrics import METRICS, Goal, Metric
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.config import StudyConfig
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from fold_search.objectives.errors import DataError
-from fold_search.objectives.scoring.metrics import EPOCH_METRICS, METRICS, Goal, check_metric, score_all
+from fold_search.objectives.scoring.defined import check_metric
+from fold_search.objectives.scoring.metrics import EPOCH_METRICS, METRICS, Goal, score_all
 
 GOAL = Goal(metric="macro_f1", epoch_metric="macro_f1", top_k=3, negative=0, positive=1)
 CLASSIFICATION = [name for name, metric in METRICS.items() if metric.task == "classification"]

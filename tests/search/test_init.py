@@ -13,7 +13,7 @@ from fold_search.search.drafting.ways import WAYS
 from fold_search.search.study.beginning import begin
 from fold_search.search.study.config import load_config
 from fold_search.search.study.environment import Secrets
-from fold_search.search.study.forecasts import read_forecast
+from fold_search.search.study.kept_forecast import read_forecast
 from fold_search.search.study.space import usual
 from tests.search.trained import search
 from tests.tiny_encoder import build_tiny_encoder

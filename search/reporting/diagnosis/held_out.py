@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from fold_search.objectives.scoring.metrics import METRICS, Metric, defined_metrics
+from fold_search.objectives.scoring.defined import defined_metrics
+from fold_search.objectives.scoring.metrics import METRICS, Metric
 from fold_search.search.reporting.diagnosis.evidence import Evidence
 
 MOST_SUSPECTS = 20

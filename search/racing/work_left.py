@@ -11,13 +11,13 @@ from fold_search.search.racing.matrix import FloatArray, Matrix
 from fold_search.search.racing.paired import NEARLY_DONE, is_audited
 from fold_search.search.study.sections import RaceConfig
 
-Forecast = tuple[float, float]  # the least and the most that is to be expected
+Range = tuple[float, float]  # the least and the most that is to be expected
 
 FEWEST_RACED = 3  # trials: of fewer none can be stopped early enough to matter
 SPREAD = 1.4  # four of five forecasts were so far from the truth at most, as a factor
 
 
-def expected_work(*, num_trials: int, num_folds: int, num_workers: int = 1, racing: bool = True) -> Forecast:
+def expected_work(*, num_trials: int, num_folds: int, num_workers: int = 1, racing: bool = True) -> Range:
     """Return which share of all its epochs a study trains that is not begun; all of them without the paired race.
 
     How many epochs a fold run has makes no difference: it was the same share with 1 to 10 of them.
@@ -28,7 +28,7 @@ def expected_work(*, num_trials: int, num_folds: int, num_workers: int = 1, raci
     return min(1.0, usual / SPREAD), min(1.0, usual * SPREAD)
 
 
-def epochs_left(matrix: Matrix, *, settings: RaceConfig, trials_left: int, num_epochs: float) -> Forecast:
+def epochs_left(matrix: Matrix, *, settings: RaceConfig, trials_left: int, num_epochs: float) -> Range:
     """Return how many epochs a study still trains, of which the budget has `trials_left` new trials.
 
     `num_epochs` are those of a fold run of a new trial. Patience ends the others as early as it ended those before.

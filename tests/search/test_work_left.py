@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import time_left as benchmark
 from benchmarks.replay.recorded import read_sets
-from fold_search.search.racing.forecast import epochs_left, expected_work
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
+from fold_search.search.racing.work_left import epochs_left, expected_work
 from fold_search.search.reporting.lines import time_left
 from fold_search.search.study.sections import RaceConfig
 
