@@ -69,8 +69,8 @@ def stamps(content: Content) -> list[str]:
         raise
 
 
-def decode_images(content: Content, *, size: int) -> Iterator[Pixels]:
-    """Yield the rows' images in their order, (some rows, size, size, 3), squeezed to squares; raises DataError."""
+def decode_images(content: Content, *, size: int, first: int = 0) -> Iterator[Pixels]:
+    """Yield the images of row `first` and all after it, (some rows, size, size, 3), squeezed to squares; DataError."""
     files = ImageFiles(content.spec.image_root)
 
     def decode(row: int) -> Pixels:
@@ -83,7 +83,7 @@ def decode_images(content: Content, *, size: int) -> Iterator[Pixels]:
             raise DataError(f"{_place(content, row)} {_reason(error)}") from error
 
     with ThreadPoolExecutor(num_threads()) as pool:
-        for start in range(0, len(content.texts), ROWS_PER_CHUNK):
+        for start in range(first, len(content.texts), ROWS_PER_CHUNK):
             rows = range(start, min(start + ROWS_PER_CHUNK, len(content.texts)))
             yield np.stack(list(pool.map(decode, rows)))
 

@@ -1,14 +1,19 @@
 """What is computed once per study: arrays in a folder, mapped into the memory of every process.
 
 A folder's name is a digest of everything that decides its content: the same name always means the same arrays. Nobody
-changes them, and a folder is published by a rename, whole or not at all. So no process needs a lock.
+changes them, and a folder is published by a rename, whole or not at all. So no reader needs a lock.
+
+Until then it is filled beside its place, under a name that is always the same. One process at a time fills it; if that
+one dies, the next goes on with what is there (`continued.py`).
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -16,13 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from fold_search.models.encoders import resolve_encoder
+from fold_search.objectives.stages import stage
+from fold_search.objectives.tasks.continued import is_noted
 
 Arrays = dict[str, NDArray[Any]]
 
 _SCRATCH: set[Path] = set()
+UNFINISHED = "unfinished-"
+WAIT_SECONDS = 0.2
+HANGS_SECONDS = 60.0  # without a write: the process that fills a folder hangs
 ATTEMPTS = 100  # to map a folder that is removed each time after it was published
 
 
@@ -46,21 +56,80 @@ def filled(folder: Path, fill: Callable[[Path], None]) -> Arrays:
 def publish(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make `folder`, whole or not at all, with the files that `fill` writes into the folder it is given.
 
-    If two processes publish at once, the folder of the first stays. Raises OSError that names it.
+    The folder may hold what an earlier process has left there. Where another process fills it, wait for that one; if it
+    hangs, or the file system has no locks, both do, and the folder of the first stays. Raises OSError that names it.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_beside(folder) as scratch:
-            complete = scratch / folder.name
-            complete.mkdir()
-            fill(complete)
+        with _place_to_fill(folder) as place:
+            if folder.is_dir():  # filled by the process that was waited for
+                return
+            fill(place)
             try:
-                complete.rename(folder)
+                place.rename(folder)
             except OSError:  # another process was first: its folder is not empty
                 if not folder.is_dir():
                     raise
+                shutil.rmtree(place, ignore_errors=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+
+
+@contextmanager
+def _place_to_fill(folder: Path) -> Iterator[Path]:
+    """The unfinished folder if no other process holds it, and else one of this process alone.
+
+    What it holds stays there if this process dies or is interrupted. An error, such as of a full disk, removes it.
+    """
+    place = folder.with_name(UNFINISHED + folder.name)
+    place.mkdir(exist_ok=True)
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _is_held(descriptor, place):
+            _SCRATCH.add(place)
+            try:
+                yield place
+            except BaseException as error:
+                if isinstance(error, Exception) or not _is_worth_keeping(place):
+                    shutil.rmtree(place, ignore_errors=True)
+                raise
+            finally:
+                _SCRATCH.discard(place)
+        else:
+            with scratch_beside(folder) as scratch:
+                own = scratch / folder.name
+                own.mkdir()
+                yield own
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(descriptor: int, place: Path) -> bool:
+    """Whether this process holds the place alone. It waits for another one that does for as long as that one writes."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(descriptor), place.stat())  # it may have been published or removed
+        except BlockingIOError:
+            if time.time() - _last_write(place) > HANGS_SECONDS:
+                return False
+            with stage("waiting for another process that prepares the rows"):
+                time.sleep(WAIT_SECONDS)
+        except OSError:  # some network file systems have no locks
+            with suppress(OSError):
+                place.rmdir()
+            return False
+
+
+def _is_worth_keeping(place: Path) -> bool:
+    """Whether the next process can go on with it."""
+    return any(is_noted(file) for file in place.glob("*.npy"))
+
+
+def _last_write(place: Path) -> float:
+    with suppress(FileNotFoundError):  # it was published just now
+        return max(path.stat().st_mtime for path in (place, *place.iterdir()))
+    return time.time()
 
 
 @contextmanager
@@ -75,19 +144,10 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 
 
 def remove_scratch() -> None:
-    """Remove the folders that this process is still filling; for a process that ends without leaving its blocks."""
+    """Remove what this process is still filling; for a process that ends without leaving its blocks."""
     for folder in list(_SCRATCH):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_parts(file: Path, parts: Iterable[NDArray[Any]], *, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """Write one array part by part, so that it is never in memory as a whole; raises OSError."""
-    # Not by numpy, which does not say why it failed. Not through a memory map: on a full disk that ends the process.
-    with file.open("wb") as output:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(output, header)
-        for part in parts:
-            output.write(np.ascontiguousarray(part, dtype).data)
+        if not _is_worth_keeping(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def mapped(folder: Path) -> Arrays:
@@ -126,7 +186,11 @@ def digest_weights(encoder: str) -> list[str]:
 
 def _save(folder: Path, arrays: Arrays) -> None:
     for name, array in arrays.items():
-        write_parts(folder / f"{name}.npy", [array], shape=array.shape, dtype=array.dtype)
+        # Not by numpy, which does not say why it failed.
+        with (folder / f"{name}.npy").open("wb") as output:
+            header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+            np.lib.format.write_array_header_1_0(output, header)
+            output.write(np.ascontiguousarray(array).data)
 
 
 @lru_cache(maxsize=32)

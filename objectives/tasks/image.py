@@ -1,7 +1,6 @@
 """Images as model inputs: decoded once per study into a memory-mapped file, augmented and normalised batch by batch."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fold_search.models.classifiers import Classifier, Head, HeadOnly
-from fold_search.models.encoders import resolve_encoder
 from fold_search.models.images import (
     ImageClassifier,
     check_image_encoder,
@@ -29,7 +27,8 @@ from fold_search.objectives.devices import rows_per_forward
 from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce
 from fold_search.objectives.stages import stage
-from fold_search.objectives.tasks.cache import scratch_beside, write_parts
+from fold_search.objectives.tasks.cache import digest, digest_weights, filled
+from fold_search.objectives.tasks.continued import Continued, continued
 from fold_search.objectives.tasks.feeds import Batch
 from fold_search.objectives.tasks.image_augmentation import ImageAugmentation
 
@@ -72,16 +71,14 @@ class ImageInputs:
 
     def pooled(self, *, pooling: str) -> NDArray[np.float32]:
         """Return the frozen encoder's pooled states of all rows, (rows, width), computed once. EncoderError."""
-        weights = [_digest_file(path) for path in sorted(resolve_encoder(self.encoder).glob("*.safetensors"))]
-        key = _digest([self.key, *weights, pooling])
+        key = digest([self.key, *digest_weights(self.encoder), pooling])
         shape = check_image_encoder(self.encoder, image_size=self.pixels.shape[1], pooling=pooling, trainable_layers=0)
 
-        def compute() -> Iterator[Array]:
-            return _pool_all(self.pixels, self.encoder, pooling=pooling, device=self.device)
+        def fill(folder: Path) -> None:
+            with continued(folder / "pooled.npy", shape=(len(self.pixels), shape.width), dtype=np.float32) as array:
+                _pool_all(self.pixels, self.encoder, pooling=pooling, device=self.device, array=array)
 
-        return _cached(
-            self.cache / f"pooled-{key}.npy", shape=(len(self.pixels), shape.width), dtype="<f4", compute=compute
-        )
+        return filled(self.cache / f"pooled-{key}", fill)["pooled"]
 
     def embeddings(self) -> NDArray[np.float32]:
         """Return every row's mean-pooled frozen states, scaled to length 1: where neighbours are looked for.
@@ -134,18 +131,27 @@ def prepare_images(content: Content, *, encoder: str, image_size: int, cache: Pa
     The frozen encoder's states are computed on `device` when they are first asked for. Raises DataError.
     """
     root = content.spec.image_root
-    key = _digest([DECODING, str(root.resolve()), str(image_size), *content.texts, *stamps(content)])
-    pixels = _cached(
-        cache / f"images-{key}.npy",
-        shape=(len(content.texts), image_size, image_size, 3),
-        dtype="|u1",
-        compute=lambda: _counted(decode_images(content, size=image_size), "reading images", total=len(content.texts)),
-    )
+    key = digest([DECODING, str(root.resolve()), str(image_size), *content.texts, *stamps(content)])
+
+    def fill(folder: Path) -> None:
+        shape = (len(content.texts), image_size, image_size, 3)
+        with (
+            continued(folder / "pixels.npy", shape=shape, dtype=np.uint8) as array,
+            stage("reading images", total=shape[0]) as advance,
+        ):
+            advance(done := array.done)
+            for images in decode_images(content, size=image_size, first=done):
+                array.write(done, images)
+                array.note(done := done + len(images))
+                advance(len(images))
+
+    pixels = filled(cache / f"images-{key}", fill)["pixels"]
     return ImageInputs(pixels=pixels, encoder=encoder, key=key, cache=cache, device=device)
 
 
 @torch.inference_mode()
-def _pool_all(pixels: Pixels, encoder: str, *, pooling: str, device: str) -> Iterator[Array]:
+def _pool_all(pixels: Pixels, encoder: str, *, pooling: str, device: str, array: Continued) -> None:
+    """Write the pooled states of all rows, (rows, width)."""
     with stage("loading the encoder"):
         model = load_image_encoder(encoder, image_size=pixels.shape[1]).eval()
         nn.Module.to(model, device)
@@ -157,8 +163,10 @@ def _pool_all(pixels: Pixels, encoder: str, *, pooling: str, device: str) -> Ite
         return pool_images(model, images, pooling=pooling).cpu().numpy()
 
     with stage("embedding rows", total=len(pixels)) as advance:
-        for rows, states in at_once.in_parts(np.arange(len(pixels)), pool):
-            yield states
+        advance(done := array.done)
+        for rows, states in at_once.in_parts(np.arange(done, len(pixels)), pool):
+            array.write(done, states)
+            array.note(done := done + len(rows))
             advance(len(rows))
 
 
@@ -179,42 +187,6 @@ def _thumbnails(pixels: Pixels) -> NDArray[np.float32]:
     return thumbnails
 
 
-def _counted(parts: Iterable[Array], what: str, *, total: int) -> Iterator[Array]:
-    """Yield the parts, and count their rows as a stage."""
-    with stage(what, total=total) as advance:
-        for part in parts:
-            yield part
-            advance(len(part))
-
-
 def _parts(pixels: Pixels, *, size: int) -> Iterator[Pixels]:
     for start in range(0, len(pixels), size):
         yield pixels[start : start + size]
-
-
-def _cached(file: Path, *, shape: tuple[int, ...], dtype: str, compute: Callable[[], Iterable[Array]]) -> Array:
-    """Map the array of `file`, computed first, part by part, if it is not there; never half of it is."""
-    while True:
-        try:
-            array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with scratch_beside(file) as scratch:
-                complete = scratch / file.name
-                write_parts(complete, compute(), shape=shape, dtype=dtype)
-                complete.replace(file)
-        else:
-            return array
-
-
-def _digest(parts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.hexdigest()[:32]
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

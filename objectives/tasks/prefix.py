@@ -30,6 +30,7 @@ from fold_search.objectives.jobs import Rows
 from fold_search.objectives.memory import RowsAtOnce
 from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.cache import filled
+from fold_search.objectives.tasks.continued import continued
 from fold_search.objectives.tasks.feeds import Batch
 
 MAX_DISK_SHARE = 0.25  # of the free space: one study may need several of these, and others use the disk too
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """The states of every row's tokens below the trained layers, one row after the other, in no special order.
+    """The states of every row's tokens below the trained layers, one row after the other.
 
     The windows of a row lie one after the other and all have the same length.
     """
@@ -128,20 +129,23 @@ def _fill(
         return  # the empty folder tells the next one that asks
     at_once = RowsAtOnce(rows=size, device=device)
     num_windows = np.ones(len(order), np.int64)
-    shape = (int(lengths.sum()), width)
+    starts = np.cumsum(lengths) - lengths
     # Written part by part: the states of all rows may be larger than memory.
-    with (folder / "states.npy").open("wb") as file, stage("embedding rows", total=len(order)) as advance:
-        np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with (
+        continued(folder / "states.npy", shape=(int(lengths.sum()), width), dtype=np.float32) as array,
+        stage("embedding rows", total=len(order)) as advance,
+    ):
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             inputs = batch(chosen)
             if "row_of_window" in inputs:
                 num_windows[chosen] = np.bincount(inputs["row_of_window"].numpy())
-            for states in at_once.attempt(partial(_states, inputs, encoder, num_layers)):
-                file.write(states.tobytes())
+            if start + len(chosen) > array.done:
+                states = np.concatenate(at_once.attempt(partial(_states, inputs, encoder, num_layers)))
+                for row, own in zip(chosen, np.split(states, np.cumsum(lengths[chosen])[:-1]), strict=True):
+                    array.write(starts[row], own)
+                array.note(start + len(chosen))
             advance(len(chosen))
-    starts = np.empty(len(order), np.int64)
-    starts[order] = np.cumsum(lengths[order]) - lengths[order]
     np.save(folder / "starts.npy", starts)
     np.save(folder / "num_windows.npy", num_windows)
 

@@ -24,7 +24,8 @@ from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce
 from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.augmentation import Augmentation
-from fold_search.objectives.tasks.cache import cached, digest, digest_weights
+from fold_search.objectives.tasks.cache import cached, digest, digest_weights, filled
+from fold_search.objectives.tasks.continued import continued
 from fold_search.objectives.tasks.feeds import Batch
 from fold_search.objectives.tasks.morphemes import cut_relations
 from fold_search.objectives.tasks.text import TEXTS_PER_CALL, augmentation, stand_in_for_nothing, stand_in_key
@@ -81,10 +82,10 @@ class RelationInputs:
         seen = model.entity_states if model.entity_states == "entities" else model.pooling
         key = digest([self.tokens.key, *digest_weights(self.encoder), seen, str(model.max_length)])
 
-        def compute() -> dict[str, NDArray[Any]]:
-            return {"states": _frozen_states(self.tokens, model, device=self.device)}
+        def fill(folder: Path) -> None:
+            _frozen_states(folder / "states.npy", self.tokens, model, device=self.device)
 
-        return cached(self.cache / f"relations-{key}", compute)["states"]
+        return filled(self.cache / f"relations-{key}", fill)["states"]
 
     def feed(self, job: FoldJob, *, device: str) -> "RelationFeed":
         """Return what the job's trial sees of the rows; raises EncoderError, DataError."""
@@ -248,7 +249,8 @@ def _ranks(marks: NDArray[np.int8], special: NDArray[np.bool_]) -> NDArray[np.in
 
 
 @torch.inference_mode()
-def _frozen_states(tokens: MarkedTokens, model: ModelParams, *, device: str) -> NDArray[np.float32]:
+def _frozen_states(file: Path, tokens: MarkedTokens, model: ModelParams, *, device: str) -> None:
+    """Write what the head sees of all rows, (rows, width)."""
     with stage("loading the encoder"):
         classifier = RelationClassifier(model, new_tokens=tokens.new, num_outputs=1).eval()
         torch.nn.Module.to(classifier, device)
@@ -260,14 +262,17 @@ def _frozen_states(tokens: MarkedTokens, model: ModelParams, *, device: str) -> 
         batch = {name: tensor.to(device) for name, tensor in tokens.batch(chosen, max_length=model.max_length).items()}
         return classifier.pooled(**batch).cpu().numpy()
 
-    parts = []
-    with stage("embedding rows", total=len(order)) as advance:
-        for chosen, pooled in at_once.in_parts(order, pool):
-            parts.append(pooled)
+    width = pool(order[:1]).shape[1]
+    with (
+        continued(file, shape=(len(rows), width), dtype=np.float32) as array,
+        stage("embedding rows", total=len(order)) as advance,
+    ):
+        advance(done := array.done)
+        for chosen, pooled in at_once.in_parts(order[done:], pool):
+            for row, states in zip(chosen, pooled, strict=True):
+                array.write(row, states)
+            array.note(done := done + len(chosen))
             advance(len(chosen))
-    states = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
-    states[order] = np.concatenate(parts)
-    return states
 
 
 def _draw_replacements(

@@ -19,12 +19,13 @@ from fold_search.models.params import ModelParams
 from fold_search.models.reading import read_states, state_width
 from fold_search.objectives.data.dataset import Content
 from fold_search.objectives.devices import rows_per_forward
-from fold_search.objectives.jobs import FoldJob
+from fold_search.objectives.jobs import FoldJob, Rows
 from fold_search.objectives.memory import RowsAtOnce
 from fold_search.objectives.params import TOKEN_CHANGES
 from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.augmentation import Augmentation
-from fold_search.objectives.tasks.cache import cached, digest, digest_weights, filled, write_parts
+from fold_search.objectives.tasks.cache import cached, digest, digest_weights, filled
+from fold_search.objectives.tasks.continued import Continued, continued
 from fold_search.objectives.tasks.feeds import Batch
 from fold_search.objectives.tasks.prefix import Prefix, frozen_prefix, windows_in_parts
 
@@ -126,9 +127,8 @@ class TextInputs:
                 model = load_encoder(self.encoder).eval().to(self.device)
             width = state_width(model.config)
             shape = (len(self.tokens.offsets) - 1, width)
-            with stage("embedding rows", total=shape[0]) as advance:
-                states = _pool_all(self.tokens, model, pool=Pooling(pooling, width), cut=cut, advance=advance)
-                write_parts(folder / "pooled.npy", states, shape=shape, dtype=np.float32)
+            with continued(folder / "pooled.npy", shape=shape, dtype=np.float32) as array:
+                _pool_all(self.tokens, model, pool=Pooling(pooling, width), cut=cut, array=array)
 
         return filled(self.cache / f"pooled-{self._key(cut, pooling)}", fill)["pooled"]
 
@@ -299,24 +299,28 @@ def _cut(model: ModelParams) -> Cut:
 
 
 @torch.inference_mode()
-def _pool_all(
-    tokens: TokenisedTexts, encoder: PreTrainedModel, *, pool: Pooling, cut: Cut, advance: Callable[[int], None]
-) -> Iterator[NDArray[np.float32]]:
-    """Yield rows and their pooled states, part by part; rows of similar length are read together."""
-    size = rows_per_forward(encoder.device)
-    at_once = RowsAtOnce(rows=size, device=encoder.device)
-    num_rows = len(tokens.offsets) - 1
-    for first in range(0, num_rows, ROWS_PER_PART):
-        rows = np.arange(first, min(first + ROWS_PER_PART, num_rows))
-        states = np.empty((len(rows), state_width(encoder.config)), dtype=np.float32)
-        order = np.argsort(tokens.lengths(rows, **cut), kind="stable")
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            batch = tokens.batch(rows[chosen], **cut)
-            pooled = at_once.attempt(partial(_pool_batch, batch, encoder, pool))
-            states[chosen] = mean_of_windows(pooled, batch.get("row_of_window")).numpy()
+def _pool_all(tokens: TokenisedTexts, encoder: PreTrainedModel, *, pool: Pooling, cut: Cut, array: Continued) -> None:
+    """Write the pooled states of all rows, (rows, width); rows of similar length are read together."""
+    at_once = RowsAtOnce(rows=rows_per_forward(encoder.device), device=encoder.device)
+    num_rows, done = len(tokens.offsets) - 1, 0
+    with stage("embedding rows", total=num_rows) as advance:
+        for chosen in _parts_by_length(tokens.lengths(np.arange(num_rows), **cut), size=at_once.rows):
+            done += len(chosen)
+            if done > array.done:
+                batch = tokens.batch(chosen, **cut)
+                pooled = at_once.attempt(partial(_pool_batch, batch, encoder, pool))
+                for row, states in zip(chosen, mean_of_windows(pooled, batch.get("row_of_window")), strict=True):
+                    array.write(row, states.numpy())
+                array.note(done)
             advance(len(chosen))
-        yield states
+
+
+def _parts_by_length(lengths: NDArray[np.int64], *, size: int) -> Iterator[Rows]:
+    """Yield all rows, `size` of similar length at a time."""
+    for first in range(0, len(lengths), ROWS_PER_PART):
+        order = first + np.argsort(lengths[first : first + ROWS_PER_PART], kind="stable")
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
 
 
 def _pool_batch(batch: Batch, encoder: PreTrainedModel, pool: Pooling, size: int) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+ENTRY = r"(?!unfinished-)[a-z-]+-[0-9a-f]{32}"  # a regular expression of names
 SCRATCH_SECONDS = 3600.0  # without a write: its process has died
 
 
@@ -67,14 +68,15 @@ def remove(path: Path) -> None:
 
 
 def _is_entry(path: Path) -> bool:
-    return re.fullmatch(r"[a-z-]+-[0-9a-f]{32}(\.npy)?", path.name) is not None
+    return re.fullmatch(rf"{ENTRY}(\.npy)?", path.name) is not None
 
 
 def _is_scratch(path: Path) -> bool:
     """Whether a process left it when it died. One on another machine, whose locks are not seen, may still write."""
-    if re.fullmatch(r"tmp[a-z0-9_]{8}", path.name) is None or not path.is_dir():
+    is_unfinished = re.fullmatch(rf"unfinished-{ENTRY}", path.name) is not None
+    if not (is_unfinished or re.fullmatch(r"tmp[a-z0-9_]{8}", path.name)) or not path.is_dir():
         return False
     with suppress(FileNotFoundError):  # it was being written, and is complete now
         last = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
-        return all(map(_is_entry, path.iterdir())) and last < time.time() - SCRATCH_SECONDS
+        return (is_unfinished or all(map(_is_entry, path.iterdir()))) and last < time.time() - SCRATCH_SECONDS
     return False

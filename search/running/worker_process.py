@@ -95,7 +95,7 @@ def tell(doing: "Connection[Stage | None, Stage | None]") -> None:
 def leave_preparation(worker: "Worker", told: list[int]) -> None:
     """End this process as soon as it is to leave and prepares a training, which cannot be stopped in between.
 
-    No epoch is lost. What is computed once per study is stored whole or not at all: it is computed anew.
+    No epoch is lost. Of what is computed once per study, the last seconds are: the next process goes on with it.
     """
     from fold_search.objectives.tasks.cache import remove_scratch
 
