@@ -168,7 +168,7 @@ def _plan(
 
 def _ask_time(usual: float) -> float:
     """The time that the search may take: asked for at a terminal, else the usual one."""
-    from fold_search.search.drafting.advice import in_words
+    from fold_search.search.reporting.times import in_words
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         say(f"note: --time is not given; the study is made for {in_words(usual)}")

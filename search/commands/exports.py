@@ -64,7 +64,7 @@ def export(
 ) -> None:
     """Export the best model to a folder that can be used without the study.
 
-    That is the best trial, or the TF-IDF baseline if it scores better; --trial and --baseline choose. While no trial is
+    That is the best trial, or the TF-IDF baseline if it is as good; --trial and --baseline choose. While no trial is
     complete, a provisional model is exported, of what is trained by now.
     """
     if baseline and (trial is not None or mlflow or register):
@@ -110,7 +110,7 @@ def export(
 
 
 def _better_baseline(study: "OpenStudy") -> str | None:
-    """Why the TF-IDF baseline is rather exported than the best trial; None if it is not better."""
+    """Why the TF-IDF baseline is rather exported than the best trial; None if it is not as good."""
     from fold_search.objectives.baselines.folds import TFIDF
     from fold_search.search.reporting.baselines import better_baseline
     from fold_search.search.reporting.provisional import find_provisional

@@ -13,33 +13,11 @@ from fold_search.search.drafting.measured import Measured
 from fold_search.search.drafting.outlook import Outlook
 from fold_search.search.drafting.ways import Way
 from fold_search.search.reporting.lines import counted
-from fold_search.search.study.spending import few_digits
+from fold_search.search.reporting.times import between, in_hours, in_words, roughly, short
 
 MANY_UNKNOWN = 0.02  # share of tokens
 MUCH_CUT = 0.05  # share of tokens
 TIMES_AS_LONG = (2, 4, 8, 16, 32)  # what more time buys is looked up for these
-
-
-def in_words(seconds: float) -> str:
-    """Return a time as `--time` reads it: 45s, 1m29s, 30m, 1h30m; from ten minutes on in whole minutes."""
-    whole = max(1, round(seconds))
-    if whole < 600:
-        minutes, rest = divmod(whole, 60)
-        return f"{rest}s" if not minutes else f"{minutes}m{rest:02d}s" if rest else f"{minutes}m"
-    minutes = round(whole / 60)
-    hours, rest = divmod(minutes, 60)
-    return f"{minutes}m" if not hours else f"{hours}h{rest:02d}m" if rest else f"{hours}h"
-
-
-def roughly(seconds: float) -> str:
-    """Return a time in whole minutes, or in seconds below 100 of them: 45s, 5m, 1h30m."""
-    return f"{max(1, round(seconds))}s" if seconds < 100 else in_words(60 * round(seconds / 60))
-
-
-def between(low: float, high: float) -> str:
-    """Return a range of times: 12m to 25m, or one time if both read the same."""
-    least, most = roughly(low), roughly(high)
-    return least if least == most else f"{least} to {most}"
 
 
 def render_comparison(fit: Fit) -> Table:
@@ -114,7 +92,7 @@ def render_outlook(outlook: Outlook, *, price: float | None, disk: Iterable[str]
         raced = between(*outlook.seconds)
         lines = [f"study of {trials}: {raced} with the race; {everything} if every fold was trained to its end"]
     low, high = outlook.device_hours
-    lines.append(f"device hours: {few_digits(low)} to {few_digits(high)}")
+    lines.append(f"device time: {in_hours(low, high, unit='device hours')}")
     if price is not None:
         lines.append(f"money: {price * low:.2f} to {price * high:.2f}")
     lines += [*outlook.limits, *disk, *outlook.problems]
@@ -139,8 +117,3 @@ def _render_memory(outlook: Outlook) -> Table:
         )
         table.add_row(str(one.batch_size), str(one.max_length), *cells)
     return table
-
-
-def short(seconds: float) -> str:
-    """Return a time with tenths of a second where it is below ten."""
-    return f"{seconds:.1f}s" if seconds < 10 else roughly(seconds)

@@ -17,11 +17,12 @@ from fold_search.objectives.data.names import class_name
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.loss_params import REGRESSION_LOSSES
 from fold_search.objectives.params import TrainingParams
-from fold_search.search.drafting.advice import in_words, reason
+from fold_search.search.drafting.advice import reason
 from fold_search.search.drafting.encoders import proposed_encoder
 from fold_search.search.drafting.plan import Plan, concerns, propose
 from fold_search.search.drafting.survey import name_some, readable
 from fold_search.search.errors import ConfigError
+from fold_search.search.reporting.times import in_words
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.parameters import PARAMETERS, Choices, Range
 from fold_search.search.study.sections import (

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from fold_search.search.racing.corrected import corrected_scores
 from fold_search.search.racing.ties import ALPHA, resampled_t_test
-from fold_search.storage.records import BaselineRecord, Direction
+from fold_search.storage.records import BaselineRecord, Direction, TrialState
 from fold_search.storage.view import LedgerView
 
 
@@ -44,9 +45,10 @@ def beats_all(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float],
 
 
 def better_baseline(ledger: LedgerView, trial: int | None, scores: Mapping[int, float], *, name: str) -> str | None:
-    """Why the baseline `name` is rather exported than this trial; None if it is not better on the same folds.
+    """Why the baseline `name` is rather exported than this trial; None if it is not as good on the same folds.
 
-    `scores` are those of the trial by their folds. Without a trial any baseline that has a score is better.
+    `scores` are those of the trial by their folds. If it has all of them, what it gained by being chosen is taken off
+    first: nobody chose the baseline. Without a trial any baseline that has a score is better.
     """
     study = ledger.study()
     baseline = strongest([found for found in ledger.baselines() if found.name == name], study.direction)
@@ -54,12 +56,35 @@ def better_baseline(ledger: LedgerView, trial: int | None, scores: Mapping[int, 
         return None
     if trial is None or not scores:
         return f"{baseline.label} is all there is: no epoch is trained yet"
-    mean, sign = fmean(scores.values()), 1 if study.direction == "maximize" else -1
+    maximise = study.direction == "maximize"
+    mean, sign = fmean(scores.values()), 1 if maximise else -1
     other = fmean(baseline.fold_scores[fold] for fold in scores)
-    if sign * (other - mean) <= 0:
+    if sign * (other - mean) > 0:
+        where = "" if len(scores) == study.num_folds else f" on {len(scores)} of {study.num_folds} folds"
+        return f"{baseline.label} is better: {study.metric} {other:.4f} against {mean:.4f} of trial {trial}{where}"
+    curves = _curves(ledger)
+    if trial not in curves:
         return None
-    where = "" if len(scores) == study.num_folds else f" on {len(scores)} of {study.num_folds} folds"
-    return f"{baseline.label} is better: {study.metric} {other:.4f} against {mean:.4f} of trial {trial}{where}"
+    corrected = fmean(corrected_scores(curves, maximise=maximise))
+    if sign * (other - corrected) < 0:
+        return None
+    return (
+        f"{baseline.label} is as good: {study.metric} {other:.4f} against {mean:.4f} of trial {trial}, which is about "
+        f"{corrected:.4f} without the luck of the best of several trials and epochs; --trial {trial} exports the trial"
+    )
+
+
+def _curves(ledger: LedgerView) -> dict[int, list[list[float]]]:
+    """The score after each epoch of each fold of the complete trials."""
+    complete = {trial.number for trial in ledger.trials() if trial.state is TrialState.COMPLETE}
+    curves: dict[int, dict[int, list[float]]] = {trial: {} for trial in complete}
+    for epoch in ledger.epochs():
+        if epoch.trial in complete:
+            curves[epoch.trial].setdefault(epoch.fold, []).append(epoch.score)
+    num_folds = ledger.study().num_folds
+    return {
+        trial: [folds[fold] for fold in sorted(folds)] for trial, folds in curves.items() if len(folds) == num_folds
+    }
 
 
 def verdict_line(baselines: Sequence[BaselineRecord], fold_scores: Sequence[float], direction: Direction) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from fold_search.search.racing.ties import Tie
 from fold_search.search.reporting.summary import INTERRUPTED, UNENDED, Summary, num_leaked
+from fold_search.search.reporting.times import in_hours
 from fold_search.search.study.defaults import DATABASE
-from fold_search.search.study.spending import few_digits
 from fold_search.storage.database import redact
 from fold_search.storage.records import Failure, TrialRecord
 
@@ -58,7 +58,7 @@ def forecast_line(summary: Summary) -> str | None:
         return None
     low, high = summary.forecast["gpu_hours"]
     trials = counted(summary.forecast["trials"], "trial")
-    return f"forecast for {trials}: {few_digits(low)} to {few_digits(high)} {summary.used.unit}"
+    return f"forecast for {trials}: {in_hours(low, high, unit=summary.used.unit)}"
 
 
 def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> list[str]:
@@ -69,7 +69,7 @@ def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> lis
         if summary.state == INTERRUPTED:
             worker = shlex.join(["search", "worker", "--study", summary.study, *where])
             same = f"continue with the same `search run` command, or with: {worker}"
-            lines.append(f"interrupted: no process is running it; {summary.used.used_up or same}")
+            lines.append(f"interrupted: no process is running it (its time was over, or it was stopped); {summary.used.used_up or same}")
     return lines
 
 
@@ -136,37 +136,6 @@ def show_params(params: Mapping[str, Any]) -> str:
 def counted(count: int, what: str) -> str:
     """How many there are, in words: 1 trial, 2 trials."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words for people: 45s, 3m20s, 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def time_left(low: float, high: float, *, limit: float | None = None) -> str:
-    """A range of seconds in words: 12 to 25 min. In `limit` seconds the time is over, which may be before."""
-    if limit is not None and limit <= low:
-        return f"at most {duration(max(limit, 0.0))} (time limit)"
-    ended = " (time limit)" if limit is not None and limit < high else ""
-    high = high if limit is None else min(high, limit)
-    if high < 10:
-        return f"a few seconds{ended}"
-    unit, seconds = next((unit, size) for unit, size in _UNITS if high >= 2 * size)
-    first, last = (_two_digits(value / seconds) if seconds > 1 else f"{value:.0f}" for value in (low, high))
-    return f"{first} to {last} {unit}{ended}" if first != last else f"about {last} {unit}{ended}"
-
-
-_UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
-
-
-def _two_digits(value: float) -> str:
-    """No forecast is better than that."""
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def show(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from fold_search.search.reporting.times import duration
 from fold_search.search.terminal import visible
 
 LINE_SECONDS = 10.0  # between the lines of a step that counts rows, where there is no terminal
@@ -90,6 +91,4 @@ def counted(done: int, *, total: int, exact: bool, seconds: float) -> str:
     words = f"predicting: {done:,} of {'' if exact else 'about '}{total:,} rows"
     if not done or not seconds:
         return words
-    left = round(seconds * (total - done) / done)
-    time_left = f"{left // 60}m{left % 60:02d}s" if left >= 60 else f"{left}s"
-    return f"{words}, {done / seconds:,.1f} rows/s, {time_left} left"
+    return f"{words}, {done / seconds:,.1f} rows/s, {duration(seconds * (total - done) / done)} left"

@@ -9,9 +9,10 @@ from fold_search.search.racing.audits import trial_states
 from fold_search.search.racing.estimates import estimates
 from fold_search.search.racing.live import LiveRace
 from fold_search.search.racing.work_left import Range, epochs_left
-from fold_search.search.reporting.lines import duration, show_params, time_left, trial_score
+from fold_search.search.reporting.lines import show_params, trial_score
 from fold_search.search.reporting.panel import LEADERS, Happened, Leader, View, Working
 from fold_search.search.reporting.summary import Known, look, ranked, summarise
+from fold_search.search.reporting.times import duration, time_left
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import Event, EventKind, FoldRun, FoldRunState, StudyState, TrialRecord
 

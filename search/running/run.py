@@ -271,7 +271,7 @@ def check_complete(study: OpenStudy, config: StudyConfig) -> None:
     if study.ledger.study().state is StudyState.RUNNING:
         hint = "; `search export` gives a provisional model" if find_provisional(study.ledger) else ""
         if not summary.epochs_trained:
-            hint = "; no epoch is trained yet: the rows are prepared first, so a first run needs more time"
+            hint = "; no epoch is trained yet: the rows are prepared first, and the next run goes on with that"
             hint += "" if config.data.kind == "image" else "; `search export --baseline` gives the TF-IDF baseline"
         on = spending(study.ledger, config.budget).used_up or "the same command continues the study"
         raise RunFailed(f"no trial is complete yet; {on}{hint}", ExitCode.NONE_COMPLETE)

@@ -21,6 +21,7 @@ from transformers import ViTConfig
 from fold_search.objectives.baselines.folds import count_rows, score_folds, score_majority
 from fold_search.objectives.baselines.linear import SHARPNESS
 from fold_search.objectives.data.dataset import content_of, read_table
+from fold_search.objectives.jobs import EpochScore
 from fold_search.objectives.predicting.baseline import BaselineDescription, ExportedBaseline
 from fold_search.objectives.scoring.calibration import apply_temperature
 from fold_search.search.exporting.predict import load_model
@@ -83,12 +84,15 @@ def scored(study: TrainedStudy) -> TrainedStudy:
     return study
 
 
-def complete(study: TrainedStudy, number: int, scores: list[float]) -> None:
-    """Add a complete trial with these fold scores."""
+def complete(study: TrainedStudy, number: int, scores: list[float], *, curves: list[list[float]] | None = None) -> None:
+    """Add a complete trial with these fold scores; `curves` has the score of each fold after each epoch."""
     study.ledger.add_trial(number, {})
-    for score in scores:
+    for score, curve in zip(scores, curves or [[score] for score in scores], strict=True):
         claim = claim_first(study.ledger, "worker", lease_seconds=60)
         assert claim is not None
+        for epoch, value in enumerate(curve, start=1):
+            scored = EpochScore(epoch=epoch, score=value, standing=value, metrics={}, seconds=1.0)
+            study.ledger.record_epoch(claim, scored, checkpoint=None)
         study.ledger.finish_fold(claim, FoldRunState.DONE, score=score, best_epoch=1)
     study.ledger.finish_trial(number, TrialState.COMPLETE, score=float(np.mean(scores)), std=float(np.std(scores)))
 
@@ -444,6 +448,13 @@ class TestExport:
         result = scored.export(tmp_path / "worse-trial")
         assert f"is better: macro_f1 {baseline.score:.4f} against 0.1333 of trial 0" in result.stdout
         assert ExportedBaseline(tmp_path / "worse-trial").description.fold_scores == baseline.fold_scores
+        # The best epoch of each fold is better than the baseline, but no other fold would have chosen it.
+        first, second, third = baseline.fold_scores
+        lucky = [[first + 0.01, 0, 0], [0, second + 0.01, 0], [0, 0, third + 0.01]]
+        complete(scored, 2, [score + 0.01 for score in baseline.fold_scores], curves=lucky)
+        result = scored.export(tmp_path / "lucky-trial")
+        assert f"TF-IDF + linear model is as good: macro_f1 {baseline.score:.4f} against" in result.stdout
+        assert "without the luck of the best of several trials and epochs; --trial 2 exports" in result.stdout
         complete(scored, 1, [1.0, 1.0, 1.0])
         refused(scored.export(tmp_path / "better-trial"), "trial 1")  # which has no weights here
         refused(scored.export(tmp_path / "asked-for", "--trial", "0"), "trial 0")

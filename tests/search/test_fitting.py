@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fold_search.search.drafting.advice import in_words, more_time, reason, warnings
+from fold_search.search.drafting.advice import more_time, reason, warnings
 from fold_search.search.drafting.fitting import PRESETS, fit
 from fold_search.search.drafting.forecast import Load, Shape, forecast, mean_growth
 from fold_search.search.drafting.measured import Measured
 from fold_search.search.drafting.ways import WAYS, ways_of
+from fold_search.search.reporting.times import in_words
 from fold_search.search.study.sections import parse_time
 
 MINUTE, HOUR = 60.0, 3600.0

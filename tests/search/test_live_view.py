@@ -19,9 +19,10 @@ from fold_search.objectives.jobs import EpochScore
 from fold_search.objectives.stages import TRAINING, Stage
 from fold_search.search.racing.live import live_race
 from fold_search.search.racing.work_left import epochs_left
-from fold_search.search.reporting.lines import time_left, what_next
+from fold_search.search.reporting.lines import what_next
 from fold_search.search.reporting.panel import Happened, View, Working, render_panel
 from fold_search.search.reporting.summary import summarise
+from fold_search.search.reporting.times import time_left
 from fold_search.search.running import progress as showing
 from fold_search.search.running.live_view import LiveView
 from fold_search.search.running.progress import Progress

@@ -9,7 +9,7 @@ from benchmarks import time_left as benchmark
 from benchmarks.replay.recorded import read_sets
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
 from fold_search.search.racing.work_left import epochs_left, expected_work
-from fold_search.search.reporting.lines import time_left
+from fold_search.search.reporting.times import time_left
 from fold_search.search.study.sections import RaceConfig
 
 PAIRED = RaceConfig(audit=0)
@@ -79,18 +79,18 @@ def test_a_recorded_study_is_foretold_within_a_factor_of_a_half():
 @pytest.mark.parametrize(
     ("low", "high", "limit", "expected"),
     [
-        (720, 1500, None, "12 to 25 min"),
-        (45, 80, None, "45 to 80 s"),
-        (5400, 9000, None, "1.5 to 2.5 h"),
+        (720, 1500, None, "12m to 25m"),
+        (45, 80, None, "45s to 80s"),
+        (5400, 9000, None, "1h30m to 2h30m"),
         (3, 9, None, "a few seconds"),
         (0, 0, None, "a few seconds"),
-        (1188, 1212, None, "about 20 min"),
-        (720, 1500, 3600, "12 to 25 min"),
-        (720, 1500, 1200, "12 to 20 min (time limit)"),
+        (1188, 1212, None, "20m"),
+        (720, 1500, 3600, "12m to 25m"),
+        (720, 1500, 1200, "12m to 20m (time limit)"),
         (4000, 7000, 360, "at most 6m00s (time limit)"),
         (4000, 7000, -5, "at most 0s (time limit)"),
     ],
 )
 def test_a_range_of_time_in_words(low: float, high: float, limit: float | None, expected: str):
-    """Two digits; the time limit is the end where it comes before."""
+    """The time limit is the end where it comes before."""
     assert time_left(low, high, limit=limit) == expected
