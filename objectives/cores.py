@@ -1,8 +1,12 @@
-"""How many cores a process computes on, and how its threads wait. This is settled before numpy and torch are loaded."""
+"""What a process may use of the machine, cores and memory, and how its threads wait.
+
+The threads are settled before numpy and torch are loaded.
+"""
 
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 # What `settle_threads` has set itself. Workers share that number; a number that the user set holds for each process.
@@ -45,12 +49,24 @@ def container_limit(root: Path) -> int:
 
     `root` is the folder that /proc and /sys are in.
     """
-    shares = [share for folder in _groups(root) if (share := _share(folder)) is not None]
+    shares = [share for folder in _groups(root, "cpu") if (share := _share(folder)) is not None]
     return max(1, math.ceil(min(shares, default=2**31)))
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's control groups for CPU time, version 1 or 2, and of all groups above them.
+def usable_memory(root: Path = Path("/")) -> int:
+    """The bytes of the host's memory that this process may use: all there is, or less by its container's limit."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in _groups(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # "max" is no number
+                limits.append(int((folder / name).read_text()))
+    return min(limit for limit in limits if limit > 0)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups, version 1 or 2, and of all groups above them.
+
+    Of version 1 those of one `controller`, cpu or memory.
 
     A container may see its own group at the root of the tree, under whatever name it has outside.
     """
@@ -61,9 +77,9 @@ def _groups(root: Path) -> Iterator[Path]:
     tree = root / "sys/fs/cgroup"
     for line in lines:
         _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        for top in (tree / controllers, tree / "cpu", tree / "unified"):
+        for top in (tree / controllers, tree / controller, tree / "unified"):
             folder = top / group.lstrip("/")
             yield from (above for above in (folder, *folder.parents) if above.is_relative_to(top))
 

@@ -19,7 +19,7 @@ from fold_search.models.encoders import load_config, load_tokenizer
 from fold_search.models.errors import EncoderError
 from fold_search.models.images import check_image_encoder
 from fold_search.models.params import ModelParams
-from fold_search.objectives.cores import usable_cores
+from fold_search.objectives.cores import usable_cores, usable_memory
 from fold_search.objectives.data.dataset import Dataset, read_dataset
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.errors import OutOfMemory, TrialError
@@ -270,7 +270,7 @@ def _total(device: str) -> int:
     """Return the bytes that there are."""
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return usable_memory()
 
 
 def _guess(way: Way, forward: float, num_layers: int) -> float:

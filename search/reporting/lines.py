@@ -69,7 +69,7 @@ def how_to_continue(summaries: Sequence[Summary], *, storage: str | None) -> lis
         if summary.state == INTERRUPTED:
             worker = shlex.join(["search", "worker", "--study", summary.study, *where])
             same = f"continue with the same `search run` command, or with: {worker}"
-            lines.append(f"interrupted: no process is running it (its time was over, or it was stopped); {summary.used.used_up or same}")
+            lines.append(f"not finished: no process is running it; {summary.used.used_up or same}")
     return lines
 
 

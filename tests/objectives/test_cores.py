@@ -75,6 +75,28 @@ def test_a_containers_limit_is_found(tmp_path: Path, case: str):
     assert cores.container_limit(tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "file", "content", "expected"),
+    [
+        ("0::/app\n", "app/memory.max", "1048576\n", 2**20),
+        ("0::/pod/app\n", "pod/memory.max", "1048576\n", 2**20),
+        ("4:memory:/app\n1:cpu:/app\n", "memory/app/memory.limit_in_bytes", "1048576\n", 2**20),
+        ("4:cpu:/app\n", "cpu/app/memory.limit_in_bytes", "1048576\n", None),
+        ("0::/app\n", "app/memory.max", "max\n", None),
+        ("4:memory:/\n", "memory/memory.limit_in_bytes", "9223372036854771712\n", None),
+    ],
+)
+def test_a_containers_memory_is_found(tmp_path: Path, said: str, file: str, content: str, expected: int | None):
+    """Of both versions of control groups; without a limit it is the machine's."""
+    found = tmp_path / "sys/fs/cgroup" / file
+    found.parent.mkdir(parents=True)
+    found.write_text(content)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(said)
+    everything = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert cores.usable_memory(tmp_path) == (expected or everything)
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(NO_LIMIT, 8), (3, 3), (16, 8)])
 def test_the_tighter_of_affinity_and_limit_counts(user: pytest.MonkeyPatch, limit: int, expected: int):
     """A container may be allowed more than the process was pinned to."""

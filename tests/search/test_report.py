@@ -319,7 +319,7 @@ def test_a_study_on_which_no_process_works_is_interrupted(database_url: str, who
 
 def test_an_interrupted_study_is_shown_with_the_command_that_continues_it(study: LookedAtStudy):
     """In words and as JSON, of status and of list; the line can be pasted, however long it is."""
-    line = "interrupted: no process is running it; continue with the same `search run` command, or with: "
+    line = "not finished: no process is running it; continue with the same `search run` command, or with: "
     line += f"{{}} --storage {study.url}\n"
     for live in (True, False):
         study.ledger.acquire_role("coordinator", "a", lease_seconds=60 if live else -1)
