@@ -23,6 +23,7 @@ from fold_search.models.images import ImageClassifier, save_processor
 from fold_search.models.params import ModelParams
 from fold_search.objectives.data.dataset import Content
 from fold_search.objectives.data.image_root import first_line
+from fold_search.objectives.data.names import class_name
 from fold_search.objectives.data.relations import read_relations
 from fold_search.objectives.data.spec import DataSpec
 from fold_search.objectives.devices import rows_per_forward, seeded, uses_bf16
@@ -264,7 +265,9 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: is damaged: not JSON") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise ModelError(f"{path}: found format {found}, expected {FORMAT}: the model was exported by another version")
+        raise ModelError(
+            f"{path}: found format {found!r}, expected {FORMAT}: the model was exported by another version"
+        )
     return dict(content)
 
 
@@ -275,7 +278,7 @@ def parse_description(folder: Path, content: Mapping[str, Any], kind: type[D]) -
         return kind.model_validate(content)
     except ValidationError as error:
         [problem, *_] = error.errors(include_url=False)
-        place = ".".join(map(str, problem["loc"]))
+        place = ".".join(class_name(str(key)) for key in problem["loc"])  # a key may hold anything, such as line breaks
         if problem["type"] == "extra_forbidden":
             raise ModelError(f"{path}: found {place}, which is not known here: a newer version exported it") from None
         raise ModelError(f"{path}: is damaged: {place}: {problem['msg']}") from None

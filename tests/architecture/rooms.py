@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -15,5 +16,6 @@ def modules() -> Iterator[Path]:
         yield from sorted(file.relative_to(REPOSITORY) for file in (REPOSITORY / room).rglob("*.py"))
 
 
+@cache
 def syntax(module: Path) -> ast.Module:
     return ast.parse((REPOSITORY / module).read_text(encoding="utf-8"))

@@ -44,19 +44,19 @@ LIMITS = ["-timeout=30", "-rss_limit_mb=4096", "-max_len=1000000", "-print_final
 
 def read_table(folder: Path, content: bytes, *, name: str) -> None:
     (folder / name).write_bytes(content)
-    data.read(folder / name)
+    data.check_read(folder / name)
 
 
 def predict_csv(folder: Path, model: Any, content: bytes) -> None:
-    predictions.predict_file(model, folder / "p.csv", content)
+    predictions.check_predicted(model, folder / "p.csv", content)
 
 
 def restore(backup: backups.BackedUp, content: bytes) -> None:
-    backup.restore(content)
+    backup.check_restored(content)
 
 
 def restore_database(backup: backups.BackedUp, content: bytes) -> None:
-    backup.restore(backup.packed(content))
+    backup.check_restored(backup.packed(content))
 
 
 def array() -> bytes:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import tarfile
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,20 +15,17 @@ from hypothesis import strategies as st
 
 from fold_search.search.errors import ConfigError
 from fold_search.search.study.opened import find
-from fold_search.search.upkeep.backup import DATABASE, MANIFEST, Manifest, back_up, restore
+from fold_search.search.upkeep.backup import DATABASE, MANIFEST, Backup, Manifest, back_up, restore
+from fold_search.storage.catalog import list_studies
 from fold_search.storage.database import connect, migrate
 from fold_search.storage.errors import StorageError
+from tests.fuzz.refusals import check_refusal
 from tests.fuzz.strategies import damaged
 from tests.search.conftest import ScriptedStudy
 from tests.search.scripted import Script
 
 ALL = settings.get_profile("fuzz")
 FUZZ = settings(ALL, max_examples=ALL.max_examples // 20, deadline=30_000)  # a study that is restored takes a second
-
-
-def check(error: Exception) -> None:
-    assert str(error)
-    assert len(str(error).splitlines()) == 1
 
 
 class BackedUp:
@@ -37,7 +35,7 @@ class BackedUp:
         study = ScriptedStudy(f"sqlite:///{folder}/origin.db", folder, storage={"artifacts": f"{folder}/artifacts"})
         study.run(Script(lambda trial, fold: [0.3 + 0.1 * trial, 0.4, 0.5]))
         study.ledger.engine.dispose()
-        back_up(find("scripted", url=study.url), folder / "backup.tar")
+        self.summary = back_up(find("scripted", url=study.url), folder / "backup.tar")
         migrate(empty := connect(f"sqlite:///{folder}/empty.db"))
         empty.dispose()
         self.folder, self.file = folder, (folder / "backup.tar").read_bytes()
@@ -57,24 +55,25 @@ class BackedUp:
                     found += [(table, column) for _, column, *_ in connection.execute(f"PRAGMA table_info({table})")]
         return found
 
-    def restore(self, content: bytes) -> None:
-        """Restore a file into a database and a folder of its own."""
+    def check_restored(self, content: bytes) -> Backup | None:
+        """Restore a file into a database and a folder of its own; None if it is refused, and nothing of it is there."""
         place = self.folder / "restored"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         (place / "backup.tar").write_bytes(content)
         shutil.copy(self.folder / "empty.db", place / "search.db")
+        url, restored = f"sqlite:///{place}/search.db", None
         try:
-            restored = restore(
-                place / "backup.tar",
-                url=f"sqlite:///{place}/search.db",
-                overrides=[f"storage.artifacts={place}/artifacts"],
-            )
-            files = [path for path in place.glob("artifacts/**/*") if path.is_file()]
-            assert len(files) == restored.num_artifacts
+            restored = restore(place / "backup.tar", url=url, overrides=[f"storage.artifacts={place}/artifacts"])
         except (ConfigError, StorageError) as error:
-            check(error)
-            assert not [path for path in place.glob("artifacts/**/*") if path.is_file()]
+            check_refusal(error, place / "backup.tar")
+        files = [path for path in place.glob("artifacts/**/*") if path.is_file()]
+        assert len(files) == (restored.num_artifacts if restored else 0)
+        database = connect(url)
+        studies = [study.name for study in list_studies(database)]
+        database.dispose()
+        assert studies == ([restored.study] if restored else [])
+        return restored
 
     def packed(self, database: bytes) -> bytes:
         """The backup with another database in it, whose checksum is right."""
@@ -96,14 +95,23 @@ def backup(tmp_path_factory: pytest.TempPathFactory) -> BackedUp:
     return BackedUp(tmp_path_factory.mktemp("fuzz"))
 
 
+def test_the_undamaged_backup_is_restored(backup: BackedUp):
+    """All of it, and so it is with its own database put in."""
+    assert backup.check_restored(backup.file) == backup.summary
+    restored = backup.check_restored(backup.packed(backup.members[DATABASE]))
+    assert restored is not None
+    assert replace(restored, num_bytes=backup.summary.num_bytes) == backup.summary
+
+
 @FUZZ
 @given(data=st.data())
 def test_backups_with_other_bytes(backup: BackedUp, data: st.DataObject):
-    """Of the file, or of the database in it."""
+    """Of the file, whose checksums leave only what was backed up, or of the database in it."""
     if data.draw(st.booleans()):
-        backup.restore(data.draw(damaged(backup.file)))
+        restored = backup.check_restored(data.draw(damaged(backup.file)))
+        assert restored is None or replace(restored, num_bytes=backup.summary.num_bytes) == backup.summary
     else:
-        backup.restore(backup.packed(data.draw(damaged(backup.members[DATABASE]))))
+        backup.check_restored(backup.packed(data.draw(damaged(backup.members[DATABASE]))))
 
 
 CELL = st.one_of(
@@ -126,4 +134,4 @@ def test_backups_with_other_cells(backup: BackedUp, data: st.DataObject, value: 
         connection.deserialize(backup.members[DATABASE])
         with suppress(sqlite3.IntegrityError), connection:  # a key that is no number
             connection.execute(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE rowid <= ?", (value, rows))
-        backup.restore(backup.packed(connection.serialize()))
+        backup.check_restored(backup.packed(connection.serialize()))

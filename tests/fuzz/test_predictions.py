@@ -15,8 +15,9 @@ from fold_search.search.errors import ConfigError
 from fold_search.search.exporting.layout import read_template, usual_layout
 from fold_search.search.exporting.predict import evaluate, load_model, predict
 from fold_search.search.reporting.steps import Steps
+from tests.fuzz.refusals import check_refusal
 from tests.fuzz.strategies import changed, damaged
-from tests.fuzz.test_data_files import CSV, JSONL, ROWS, check
+from tests.fuzz.test_data_files import CSV, JSONL, ROWS
 from tests.search.trained import TrainedStudy
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -49,18 +50,28 @@ def model(folder: Path) -> ExportedModel:
     return trained(folder)
 
 
-def predict_file(model: ExportedModel, path: Path, content: bytes) -> None:
-    """What is predicted can be evaluated, unless a label is none that the model knows."""
+def check_predicted(model: ExportedModel, path: Path, content: bytes) -> int:
+    """Predict a file and evaluate it; return how many rows are predicted, 0 if it is refused, and nothing written."""
     path.write_bytes(content)
     out = path.with_name("out.csv")
     out.unlink(missing_ok=True)
     layout = usual_layout(model.description, keep=["more"])
     try:
         num_rows = predict(model, path, out, layout=layout, steps=NO_STEPS)
-        assert out.read_bytes().count(b"\n") > num_rows > 0
+    except DataError as error:
+        check_refusal(error, path)
+        assert not out.exists()
+        return 0
+    with out.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["row", "more", "label", "probability", "p_a", "p_b"]
+    assert [int(row[0]) for row in rows] == list(range(1, num_rows + 1))
+    assert {row[2] for row in rows} <= {"a", "b"}
+    try:
         assert evaluate(model, path, steps=NO_STEPS).rows == num_rows
-    except (ConfigError, DataError) as error:
-        check(error)
+    except DataError as error:  # a label that the model does not know
+        check_refusal(error, path)
+    return num_rows
 
 
 @pytest.mark.parametrize(("name", "valid"), [("p.csv", CSV), ("p.jsonl", JSONL)])
@@ -68,28 +79,48 @@ def predict_file(model: ExportedModel, path: Path, content: bytes) -> None:
 @given(data=st.data())
 def test_files_to_predict(model: ExportedModel, folder: Path, name: str, valid: bytes, data: st.DataObject):
     """The texts may be anything that a tokenizer has never seen."""
-    predict_file(model, folder / name, data.draw(damaged(valid)))
+    check_predicted(model, folder / name, data.draw(damaged(valid)))
+
+
+@pytest.mark.parametrize(("name", "valid"), [("p.csv", CSV), ("p.jsonl", JSONL)])
+def test_undamaged_files_are_predicted(model: ExportedModel, folder: Path, name: str, valid: bytes):
+    """Every row."""
+    assert check_predicted(model, folder / name, valid) == len(ROWS)
 
 
 @FUZZ
 @given(rows=changed(ROWS))
 def test_rows_to_predict(model: ExportedModel, folder: Path, rows: list):
     """Any value in any place."""
-    predict_file(model, folder / "p.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    check_predicted(model, folder / "p.jsonl", "\n".join(map(json.dumps, rows)).encode())
 
 
 @FUZZ
 @given(content=changed(TEMPLATE).map(json.dumps).map(str.encode) | damaged(json.dumps(TEMPLATE).encode()))
 def test_templates(model: ExportedModel, folder: Path, content: bytes):
     """JSON is YAML as well."""
+    check_laid_out(model, folder, content)
+
+
+def test_the_undamaged_template_is_followed(model: ExportedModel, folder: Path):
+    """With its columns and its codes for the labels."""
+    header, *rows = check_laid_out(model, folder, json.dumps(TEMPLATE).encode())
+    assert header == ["Id", "Text", "Class", "Sure"]
+    assert {row[2] for row in rows} <= {"1", "2"}
+
+
+def check_laid_out(model: ExportedModel, folder: Path, content: bytes) -> list[list[str]]:
+    """The header and the rows that are predicted with a template; nothing if it is refused."""
     (folder / "template.yaml").write_bytes(content)
     (folder / "d.csv").write_bytes(CSV)
     try:
         layout = read_template(folder / "template.yaml", model.description)
         num_rows = predict(model, folder / "d.csv", folder / "out.csv", layout=layout, steps=NO_STEPS)
-        with (folder / "out.csv").open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        assert header == list(layout.columns)
-        assert len(rows) == num_rows == len(ROWS)
-    except (ConfigError, DataError) as error:
-        check(error)
+    except (ConfigError, DataError) as error:  # DataError: a column that the data file does not have
+        check_refusal(error, folder / ("template.yaml" if isinstance(error, ConfigError) else "d.csv"))
+        return []
+    with (folder / "out.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == list(layout.columns)
+    assert len(rows) == num_rows == len(ROWS)
+    return [header, *rows]

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fold_search.search.errors import ConfigError
-from fold_search.search.study.config import config_from_record, load_config, to_record
+from fold_search.search.study.config import StudyConfig, config_from_record, load_config, to_record
 from fold_search.search.study.space import grid
 from fold_search.search.study.study_file import read_yaml
+from tests.fuzz.refusals import check_refusal
 from tests.fuzz.strategies import ODD, changed, damaged
 
 FUZZ = settings.get_profile("fuzz")
@@ -33,29 +34,33 @@ STUDY = {
 FILE = yaml.safe_dump(STUDY).encode()
 
 
-def check(error: ConfigError) -> None:
-    assert str(error)
-    assert len(str(error).splitlines()) == 1
-
-
-def read(path: Path, overrides: tuple[str, ...] = ()) -> None:
-    """Load a study file, and use what was accepted as a study does first; whatever is refused is so on one line."""
+def check_loaded(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig | None:
+    """Load a study file, and use what was accepted as a study does first; None if it is refused."""
     try:
         config = load_config(path, overrides)
     except ConfigError as error:
-        check(error)
-        return
+        check_refusal(error)
+        return None
     assert config_from_record(to_record(config)) == config
     if config.study.sampler == "grid":
         try:
-            grid(config)
+            assert grid(config)
         except ConfigError as error:
-            check(error)
+            check_refusal(error)
+    return config
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
+
+
+def test_the_undamaged_study_file_is_loaded(folder: Path):
+    """With every section, and with what `--set` says."""
+    (folder / "study.yaml").write_bytes(FILE)
+    config = check_loaded(folder / "study.yaml", ("study.seed=5",))
+    assert config is not None
+    assert (config.study.seed, config.folds.k, config.space.keys()) == (5, 3, STUDY["space"].keys())
 
 
 @FUZZ
@@ -68,7 +73,7 @@ def test_study_files_with_other_values(folder: Path, sections: dict):
     except (ValueError, yaml.YAMLError):
         return
     (folder / "study.yaml").write_bytes(content)
-    read(folder / "study.yaml")
+    check_loaded(folder / "study.yaml")
 
 
 @FUZZ
@@ -78,11 +83,11 @@ def test_study_files_with_other_values(folder: Path, sections: dict):
 def test_study_files_with_other_bytes(folder: Path, content: bytes | str):
     """Bytes are not what was written, or YAML's own signs stand in any order."""
     (folder / "study.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    read(folder / "study.yaml")
+    check_loaded(folder / "study.yaml")
     try:
         read_yaml(folder / "study.yaml")  # as templates are read
     except ConfigError as error:
-        check(error)
+        check_refusal(error, folder / "study.yaml")
 
 
 KEYS = [f"{section}.{key}" for section, keys in STUDY.items() for key in keys]
@@ -93,4 +98,4 @@ KEYS = [f"{section}.{key}" for section, keys in STUDY.items() for key in keys]
 def test_overrides(folder: Path, key: str, value: str):
     """`--set` takes any text."""
     (folder / "study.yaml").write_bytes(FILE)
-    read(folder / "study.yaml", (f"{key}={value}",))
+    check_loaded(folder / "study.yaml", (f"{key}={value}",))

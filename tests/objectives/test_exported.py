@@ -187,6 +187,7 @@ def damage(folder: Path, change: Callable[[dict], object]) -> None:
         (lambda folder: (folder / DESCRIPTION).unlink(), "is not an exported model: it has no model.json"),
         (lambda folder: (folder / DESCRIPTION).write_text("{"), "model.json: is damaged: not JSON"),
         (lambda folder: damage(folder, lambda d: d.update(format=99)), "found format 99, expected 1"),
+        (lambda folder: damage(folder, lambda d: d.update(format="1\n")), r"found format '1\\n', expected 1"),
         (lambda folder: damage(folder, lambda d: d.pop("members")), "model.json: is damaged: members: Field required"),
         (lambda folder: (folder / "fold-0" / HEAD).unlink(), "head.safetensors: cannot be read: No such file"),
         (
@@ -203,6 +204,10 @@ def damage(folder: Path, change: Callable[[dict], object]) -> None:
             "model.json: found params.model.depth, which is not known here: a newer version exported it",
         ),
         (
+            lambda folder: damage(folder, lambda d: d["params"].update({"a\nb": 1})),
+            r"found params\.'a\\nb', which is not known here",
+        ),
+        (
             lambda folder: damage(folder, lambda d: d["members"][0].update(base="fold-1")),
             "model.json: is damaged: : Value error, fold-0 needs 'fold-1', which is no whole member",
         ),
@@ -215,12 +220,14 @@ def damage(folder: Path, change: Callable[[dict], object]) -> None:
         "missing",
         "no JSON",
         "format",
+        "format of two lines",
         "key",
         "no weights",
         "weights",
         "no config",
         "tokenizer",
         "newer",
+        "key of two lines",
         "no base",
         "base outside",
     ],

@@ -125,7 +125,8 @@ def test_every_mode_is_upright(tmp_path: Path, mode: str, file_format: str):
     for pixels, image in zip(found, expected, strict=False):
         assert off(pixels, as_seen(image)) < (8 if mode == "1" else MOST_OFF)
     sizes = list(look_at_images(table(tmp_path, *filter(None, contents))))[: len(expected)]
-    assert sizes == [image.size for image in expected] or file_format == "ICO"  # which is made smaller
+    # Pillow makes an icon smaller when it writes one.
+    assert sizes == [(16, 11) if file_format == "ICO" else image.size for image in expected]
 
 
 @pytest.mark.parametrize(("mode", "file_format"), [kind for kind in KINDS if kind[0] in OF_32_BITS])
