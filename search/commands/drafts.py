@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fold_search.search.commands.answers import new_console, print_json, say
+from fold_search.search.commands.answers import new_console, new_steps, print_json, say
 from fold_search.search.commands.completing import complete_setting
 from fold_search.search.commands.options import encoding_option, images_option, json_option, quotes_option
 
@@ -187,7 +187,8 @@ def _measured(found: "Survey", console: "Console", *, out: Path, encoder: str | 
     spec, name = found.spec, encoder or proposed_encoder(found.spec)[0]
     wanted = Wanted(image_size=Plan(found=found).image_size if spec.kind == "image" else 0)
     why = ""
-    with new_console(stderr=True).status("timing the encoder on this machine, up to half a minute ..."):
+    with new_steps() as steps:
+        steps.step("timing the encoder on this machine, up to half a minute")
         try:
             return name, try_encoder(spec, name, wanted)
         except NotMeasured as error:
@@ -237,11 +238,12 @@ def plan(file: Path, workers: int | None, overrides: Sequence[str], as_json: boo
 
     config, console = load_config(file, overrides), new_console()
     num_workers = workers or max(1, num_gpus())
-    with new_console(stderr=True).status("timing a few steps on this machine; this takes a minute or two ..."):
+    with new_steps() as steps:
+        steps.step("reading the rows")
         dataset = read_dataset(config.data)
         disk = check_disk(config, dataset, encoders=check_encoders(config), num_workers=num_workers)
         try:
-            outlook = look_ahead(config, dataset, workers=num_workers)
+            outlook = look_ahead(config, dataset, workers=num_workers, step=steps.step)
         except NotMeasured as error:
             raise ConfigError(f"{file}: nothing could be timed: {error}") from None
     if as_json:

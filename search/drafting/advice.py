@@ -13,7 +13,8 @@ from fold_search.search.drafting.measured import Measured
 from fold_search.search.drafting.outlook import Outlook
 from fold_search.search.drafting.ways import Way
 from fold_search.search.reporting.lines import counted
-from fold_search.search.reporting.times import between, in_hours, in_words, roughly, short
+from fold_search.search.reporting.times import between, in_words, roughly, short
+from fold_search.search.study.spending import in_hours
 
 MANY_UNKNOWN = 0.02  # share of tokens
 MUCH_CUT = 0.05  # share of tokens
@@ -92,7 +93,7 @@ def render_outlook(outlook: Outlook, *, price: float | None, disk: Iterable[str]
         raced = between(*outlook.seconds)
         lines = [f"study of {trials}: {raced} with the race; {everything} if every fold was trained to its end"]
     low, high = outlook.device_hours
-    lines.append(f"device time: {in_hours(low, high, unit='device hours')}")
+    lines.append(f"device time: {in_hours(low, high, unit='hours')}")
     if price is not None:
         lines.append(f"money: {price * low:.2f} to {price * high:.2f}")
     lines += [*outlook.limits, *disk, *outlook.problems]

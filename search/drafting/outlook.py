@@ -1,6 +1,6 @@
 """What a study file will take on this machine, before anything of it is paid for: `search plan`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from statistics import fmean
@@ -106,13 +106,17 @@ class Outlook:
         }
 
 
-def look_ahead(config: StudyConfig, dataset: Dataset, *, workers: int) -> Outlook:
-    """Time and weigh what the study trains. Raises DataError, and NotMeasured if no encoder of it can be tried."""
+def look_ahead(config: StudyConfig, dataset: Dataset, *, workers: int, step: Callable[[str], None]) -> Outlook:
+    """Time and weigh what the study trains; `step` is told what is being done.
+
+    Raises DataError, and NotMeasured if no encoder of it can be tried.
+    """
     variants, problems = list[Variant](), list[str]()
     ways = ways_of(_whole(config, "trainable_layers"), _whole(config, "lora_rank"))
     tried: dict[str, Measured] = {}
     for name in map(str, field_values(config, "encoder")):
         wanted = Wanted(ways=tuple(ways), longest=_most(config, "max_length"), image_size=_most(config, "image_size"))
+        step(f"timing a few steps of {name}")
         machine = tried[name] = try_encoder(config.data, located(name, config), wanted)
         shape = _shape(config, dataset, workers=workers, images=not machine.tokens)
         for way in ways:
@@ -134,7 +138,7 @@ def look_ahead(config: StudyConfig, dataset: Dataset, *, workers: int) -> Outloo
         devices=min(workers, machine.num_gpus) if machine.num_gpus else workers,
         variants=tuple(variants),
         weighed=way.words if len(tried) == 1 else f"{way.words} of {slowest}",
-        memory=tuple(_weigh(config, slowest, way, images=not machine.tokens)),
+        memory=tuple(_weigh(config, slowest, way, images=not machine.tokens, step=step)),
         limits=(),
         problems=tuple(problems),
     )
@@ -157,11 +161,14 @@ def _weight(way: Way) -> tuple[bool, bool, int]:
     return way.layers is None and "lora_rank" not in way.params, "lora_rank" in way.params, way.layers or 0
 
 
-def _weigh(config: StudyConfig, name: str, way: Way, *, images: bool) -> Iterator[StepMemory]:
+def _weigh(
+    config: StudyConfig, name: str, way: Way, *, images: bool, step: Callable[[str], None]
+) -> Iterator[StepMemory]:
     """Yield what each batch size and length takes, the smallest first."""
     encoder = located(name, config)
     size = "image_size" if images else "max_length"
     for batch_size, length in sorted(product(_values(config, "batch_size"), _values(config, size))):
+        step(f"memory of a training step: batch_size {batch_size}, {size} {length}")
         wanted = Wanted(longest=length) if not images else Wanted(image_size=length)
         try:
             memory = try_memory(config.data, encoder, wanted, way, batch_size=batch_size)

@@ -6,8 +6,8 @@ from typing import Any
 
 from fold_search.search.racing.ties import Tie
 from fold_search.search.reporting.summary import INTERRUPTED, UNENDED, Summary, num_leaked
-from fold_search.search.reporting.times import in_hours
 from fold_search.search.study.defaults import DATABASE
+from fold_search.search.study.spending import in_hours
 from fold_search.storage.database import redact
 from fold_search.storage.records import Failure, TrialRecord
 

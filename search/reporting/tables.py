@@ -26,7 +26,7 @@ from fold_search.search.reporting.provisional import Provisional, find_provision
 from fold_search.search.reporting.summary import Summary, best_ties, estimate_trials, ranked, samples_of, summarise
 from fold_search.search.study.attended import present_runs
 from fold_search.storage.ledger import Ledger
-from fold_search.storage.records import OPEN_STATES, FoldRun, FoldRunState, TrialRecord
+from fold_search.storage.records import OPEN_STATES, FoldRun, FoldRunState, TrialRecord, TrialState
 
 NONE = "-"
 NARROW = 60  # columns of a terminal
@@ -56,6 +56,8 @@ def render_status(ledger: Ledger, *, width: int = 80, most: int = 20, reasons: b
         expected = paused.get(trial.number, trial.estimate)
         cells = _cells(trial, runs_by_trial[trial.number], state=states[trial.number], expected=expected)
         table.add_row(*(cells[column] for column in columns))
+    if "why" in columns and any(trial.chance is not None for trial in shown):
+        table.caption, table.caption_justify = "p: the chance to be the best, as the race estimated it", "left"
     lines = [f"trial {trial.number}: {why}" for trial in shown if (why := _reason(trial, runs_by_trial[trial.number]))]
     lines = lines if reasons else []
     lines += [
@@ -143,7 +145,8 @@ def _why(trial: TrialRecord, runs: Sequence[FoldRun]) -> str:
     """Why a trial is where it is, in a word or two: its chance to be the best, an audit, a failure."""
     notes = [trial.failure.words] if trial.failure else []
     notes += ["audit"] if trial.audited else []
-    notes += [f"p={trial.chance:.2g}"] if trial.chance is not None else []
+    if trial.chance is not None and (trial.state is not TrialState.COMPLETE or trial.audited):
+        notes.append(f"p={trial.chance:.2g}")
     notes += [f"fold {run.fold}: {run.failure.words}" for run in runs if run.failure and run.state in OPEN_STATES]
     return ", ".join(notes) or ("see --reasons" if trial.reason else "")
 

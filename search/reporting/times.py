@@ -1,9 +1,5 @@
 """Times in words, the same everywhere: 45s, 3m20s, 12m, 1h05m, and what is as the study file reads it."""
 
-from collections.abc import Iterable
-
-from fold_search.search.study.spending import few_digits
-
 
 def duration(seconds: float) -> str:
     """A time that has passed, to the second below an hour: 45s, 3m20s, 2h05m."""
@@ -49,17 +45,3 @@ def time_left(low: float, high: float, *, limit: float | None = None) -> str:
     ended = " (time limit)" if limit is not None and limit < high else ""
     high = high if limit is None else min(high, limit)
     return f"a few seconds{ended}" if high < 10 else f"{between(low, high)}{ended}"
-
-
-def in_hours(*hours: float, unit: str) -> str:
-    """Hours of work, one figure or the least and the most, in their unit; less than one in minutes.
-
-    Such as "2.30 GPU hours", "5 to 9 worker minutes".
-    """
-    if not 0 < max(hours) < 1:
-        return f"{_joined(map(few_digits, hours))} {unit}"
-    return f"{_joined(f'{60 * value:.2g}' for value in hours)} {unit.replace('hours', 'minutes')}"
-
-
-def _joined(figures: Iterable[str]) -> str:
-    return " to ".join(dict.fromkeys(figures))  # one figure if both read the same

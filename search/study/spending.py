@@ -1,6 +1,7 @@
 """What a study has used of its device hours and its money, over all its runs and machines."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fold_search.search.study.sections import BudgetConfig
@@ -52,9 +53,10 @@ class Spending:
 
     @property
     def hours_in_words(self) -> str:
-        """Such as "2.30 of 4 GPU hours"."""
-        most = "" if self.most_hours is None else f" of {self.most_hours:g}"
-        return f"{few_digits(self.hours)}{most} {self.unit}"
+        """Such as "2.30 of 4 GPU hours", and without a limit "2.30 GPU hours" or "18 GPU minutes"."""
+        if self.most_hours is None:
+            return in_hours(self.hours, unit=self.unit)
+        return f"{_few_digits(self.hours)} of {self.most_hours:g} {self.unit}"
 
     @property
     def money_in_words(self) -> str:
@@ -80,6 +82,20 @@ def spending(ledger: LedgerView, budget: BudgetConfig) -> Spending:
     )
 
 
-def few_digits(hours: float) -> str:
+def in_hours(*hours: float, unit: str) -> str:
+    """Hours of work, one figure or the least and the most, in their unit; less than one in minutes.
+
+    Such as "2.30 GPU hours", "5 to 9 worker minutes".
+    """
+    if not 0 < max(hours) < 1:
+        return f"{_joined(map(_few_digits, hours))} {unit}"
+    return f"{_joined(f'{60 * value:.2g}' for value in hours)} {unit.replace('hours', 'minutes')}"
+
+
+def _joined(figures: Iterable[str]) -> str:
+    return " to ".join(dict.fromkeys(figures))  # one figure if both read the same
+
+
+def _few_digits(hours: float) -> str:
     """Two decimals, or two digits of what is less than 6 minutes."""
     return f"{hours:.2f}" if hours >= 0.1 or not hours else f"{hours:.2g}"

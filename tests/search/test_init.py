@@ -195,6 +195,8 @@ def test_plan_says_what_a_study_takes_and_the_study_remembers_it(folder):
     options = ("--set", "space.batch_size=[8,16]", "--set", "budget.trials=3")
     result = search("plan", "--config", "study.yaml", "--json", *options)
     assert result.exit_code == 0, result.output
+    for step in ("reading the rows ...", "timing a few steps of ", "memory of a training step: batch_size "):
+        assert step in result.stderr
     found = json.loads(result.stdout)
     low, high = found["seconds"]
     assert 0 < low < high < found["seconds_without_race"]
@@ -216,7 +218,7 @@ def test_plan_shows_tables(folder):
     """For people."""
     search(*INIT, "--time", "30m")
     result = search("plan", "--config", "study.yaml", "--set", "space.batch_size=[8]")
-    for words in ("one fold run", "memory of a worker", "with the race", "device hours", "disk: "):
+    for words in ("one fold run", "memory of a worker", "with the race", "device time: ", "disk: "):
         assert words in result.output
 
 

@@ -272,6 +272,7 @@ def test_a_paused_trial_is_shown_with_its_estimate_and_chance(study: LookedAtStu
     assert cells[2] == f"about {found['estimate']:.4f}"
     assert found["estimate"] == 0.75  # what it has reached: one trial is too little to say more
     assert cells[6] == "p=0.12"
+    assert "p: the chance to be the best" in output
     assert "trial 1: 12% chance to be the best" in study.search("status", "--reasons").stdout
     assert "trials 2/4 (1 complete, 1 paused)" in output
     assert "race: 0 trials stopped early, 1 paused" in output
@@ -357,7 +358,7 @@ def test_status_has_a_line_for_each_trial(sqlite_url: str, monkeypatch: pytest.M
     assert [int(cells[0]) for cells in rows] == [12, 9, 6, 3, 0, 11, 10, 8, 7, 5, 4, 2, 1]
     assert rows[0][:3] == ["12", "complete", "0.1370 ± 0.2500"]
     assert (
-        max(len(line) for line in shown if not line.startswith("interrupted: ")) <= width
+        max(len(line) for line in shown if not line.startswith("not finished: ")) <= width
     )  # that is a command to paste
     assert "…" not in "".join(shown)
     assert len(shown) < 32
