@@ -31,6 +31,16 @@ def counts_line(summary: Summary) -> str:
     return f"{line}; failures: {failures}" if summary.failures else line
 
 
+def num_ended(summary: Summary) -> int:
+    """How many trials have ended."""
+    return sum(count for state, count in summary.trials.items() if state not in UNENDED)
+
+
+def ended_words(summary: Summary) -> str:
+    """How many of the budget's trials have ended, in words."""
+    return f"{num_ended(summary)} of {summary.budget} trials ended"
+
+
 def _counted(counts: dict[str, int], words: dict[str, str]) -> str:
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)) or "none"
 

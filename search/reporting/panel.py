@@ -11,8 +11,8 @@ from rich.text import Text
 
 from fold_search.objectives.stages import TRAINING, Stage
 from fold_search.search.reporting.baselines import baselines_line
-from fold_search.search.reporting.lines import best_line, counted
-from fold_search.search.reporting.summary import UNENDED, Summary
+from fold_search.search.reporting.lines import best_line, counted, ended_words, num_ended
+from fold_search.search.reporting.summary import Summary
 
 NARROW = 60  # columns
 ROOMY = 24  # lines
@@ -100,8 +100,7 @@ def _line(*parts: tuple[str, str]) -> Text:
 
 def _head(view: View, *, width: int) -> list[RenderableType]:
     summary = view.summary
-    ended = sum(count for state, count in summary.trials.items() if state not in UNENDED)
-    name, count = f"study {summary.study}", f"{ended} of {summary.budget} trials ended"
+    name, count = f"study {summary.study}", ended_words(summary)
     times = (("elapsed ", DIM), (view.elapsed, "")), (("time left ", DIM), (view.left, "bold"))
     if width < NARROW:
         best = "none yet" if summary.best is None else f"{summary.best.score:.4f} ± {summary.best.std:.4f}"
@@ -110,7 +109,7 @@ def _head(view: View, *, width: int) -> list[RenderableType]:
     race = f"{counted(summary.race.stops, 'trial')} stopped early, {summary.race.paused} paused"
     saved = f"; stopping saved {summary.work_saved:.0%} of the epochs" if summary.race.stops else ""
     lines: list[RenderableType] = [
-        _bar(_line((name, "bold")), ended, max(summary.budget, 1), after=count, style=STYLES["complete"]),
+        _bar(_line((name, "bold")), num_ended(summary), max(summary.budget, 1), after=count, style=STYLES["complete"]),
         _line(*times[0], ("  ", ""), *times[1]),
         _line((best_line(summary), "green" if summary.best else "")),
         *([_line((baselines_line(summary.baselines), ""))] if summary.baselines else []),

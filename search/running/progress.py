@@ -15,7 +15,7 @@ from rich.live import Live
 
 from fold_search.objectives.stages import SCORING, TRAINING, Stage
 from fold_search.search.racing.live import LiveRace
-from fold_search.search.reporting.lines import sample_line, show_params
+from fold_search.search.reporting.lines import best_line, ended_words, sample_line, show_params
 from fold_search.search.reporting.panel import STYLES, Happened, render_panel
 from fold_search.search.reporting.summary import most_epochs
 from fold_search.search.running.live_view import LiveView
@@ -27,6 +27,7 @@ from fold_search.storage.records import Event, EventKind, FoldRunState
 REFRESH_SECONDS = 1.0
 PREPARING_SECONDS = 10.0  # between two lines of a pipe on one step of a preparation
 TRAINING_SECONDS = 60.0  # and on one epoch
+STUDY_SECONDS = 60.0  # and on the study as a whole
 KEPT_EVENTS = 20
 # What is not news on a panel: it shows the leaderboard and what each worker does.
 QUIET = {EventKind.TRIAL_STARTED, EventKind.FOLD_STARTED, EventKind.FOLD_SAMPLED, EventKind.EPOCH}
@@ -54,6 +55,7 @@ class Progress:
         self._doing = doing
         self._view = LiveView(ledger=ledger, race=race, deadline=deadline, began=began or time.time())
         self._told: dict[str, _Told] = {}  # by owner
+        self._told_study_at = time.monotonic()
         self._happened: deque[Happened] = deque(maxlen=KEPT_EVENTS)
         self._seen = 0
         self._last_update = 0.0
@@ -93,6 +95,7 @@ class Progress:
             self._live.update(render_panel(view, width=size.width, height=size.height), refresh=True)
         else:
             self._print_stages(doing)
+            self._print_study(doing)
 
     def _show_events(self) -> None:
         while events := self._ledger.events(after=self._seen, limit=500):
@@ -110,6 +113,15 @@ class Progress:
         elif event.kind not in QUIET or _is_resampled(event):
             state = str(event.payload.get("state", ""))
             self._happened.append(Happened(at=at, words=words, style=STYLES.get(state, "")))
+
+    def _print_study(self, doing: Mapping[str, Stage | None]) -> None:
+        """Now and then a line on how far the study is."""
+        if time.monotonic() - self._told_study_at < STUDY_SECONDS:
+            return
+        self._told_study_at = time.monotonic()
+        view = self._view.collect(doing, [])
+        told = f"{ended_words(view.summary)}; {best_line(view.summary)}"
+        self.say(f"{_clock(time.time())} {told}; elapsed {view.elapsed}, time left {view.left}")
 
     def _print_stages(self, doing: Mapping[str, Stage | None]) -> None:
         """A line for each step of a worker's preparation, and now and then one on a step that takes long."""

@@ -186,6 +186,18 @@ def test_a_pipe_gets_the_steps_of_a_preparation_as_lines(sqlite_url: str, monkey
     ]
 
 
+def test_a_pipe_is_told_once_a_minute_how_far_the_study_is(study: LookedAtStudy, monkeypatch: pytest.MonkeyPatch):
+    """What stands at the top of the panel."""
+    printed, began = Console(file=StringIO(), width=200), time.monotonic()
+    with Progress(study.ledger, printed) as progress:
+        for seconds in (1, 59, 61, 100, 125):
+            monkeypatch.setattr(showing.time, "monotonic", lambda seconds=seconds: began + seconds)
+            progress.update(now=True)
+    lines = [line.split(maxsplit=1)[1] for line in printed.file.getvalue().splitlines()]
+    begin = "2 of 8 trials ended; best macro_f1: 0.8000 ± 0.2500 over 2 folds (trial 0); elapsed "
+    assert [line.startswith(begin) and "time left " in line for line in lines] == [True, True], lines
+
+
 def test_a_worker_whose_run_does_not_listen_is_not_held_up():
     """The pipe is full, and later nobody is at its other end: it goes on all the same, and hears of neither."""
     context = get_context("spawn")
