@@ -34,7 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20, help="how many runs are cut short, of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=["time limit", "Ctrl-C"], default=["time limit", "Ctrl-C"])
     arguments = parser.parse_args()
+    # What a shell runs in the background ignores Ctrl-C, and so would the runs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(arguments.seed)
     table = Table("", "runs cut short", "overshoot, median", "worst", "epochs", "scores as undisturbed")
     with tempfile.TemporaryDirectory() as name:
@@ -42,7 +45,8 @@ def main() -> None:
         write_study(folder)
         run(folder, "calm").wait()
         expected = epochs_of(folder, "calm")
-        for kind, cut in {"time limit": with_limit, "Ctrl-C": with_ctrl_c}.items():
+        for kind in arguments.kinds:
+            cut = {"time limit": with_limit, "Ctrl-C": with_ctrl_c}[kind]
             overshoots = cut_short(folder, kind, cut, runs=arguments.runs, chance=chance)
             run(folder, kind).wait()
             found = epochs_of(folder, kind)
