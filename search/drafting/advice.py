@@ -95,7 +95,7 @@ def render_outlook(outlook: Outlook, *, price: float | None, disk: Iterable[str]
     low, high = outlook.device_hours
     lines.append(f"device time: {in_hours(low, high, unit='hours')}")
     if price is not None:
-        lines.append(f"money: {price * low:.2f} to {price * high:.2f}")
+        lines.append(f"money: {price * low:.2f} to {price * high:.2f}, at {price:g} an hour")
     lines += [*outlook.limits, *disk, *outlook.problems]
     return Group(times, _render_memory(outlook), *map(Text, lines))
 
@@ -107,7 +107,7 @@ def _render_memory(outlook: Outlook) -> Table:
         title=f"memory of a worker that trains {outlook.weighed}, longest rows",
         title_justify="left",
     )
-    for heading in ("batch_size", "max_length", "at most", "of", "rows at once"):
+    for heading in ("batch_size", "max_length", "memory", "of all", "rows at once"):
         table.add_column(heading, justify="right")
     for one in outlook.memory:
         found = one.memory

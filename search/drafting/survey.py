@@ -123,7 +123,7 @@ def _rows(found: Survey) -> Iterator[tuple[str, ...]]:
     yield "rows", f"{found.num_rows:,}"
     yield from _rows_of_spread(found.spread) if found.spread else _rows_of_classes(found)
     for unit, lengths in found.lengths.items():
-        yield unit, f"median {lengths.median:,}, 95% {lengths.most:,}, largest {lengths.largest:,}"
+        yield unit, f"median {lengths.median:,}, 95% up to {lengths.most:,}, largest {lengths.largest:,}"
     if found.spec.kind == "image":
         wrong = [f"{path} {reason}" for path, reason in found.unreadable.items()]
         yield "unreadable", name_some(wrong, longest=100) or "none", "search run does not accept them" if wrong else ""

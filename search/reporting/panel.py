@@ -146,7 +146,7 @@ def _workers(workers: Sequence[Working], *, width: int, room: int) -> list[Rende
 
 
 def _worker(worker: Working) -> RenderableType:
-    stage, score = worker.stage, "" if worker.score is None else f"{worker.score:.4f}"
+    stage, score = worker.stage, "" if worker.score is None else f"score {worker.score:.4f}"
     if worker.trial is None:
         words = str(stage) if stage else "waiting for work"
     elif stage is None or stage.what == TRAINING:

@@ -56,14 +56,14 @@ def render_status(ledger: Ledger, *, width: int = 80, most: int = 20, reasons: b
         expected = paused.get(trial.number, trial.estimate)
         cells = _cells(trial, runs_by_trial[trial.number], state=states[trial.number], expected=expected)
         table.add_row(*(cells[column] for column in columns))
-    if "why" in columns and any(trial.chance is not None for trial in shown):
-        table.caption, table.caption_justify = "p: the chance to be the best, as the race estimated it", "left"
     lines = [f"trial {trial.number}: {why}" for trial in shown if (why := _reason(trial, runs_by_trial[trial.number]))]
     lines = lines if reasons else []
+    if any(trial.chance is not None for trial in shown):
+        lines.append("about, p: the score that the race expects of a trial, and its chance to be the best")
     lines += [
         counts_line(summary),
         best_line(summary),
-        *filter(None, [baselines_line(summary.baselines)]),
+        *filter(None, [baselines_line(summary.baselines), _verdict(summary)]),
         f"stopping trials early saved {summary.work_saved:.0%} of the epochs of ended trials",
         race_line(summary.race),
         used_line(summary),
@@ -103,7 +103,7 @@ def render_best(ledger: Ledger) -> RenderableType:
         table.add_row(name, show(value))
     lines = [
         baselines_line(summary.baselines),
-        verdict_line(summary.baselines, best.fold_scores, summary.direction),
+        _verdict(summary),
         ties_line(best_ties(ledger, best.trial)),
         leak_line(samples),
         race_line(summary.race),
@@ -139,6 +139,12 @@ def _cells(trial: TrialRecord, runs: Sequence[FoldRun], *, state: str, expected:
         "epochs": str(sum(run.num_epochs for run in runs)),
         "why": _why(trial, runs),
     }
+
+
+def _verdict(summary: Summary) -> str:
+    """What the best trial is worth beside the baselines; empty where there is none of either."""
+    best = summary.best
+    return verdict_line(summary.baselines, best.fold_scores, summary.direction) if best else ""
 
 
 def _why(trial: TrialRecord, runs: Sequence[FoldRun]) -> str:

@@ -122,7 +122,7 @@ def test_the_panel_fits_the_terminal(study: LookedAtStudy, width: int, height: i
 
 def test_a_worker_elsewhere_is_shown_by_what_the_ledger_says(study: LookedAtStudy):
     """It tells this run nothing of its steps."""
-    assert "elsewhere  trial 2, fold 0, epoch 2 of 10  0.7100" in shown(study, {})
+    assert "elsewhere  trial 2, fold 0, epoch 2 of 10  score 0.7100" in shown(study, {})
 
 
 def test_what_is_said_of_a_fold_run_that_has_ended_is_not_shown(study: LookedAtStudy):

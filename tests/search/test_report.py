@@ -272,7 +272,7 @@ def test_a_paused_trial_is_shown_with_its_estimate_and_chance(study: LookedAtStu
     assert cells[2] == f"about {found['estimate']:.4f}"
     assert found["estimate"] == 0.75  # what it has reached: one trial is too little to say more
     assert cells[6] == "p=0.12"
-    assert "p: the chance to be the best" in output
+    assert "about, p: the score that the race expects of a trial, and its chance to be the best" in output
     assert "trial 1: 12% chance to be the best" in study.search("status", "--reasons").stdout
     assert "trials 2/4 (1 complete, 1 paused)" in output
     assert "race: 0 trials stopped early, 1 paused" in output
