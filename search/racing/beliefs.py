@@ -67,8 +67,8 @@ class _KnownFolds:
 class Levels:
     """Every trial's level by its own scores and their variance, each (trials,); anything finite where not `seen`.
 
-    Levels far below the good trials are raised to a floor: how bad a trial is does not show where the best one is.
-    `offset` is what the effects of the folds add to a level on average. `center` and `spread` describe all levels.
+    The level of a trial that diverged is finite and far below all others. `offset` is what the effects of the folds add
+    to a level on average. `center` and `spread` describe all levels.
     """
 
     value: FloatArray
@@ -233,10 +233,8 @@ def _levels(folds: _KnownFolds) -> Levels:
     center, spread = _trials_at_large(folds.residual, folds.precision)
     weight = folds.precision.sum(axis=1)
     seen = weight > 0
-    levels = np.where(seen, (folds.precision * folds.residual).sum(axis=1) / np.where(seen, weight, 1.0), center)
-    floor = center - FLOOR * (levels.max(initial=center) - center)
     return Levels(
-        value=np.maximum(levels, floor),
+        value=np.where(seen, (folds.precision * folds.residual).sum(axis=1) / np.where(seen, weight, 1.0), center),
         variance=1 / np.where(seen, weight, 1.0),
         seen=seen,
         offset=float(folds.noise.effects.mean()),
@@ -246,8 +244,12 @@ def _levels(folds: _KnownFolds) -> Levels:
 
 
 def _prior(params: FloatArray, levels: Levels) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance, (trials,), of each trial's level without its own scores: by its params, if these help."""
-    outlook = look_out(params, levels.value, levels.variance, levels.seen)
+    """Mean and variance, (trials,), of each trial's level without its own scores: by its params, if these help.
+
+    Levels far below the good trials are raised to a floor: how bad a trial is does not show where the best one is.
+    """
+    floor = levels.center - FLOOR * (levels.value.max(initial=levels.center) - levels.center)
+    outlook = look_out(params, np.maximum(levels.value, floor), levels.variance, levels.seen)
     if outlook is None:
         return np.full(len(levels.value), levels.center), np.full(len(levels.value), levels.spread)
     return outlook.mean, np.minimum(outlook.variance, levels.spread)

@@ -2,13 +2,15 @@
 
 ::
 
-    levels of all trials, stopped ones too --> Gaussian process --> surfaces drawn from it --> a share for each parameter
-                                                                                               on each of them: an interval
+    levels of all trials --> Gaussian process --> surfaces drawn from it --> each parameter's share on each surface:
+    (of stopped ones too)                                                    a mean and an interval
 
-How much of a surface's variance a parameter causes is its total Sobol index; what it causes alone, its first-order index
-(Jansen 1999; Saltelli et al. 2010, Computer Physics Communications 181). The indices of surfaces that are drawn from the
-process have the spread of what the trials leave open (Le Gratiet, Cannamela and Iooss 2014, SIAM/ASA JUQ 2). Surfaces are
-drawn as by Wilson et al. (2020, ICML): random Fourier features, corrected at the trials.
+How much of a surface's variance a parameter causes is its total Sobol index; what it causes alone, its first-order
+index (Jansen 1999; Saltelli et al. 2010, Computer Physics Communications 181). The indices of surfaces that are drawn
+from the process have the spread of what the trials leave open (Le Gratiet, Cannamela and Iooss 2014, SIAM/ASA JUQ 2).
+Surfaces are drawn as by Wilson et al. (2020, ICML): random Fourier features, corrected at the trials.
+
+The process itself is taken as it was fitted, so that with few trials the intervals are somewhat too narrow.
 """
 
 from collections.abc import Mapping
@@ -20,9 +22,11 @@ from scipy.stats import qmc
 from fold_search.models.params import Scalar
 from fold_search.search.racing.beliefs import Levels, known_levels, rows_that_count
 from fold_search.search.racing.matrix import BoolArray, FloatArray, Matrix, RunState
-from fold_search.search.racing.surrogate import Surface, fit_surface
+from fold_search.search.racing.surrogate import FEWEST_TRIALS, Surface, fit_surface
 from fold_search.search.study.config import StudyConfig
 from fold_search.search.study.parameters import PARAMETERS, Choices, Domain
+
+__all__ = ["FEWEST_TRIALS", "Effect", "Importance", "Share", "importance"]
 
 MOST_TRIALS = 200  # that the process rests on, spread evenly over the study
 NUM_POINTS = 512  # of each of the two samples of the space
@@ -86,8 +90,9 @@ def importance(matrix: Matrix, config: StudyConfig) -> Importance | None:
         return None
     levels = known_levels(matrix)
     rows = np.flatnonzero(levels.seen)
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_TRIALS)).astype(int))] if rows.size else rows
-    surface = fit_surface(matrix.params[rows], levels.value[rows], levels.variance[rows])
+    if len(rows) > MOST_TRIALS:
+        rows = rows[np.linspace(0, len(rows) - 1, MOST_TRIALS).astype(int)]
+    surface = fit_surface(matrix.params[rows], _within_fence(levels.value[rows]), levels.variance[rows])
     if surface is None:
         return None
     space = _Space(config.space, config.fixed)
@@ -98,6 +103,18 @@ def importance(matrix: Matrix, config: StudyConfig) -> Importance | None:
         num_partial=int((~matrix.complete[rows]).sum()),
         explained=surface.explained,
     )
+
+
+def _within_fence(levels: FloatArray) -> FloatArray:
+    """Raise levels that are far below all others, as of training that diverged, to Tukey's fence (1977).
+
+    They would be all that the surface shows.
+    """
+    if not levels.size:
+        return levels
+    low, high = np.quantile(levels, [0.25, 0.75])
+    raised: FloatArray = np.maximum(levels, low - 1.5 * (high - low))
+    return raised
 
 
 def _shares(space: "_Space", draws: "_Draws", levels: Levels, *, sign: float) -> list[Share]:
@@ -224,10 +241,11 @@ class _Draws:
     def _before(self, points: FloatArray) -> FloatArray:
         """The same before the trials correct it."""
         waves = np.cos(self._embedded(points) @ self._frequencies + self._phases)
-        return np.sqrt(2 * self.surface.signal / NUM_FEATURES) * waves @ self._prior + self._constant
+        drawn: FloatArray = np.sqrt(2 * self.surface.signal / NUM_FEATURES) * waves @ self._prior + self._constant
+        return drawn
 
     def _embedded(self, points: FloatArray) -> FloatArray:
-        """Points whose square distances are those of the kernel: choices are corners that are as far from each other."""
+        """Points whose square distances are those of the kernel; choices are corners, all as far from each other."""
         columns = []
         for place, count, weight in zip(points.T, self._choices, self.surface.weights, strict=True):
             if count:
