@@ -44,12 +44,14 @@ class Page(HTMLParser):
         self.data: dict[str, Any] = {}
         self.links: list[str] = []
         self.handlers: list[str] = []
+        self.ids: list[str] = []
         self._open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._open = [tag]
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
         if tag == "script":
             self.scripts.append(dict(attrs))
@@ -154,7 +156,7 @@ def test_the_page_begins_with_the_answer(study: WrittenStudy):
     page = Page(written(study))
     text = page.text
     answers = (
-        "Trial 2 is the best of 10 trials: macro_f1 0.8000 ± 0.0100",
+        "Trial 2 is the best of 10 trials so far: macro_f1 0.8000 ± 0.0100",
         "the best trial is better than TF-IDF + linear model by more than the noise between folds",
         "Tied with the best within the noise between folds: no other trial",
         "TF-IDF + linear model 0.7000 ± 0.0200 worse by 0.1000",
@@ -211,6 +213,8 @@ def test_the_table_has_every_trial_and_the_first_have_a_section(study: WrittenSt
     assert re.search(r"8 stopped - 0\.\d{4} 2 0\.004 ", page.text)
     assert {f"#trial-{number}" for number in range(10)} <= set(page.links)
     assert "Trial 8 (stopped)" in page.text
+    assert len(set(page.ids)) == len(page.ids)
+    assert {link.removeprefix("#") for link in page.links if link.startswith("#")} <= set(page.ids)
 
 
 def test_classes_come_from_the_diagnosis(study: WrittenStudy):
@@ -227,7 +231,7 @@ def test_without_the_data_all_else_is_there(study: WrittenStudy):
     fill(study)
     (study.folder / "data.csv").unlink()
     text = Page(written(study)).text
-    assert "Trial 2 is the best of 10 trials" in text
+    assert "Trial 2 is the best of 10 trials so far" in text
     assert "Not shown: " in text
     assert "data.csv" in text
 
@@ -290,9 +294,22 @@ def test_scores_that_are_not_finite_are_left_out(study: WrittenStudy):
     )
     study.ledger.finish_trial(number, TrialState.STOPPED, score=float("nan"))
     page = Page(written(study))
-    assert "Trial 2 is the best of 11 trials" in page.text
+    assert "Trial 2 is the best of 11 trials so far" in page.text
     assert "diverged: the loss is not finite" in page.text
     assert page.data["chart-matrix"]["data"][0]["z"]
+
+
+def test_a_study_of_which_all_diverged(study: WrittenStudy):
+    """There is no best trial; the reason is there."""
+    study.ledger.add_trial(0, params(0))
+    claim = claim_first(study.ledger, "test", lease_seconds=60)
+    assert claim is not None
+    study.ledger.record_epoch(claim, Epoch(epoch=1, metrics={}), checkpoint=None)
+    study.ledger.finish_fold(claim, FoldRunState.FAILED, reason="diverged", failure=Failure.DIVERGED)
+    study.ledger.finish_trial(0, TrialState.STOPPED, score=0.0)
+    text = Page(written(study)).text
+    assert "There is no score yet" in text
+    assert "diverged" in text
 
 
 @pytest.mark.parametrize("num_trials", [0, 1])
@@ -300,7 +317,7 @@ def test_a_study_with_hardly_anything(study: WrittenStudy, num_trials: int):
     """It says what there is."""
     for number in range(num_trials):
         add(study, 0.5, **params(number))
-    expected = ["There is no score yet", "Trial 0 is the best of 1 trial: macro_f1 0.5000 ± 0.0100"][num_trials]
+    expected = ["There is no score yet", "Trial 0 is the best of 1 trial so far: macro_f1 0.5000 ± 0.0100"][num_trials]
     text = Page(written(study)).text
     assert expected in text
     assert "Not known yet: that needs at least 8 trials" in text
@@ -422,7 +439,7 @@ def test_a_browser_shows_it(study: WrittenStudy):
     with open_page((study.folder / "report.html").as_uri()) as page:
         wait_for_text(page, "stopped (4)")  # the legend of the matrix
         text = shown(page)
-        assert "Trial 2 is the best of 10 trials: macro_f1 0.8000 ± 0.0100" in text
+        assert "Trial 2 is the best of 10 trials so far: macro_f1 0.8000 ± 0.0100" in text
         assert "What each value does" in text
         drawn = page.execute_script(
             "return [...document.querySelectorAll('.chart')].map(c => !!c.querySelector('svg'))"

@@ -27,7 +27,8 @@ def headline(facts: Facts) -> str:
     best, metric = facts.summary.best, facts.record.metric
     if best is not None:
         of = counted(len(facts.trials), "trial")
-        return f"Trial {best.trial} is the best of {of}: {metric} {best.score:.4f} ± {best.std:.4f}"
+        so_far = "" if facts.summary.state == StudyState.FINISHED else " so far"
+        return f"Trial {best.trial} is the best of {of}{so_far}: {metric} {best.score:.4f} ± {best.std:.4f}"
     found = facts.provisional
     if found is None:
         return "There is no score yet"
@@ -68,9 +69,11 @@ def _sentences(facts: Facts) -> Iterator[str]:
         "that no search has seen (search evaluate)."
     )
     yield f"{_capital(leak_line(list(facts.leaks)))}."
+    seconds = sum(run.seconds for run in facts.runs[best.trial])
     yield (
-        f"To run it: the exported model has {folds} networks, one from each fold, and every row passes through all of "
-        "them. With --form refit it is one network, which is trained on all rows."
+        f"All its folds together trained for {duration(seconds)}. To run it: the exported model has {folds} networks, "
+        "one from each fold, and every row passes through all of them. With --form refit it is one network, which is "
+        "trained on all rows."
     )
 
 
@@ -161,7 +164,7 @@ def searched(facts: Facts) -> Part:
     summary, config, record = facts.summary, facts.config, facts.record
     forecast = _forecast(facts)
     race, *audit = race_line(summary.race).splitlines()
-    saved = f"{summary.work_saved:.0%} of the epochs of ended trials were saved, because trials were stopped"
+    saved = f"; {summary.work_saved:.0%} of the epochs of ended trials were saved, because trials were stopped"
     rule = f"{_RULES[config.race.rule]}{f', risk {config.race.risk:g}' if config.race.rule == 'paired' else ''}"
     table = pairs(
         state=_state(facts),
@@ -174,7 +177,7 @@ def searched(facts: Facts) -> Part:
         begun=f"{moment(record.created_at)}; last change after {duration(facts.seconds)}, pauses included",
         used=_used(summary.used),
         forecast=forecast,
-        epochs=f"{summary.epochs_trained:,} trained; {saved}",
+        epochs=f"{summary.epochs_trained:,} trained{saved if summary.work_saved else ''}",
         stops=f"{rule}; {race.removeprefix('race: ')}",
         audits=" ".join(audit).removeprefix("audit: ") or None,
     )

@@ -43,7 +43,7 @@ def charts(facts: Facts) -> dict[str, Chart]:
     if np.isfinite(facts.scores).any():
         drawn["matrix"] = _matrix(facts)
         drawn["curves"] = _curves(facts)
-    if any(trial.score is not None and math.isfinite(trial.score) for trial in facts.trials):
+    if facts.summary.best is not None and facts.summary.best.trial in facts.ended:
         drawn["history"] = _history(facts)
     if facts.importance is not None:
         drawn["importance"] = _importance(facts.importance)
@@ -54,7 +54,7 @@ def charts(facts: Facts) -> dict[str, Chart]:
 def num_in_matrix(facts: Facts) -> int:
     """How many of the trials the matrix shows."""
     cells_of_one = int(np.prod(facts.scores.shape[1:]))
-    return min(len(facts.trials), MOST_CELLS // max(cells_of_one, 1))
+    return min(len(facts.trials), max(MOST_CELLS // max(cells_of_one, 1), 1))
 
 
 def _matrix(facts: Facts) -> Chart:
@@ -105,6 +105,7 @@ def _matrix(facts: Facts) -> Chart:
                 "type": "category",
                 "dtick": 1 if num_trials <= MOST_NAMED_ROWS else None,
             },
+            "showlegend": True,
             "legend": {"orientation": "h", "y": -0.02, "yanchor": "top"},
         },
     }

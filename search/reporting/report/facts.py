@@ -99,7 +99,7 @@ def gather(study: OpenStudy, *, overrides: Sequence[str] = ()) -> Facts:
         pauses=_pauses(ledger, known.runs),
         epochs={trial.number: ledger.epochs(trial=trial.number) for trial in trials[:MOST_SECTIONS]},
         ended=_ends(ledger, known.record),
-        seconds=max([event.at - known.record.created_at for event in ledger.last_events(set(EventKind), limit=1)]),
+        seconds=max(event.at for event in ledger.last_events(set(EventKind), limit=1)) - known.record.created_at,
         ties=[] if summary.best is None else best_ties(ledger, summary.best.trial),
         compared=compare(summary, trials),
         leaks=[] if summary.best is None else samples_of(ledger, summary.best.trial),

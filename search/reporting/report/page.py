@@ -22,7 +22,7 @@ from fold_search.search.reporting.report.template import SCRIPT, STYLE, TEMPLATE
 from fold_search.search.study.config import to_record
 from fold_search.search.study.wording import printable, without_password
 from fold_search.search.terminal import visible
-from fold_search.storage.records import TrialRecord
+from fold_search.storage.records import FoldRunState, TrialRecord
 
 MOST_ROWS = 1000  # of a table
 LONGEST_WHY = 120  # letters of a reason in the table of trials
@@ -68,7 +68,7 @@ def parts(facts: Facts) -> Iterator[Part]:
     first = answer(facts)
     yield replace(first, parts=[Part(anchor="paper", title="For a paper", quote=paper(facts))] if paper(facts) else [])
     yield searched(facts)
-    if facts.ended:
+    if facts.summary.best is not None:
         yield Part(
             anchor="history",
             title="History",
@@ -108,7 +108,7 @@ def _matrix(facts: Facts) -> Part:
 def _how_to_read(facts: Facts) -> list[str]:
     sentences = [
         "Expected: the mean over all folds that the race expected of a trial that is not complete. Chance: its chance "
-        "to be the best, when it was last judged; why it ended. A click on a column sorts by it."
+        "to be the best, when it was last judged; why it ended or is paused. A click on a column sorts by it."
     ]
     if len(facts.trials) > MOST_ROWS:
         sentences.append("search report --csv FOLDER writes all trials.")
@@ -125,13 +125,19 @@ def _trials(facts: Facts) -> Table:
             _expected(facts, trial),
             f"{sum(run.num_epochs for run in facts.runs[trial.number])}",
             _NONE if trial.chance is None else f"{trial.chance:.2g}",
-            short(trial.reason or "", LONGEST_WHY),
+            short(_why(facts, trial), LONGEST_WHY),
             *(show(trial.params[name]) if name in trial.params else _NONE for name in names),
         )
         for trial in facts.trials
     ]
     columns = ("trial", "state", facts.record.metric, "expected", "epochs", "chance", "why", *names)
     return Table(columns=columns, rows=rows, words=("state", "why", *_words(facts)))
+
+
+def _why(facts: Facts, trial: TrialRecord) -> str:
+    """Why a trial ended, or why it is paused."""
+    paused = (run.reason for run in facts.runs[trial.number] if run.state is FoldRunState.PAUSED and run.reason)
+    return trial.reason or next(paused, "")
 
 
 def _words(facts: Facts) -> list[str]:

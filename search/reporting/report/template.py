@@ -83,7 +83,7 @@ function narrow() { return innerWidth < 640; }
 
 function draw() {
   for (const place of document.querySelectorAll(".chart")) {
-    const chart = painted(place.id);
+    const chart = painted(place.dataset.chart);
     Plotly.react(place, chart.data, chart.layout, {displayModeBar: false, responsive: true});
   }
 }
@@ -161,7 +161,7 @@ TEMPLATE = """\
 {% for sentence in part.sentences %}<p>{{ sentence }}</p>
 {% endfor -%}
 {% if part.charts %}<div class="charts">
-{%- for name in part.charts if name in charts %}<div class="chart" id="{{ name }}"></div>{% endfor -%}
+{%- for name in part.charts if name in charts %}<div class="chart" data-chart="{{ name }}"></div>{% endfor -%}
 </div>
 {% endif -%}
 {% if part.picture in pictures %}<img alt="{{ part.title }}" src="data:image/png;base64,{{ pictures[part.picture] }}">
