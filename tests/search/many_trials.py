@@ -1,18 +1,22 @@
 """A study with any number of trials, written into the tables at once."""
 
+import io
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
+from fold_search.objectives.data.dataset import read_dataset
 from fold_search.search.study.config import StudyConfig, to_record
+from fold_search.storage.artifacts import Artifacts
 from fold_search.storage.catalog import create_study
 from fold_search.storage.database import connect, migrate, writing
 from fold_search.storage.ledger import Ledger
 from fold_search.storage.records import EventKind, FoldRunState, TrialState
 from fold_search.storage.tables import CounterRow, EpochRow, EventRow, FoldRunRow, Table, TrialRow
 
-NUM_FOLDS, NUM_EPOCHS = 5, 10
+NUM_FOLDS, NUM_EPOCHS, NUM_ROWS = 5, 10, 100
+STORED = "predictions.npy"
 METRICS = {"train_loss": 0.5, "val_loss": 0.6, "train_loss_running": 0.7, "val_macro_f1": 0.5, "val_accuracy": 0.6}
 
 
@@ -21,7 +25,7 @@ def write_many(folder: Path, num_trials: int, *, name: str = "many") -> str:
     url = f"sqlite:///{folder / 'many.db'}"
     config = StudyConfig.model_validate(
         {
-            "data": {"path": folder / "none.csv", "label": "label", "text": "text"},
+            "data": {"path": folder / "data.csv", "label": "label", "text": "text"},
             "model": {"encoder": "none"},
             "training": {"epochs": NUM_EPOCHS},
             "space": {
@@ -37,6 +41,9 @@ def write_many(folder: Path, num_trials: int, *, name: str = "many") -> str:
             "storage": {"url": url, "artifacts": str(folder / "artifacts")},
         }
     )
+    rows = "".join(f"text {number},{'abcd'[number % 4]}\n" for number in range(NUM_ROWS))
+    (folder / "data.csv").write_text(f"text,label\n{rows}")
+    _store_predictions(Artifacts(config.storage.artifacts))
     engine = connect(url)
     migrate(engine)
     record = create_study(
@@ -45,9 +52,9 @@ def write_many(folder: Path, num_trials: int, *, name: str = "many") -> str:
         config=to_record(config),
         metric="macro_f1",
         direction="maximize",
-        fingerprints={"data": "none"},
-        provenance={"rows": 100, "classes": 4},
-        assignments=np.arange(100, dtype=np.int16) % NUM_FOLDS,
+        fingerprints={"data": read_dataset(config.data).fingerprint},
+        provenance={"rows": NUM_ROWS, "classes": 4},
+        assignments=np.arange(NUM_ROWS, dtype=np.int16) % NUM_FOLDS,
     )
     tables = _rows(record.id, num_trials, since=record.created_at)
     with writing(engine) as connection:
@@ -57,6 +64,14 @@ def write_many(folder: Path, num_trials: int, *, name: str = "many") -> str:
         connection.execute(CounterRow.__table__.update().values(last_sequence=last))
     assert Ledger(engine, record.id).last_sequence() == last
     return url
+
+
+def _store_predictions(artifacts: Artifacts) -> None:
+    """One file for every fold of every complete trial."""
+    buffer = io.BytesIO()
+    predictions = np.random.default_rng(0).dirichlet(np.ones(4), size=NUM_ROWS // NUM_FOLDS)
+    np.save(buffer, predictions.astype(np.float32))
+    artifacts.put(STORED, buffer.getvalue())
 
 
 def _rows(study: int, num_trials: int, *, since: float) -> dict[type[Table], list[dict[str, object]]]:
@@ -82,10 +97,8 @@ def _rows(study: int, num_trials: int, *, since: float) -> dict[type[Table], lis
                 measured = {"score": score, "standing": score, "metrics": METRICS, "seconds": 1.0}
                 epochs.append({"study_id": study, "trial": number, "fold": fold, "epoch": epoch} | measured)
             finals.append(final - 0.3 / NUM_EPOCHS)
-            runs.append(
-                _run(study, number, fold) | {"num_epochs": num_epochs}
-                | ({"state": FoldRunState.DONE, "score": finals[-1], "best_epoch": num_epochs} if complete else {})
-            )  # fmt: skip
+            done = {"state": FoldRunState.DONE, "score": finals[-1], "best_epoch": num_epochs, "predictions": STORED}
+            runs.append(_run(study, number, fold) | {"num_epochs": num_epochs} | (done if complete else {}))
         score = float(np.mean(finals)) if complete else None
         state = TrialState.COMPLETE if complete else TrialState.STOPPED
         ended = {"score": score, "std": 0.02 if complete else None, "pooled": score, "state": state}

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fold_search.search.cli import app
+from fold_search.search.reporting.report.answer import searched
 from fold_search.search.reporting.report.charts import charts
 from fold_search.search.reporting.report.comparison import escape, latex
 from fold_search.search.reporting.report.facts import Facts, gather
@@ -148,6 +150,25 @@ def written(study: WrittenStudy, *options: str) -> str:
 
 def facts_of(study: WrittenStudy) -> Facts:
     return gather(find(study.name, url=study.url))
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [
+        (2.0, "1.00 to 3.00 worker hours for 10 trials; the truth is within it"),
+        (0.5, "the truth is 0.5 times its lower end"),
+        (4.5, "the truth is 1.5 times its upper end"),
+    ],
+)
+def test_the_forecast_stands_beside_the_truth(study: WrittenStudy, hours: float, expected: str):
+    """Of a study that is finished."""
+    fill(study)
+    facts = facts_of(study)
+    used = replace(facts.summary.used, hours=hours, unit="worker hours")
+    forecast = {"trials": 10, "workers": 1, "gpu_hours": [1.0, 3.0]}
+    summary = replace(facts.summary, state="finished", forecast=forecast, used=used)
+    [table] = searched(replace(facts, summary=summary)).tables
+    assert expected in dict(table.rows)["forecast"]
 
 
 def test_the_page_begins_with_the_answer(study: WrittenStudy):
@@ -428,7 +449,9 @@ def test_ten_thousand_trials(tmp_path: Path):
     result = CliRunner().invoke(app, ["report", "--study", "many", "--storage", url, "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert out.stat().st_size < 20e6
-    assert "9000 more rows are left out." in out.read_text()
+    page = out.read_text()
+    assert "9000 more rows are left out." in page
+    assert "Classes, worst first" in page
 
 
 @pytest.mark.slow

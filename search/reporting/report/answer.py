@@ -188,7 +188,7 @@ def _state(facts: Facts) -> str:
     state = facts.summary.state
     if state == StudyState.FINISHED:
         return "finished"
-    return f"{state}: what follows is what is known by now"
+    return f"{state}: this is what was known on {moment(facts.record.created_at + facts.seconds)}"
 
 
 def _used(used: Spending) -> str:

@@ -25,6 +25,7 @@ from fold_search.search.terminal import visible
 from fold_search.storage.records import FoldRunState, TrialRecord
 
 MOST_ROWS = 1000  # of a table
+MOST_IN_DIAGNOSIS = 60  # rows of one of its tables
 LONGEST_WHY = 120  # letters of a reason in the table of trials
 OF_THIS_MACHINE = {"storage", "trackers", "artifacts"}  # sections of the study file that are nobody else's business
 _NONE = "-"
@@ -236,8 +237,8 @@ def _diagnosis(facts: Facts) -> Part:
         Part(
             anchor=f"model-{index}",
             title=section.title,
-            sentences=section.sentences,
-            tables=section.tables,
+            sentences=[*section.sentences, *_left_out(section.tables)],
+            tables=[replace(table, rows=table.rows[:MOST_IN_DIAGNOSIS]) for table in section.tables],
             picture=section.picture,
         )
         for index, section in enumerate(sections(found))
@@ -246,6 +247,12 @@ def _diagnosis(facts: Facts) -> Part:
     return Part(
         anchor="model", title=f"Where trial {found.trial} is right and wrong", sentences=[rows], parts=_in_order(inner)
     )
+
+
+def _left_out(tables: Sequence[Table]) -> Iterator[str]:
+    for table in tables:
+        if len(table.rows) > MOST_IN_DIAGNOSIS:
+            yield f"The first {MOST_IN_DIAGNOSIS} of {len(table.rows)}; search diagnose writes all."
 
 
 def _in_order(inner: Sequence[Part]) -> list[Part]:
