@@ -469,6 +469,12 @@ def test_a_browser_shows_it(study: WrittenStudy):
         )
         assert len(drawn) == 7
         assert all(drawn)
+        page.execute_script(
+            "Plotly.Fx.hover(document.querySelector('[data-chart=matrix]'), [{curveNumber: 1, pointNumber: 0}])"
+        )
+        hover = page.find_element("css selector", "[data-chart=matrix] .hoverlayer")
+        assert hover.is_displayed()
+        assert "0.4% chance to beat it" in hover.text.replace("\n", " ")
         trials = (
             "const rows = document.querySelector('#trials tbody').rows; return [...rows].map(r => r.cells[0].innerText)"
         )

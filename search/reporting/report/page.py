@@ -82,8 +82,8 @@ def parts(facts: Facts) -> Iterator[Part]:
         yield _matrix(facts)
         yield Part(
             anchor="fold-curves",
-            title=f"The best {MOST_CURVES} trials, epoch by epoch",
-            sentences=["Thin: each fold. Thick: their mean. A click on a name hides it."],
+            title="The best trials, epoch by epoch",
+            sentences=[f"Up to {MOST_CURVES} trials. Thin: each fold. Thick: their mean. A click on a name hides it."],
             charts=["curves"],
         )
         yield Part(anchor="trials", title="All trials", tables=[_trials(facts)], sentences=_how_to_read(facts))
