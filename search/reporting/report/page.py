@@ -15,8 +15,10 @@ from fold_search.search.reporting.diagnosis.pictures import pictures
 from fold_search.search.reporting.diagnosis.sections import Table, sections
 from fold_search.search.reporting.lines import counted, duration, show, show_params
 from fold_search.search.reporting.report.answer import answer, moment, paper, searched
-from fold_search.search.reporting.report.charts import MOST_CURVES, charts, effect_charts, num_in_matrix
+from fold_search.search.reporting.report.charts import MOST_CURVES, charts
 from fold_search.search.reporting.report.facts import Facts
+from fold_search.search.reporting.report.importance_charts import effect_charts
+from fold_search.search.reporting.report.matrix_chart import num_in_matrix
 from fold_search.search.reporting.report.parts import Part, pairs, short
 from fold_search.search.reporting.report.template import SCRIPT, STYLE, TEMPLATE
 from fold_search.search.study.config import to_record
