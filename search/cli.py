@@ -88,7 +88,7 @@ def app(context: click.Context, debug: bool) -> None:
 for command in (
     *(drafts.init, drafts.plan),
     *(runs.run, runs.worker),
-    *(looks.status, looks.list_studies, looks.best, looks.diagnose, looks.neptune),
+    *(looks.status, looks.list_studies, looks.best, looks.report, looks.diagnose, looks.neptune),
     *(servers.serve, servers.dashboard, servers.ui),
     *(exports.export, exports.export_curves, exports.predict, exports.evaluate),
     *(upkeep.publish, upkeep.backup, upkeep.restore, upkeep.clean),

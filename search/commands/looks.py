@@ -129,6 +129,61 @@ def diagnose(
     console.print(f"\nreport: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
+@click.command("report")
+@study_option
+@storage_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The HTML file to write.  [default: studies/reports/NAME.html]"
+)
+@click.option(
+    "--csv",
+    "csv_folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write trials, folds and epochs as CSV.",
+)
+@click.option("--latex", "as_latex", is_flag=True, help="Print the best trials and the baselines as a LaTeX table.")
+@machine_option
+@json_option
+def report(
+    name: str,
+    storage: str | None,
+    out: Path | None,
+    csv_folder: Path | None,
+    as_latex: bool,
+    overrides: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Write one page about the whole study, to read and to send.
+
+    The page needs no network. With --csv, --latex or --json it is written only if --out is given.
+    """
+    from fold_search.search.errors import ConfigError
+
+    if as_latex and as_json:
+        raise ConfigError("--latex and --json: found both, expected one")
+    study = find_study(name, storage)
+    from fold_search.search.reporting.report import write
+    from fold_search.search.reporting.report.comparison import latex
+    from fold_search.search.reporting.report.facts import gather
+
+    if out is None and not (csv_folder or as_latex or as_json):
+        out = write.report_file(name)
+    if out is not None:
+        write.check_out(out)
+    written = write.write_csv(study, csv_folder) if csv_folder else []
+    facts = gather(study, overrides=overrides)
+    if out is not None:
+        write.write_page(facts, out)
+        written.append(out)
+    if as_json:
+        print_json(write.as_json(facts, study))
+    elif as_latex:
+        say(latex(facts.summary, facts.compared))
+    for path in written:
+        say(f"wrote {path}", err=as_json or as_latex)
+
+
 @click.group("neptune")
 def neptune() -> None:
     """Look at offline Neptune runs."""

@@ -63,6 +63,28 @@ class _KnownFolds:
         return unknown
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """Every trial's level by its own scores and their variance, each (trials,); anything finite where not `seen`.
+
+    The level of a trial that diverged is finite and far below all others. `offset` is what the effects of the folds add
+    to a level on average. `center` and `spread` describe all levels.
+    """
+
+    value: FloatArray
+    variance: FloatArray
+    seen: NDArray[np.bool_]
+    offset: float
+    center: float
+    spread: float
+
+
+def known_levels(matrix: Matrix) -> Levels:
+    """The level of every trial of which a finished fold, or a part of one that can be predicted, is known."""
+    standing = last_scores(matrix.scores, matrix.num_epochs)
+    return _levels(_known_folds(matrix, standing, fit_noise(standing, matrix.done)))
+
+
 def believe(matrix: Matrix) -> Beliefs:
     """Estimate every trial from all scores so far.
 
@@ -76,7 +98,7 @@ def believe(matrix: Matrix) -> Beliefs:
         return _spread(believe(matrix.take(rows)), rows, len(matrix.numbers))
     standing = last_scores(matrix.scores, matrix.num_epochs)  # (trials, folds)
     folds = _known_folds(matrix, standing, fit_noise(standing, matrix.done))
-    prior, spread = _prior(matrix.params, folds.residual, folds.precision)
+    prior, spread = _prior(matrix.params, _levels(folds))
     mean, variance = _final_means(folds, prior=prior, spread=spread)
     deviation = np.sqrt(np.maximum(variance, 0.0))
     complete, num_folds = matrix.complete, standing.shape[1]
@@ -207,21 +229,30 @@ def _spread(beliefs: Beliefs, rows: NDArray[np.int64], num_trials: int) -> Belie
     return replace(beliefs, mean=mean, deviation=deviation, chance=chance, trained=trained, outlook=outlook, best=best)
 
 
-def _prior(params: FloatArray, residual: FloatArray, precision: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _levels(folds: _KnownFolds) -> Levels:
+    center, spread = _trials_at_large(folds.residual, folds.precision)
+    weight = folds.precision.sum(axis=1)
+    seen = weight > 0
+    return Levels(
+        value=np.where(seen, (folds.precision * folds.residual).sum(axis=1) / np.where(seen, weight, 1.0), center),
+        variance=1 / np.where(seen, weight, 1.0),
+        seen=seen,
+        offset=float(folds.noise.effects.mean()),
+        center=center,
+        spread=spread,
+    )
+
+
+def _prior(params: FloatArray, levels: Levels) -> tuple[FloatArray, FloatArray]:
     """Mean and variance, (trials,), of each trial's level without its own scores: by its params, if these help.
 
     Levels far below the good trials are raised to a floor: how bad a trial is does not show where the best one is.
     """
-    center, spread = _trials_at_large(residual, precision)
-    weight = precision.sum(axis=1)
-    seen = weight > 0
-    levels = np.where(seen, (precision * residual).sum(axis=1) / np.where(seen, weight, 1.0), center)
-    floor = center - FLOOR * (levels.max(initial=center) - center)
-    known = 1 / np.where(seen, weight, 1.0)
-    outlook = look_out(params, np.maximum(levels, floor), known, seen)
+    floor = levels.center - FLOOR * (levels.value.max(initial=levels.center) - levels.center)
+    outlook = look_out(params, np.maximum(levels.value, floor), levels.variance, levels.seen)
     if outlook is None:
-        return np.full(len(levels), center), np.full(len(levels), spread)
-    return outlook.mean, np.minimum(outlook.variance, spread)
+        return np.full(len(levels.value), levels.center), np.full(len(levels.value), levels.spread)
+    return outlook.mean, np.minimum(outlook.variance, levels.spread)
 
 
 def _outlook(

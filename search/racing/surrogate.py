@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import cho_solve, lapack
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
@@ -81,6 +81,60 @@ def _predict(
     return center + scale * mean, scale**2 * np.maximum(variance, 1e-12)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surface:
+    """The fitted process, of levels with mean `center` and deviation `scale`: what params are expected to reach.
+
+    `points` (n, parameters) are the trials that it rests on, `levels` (n,) theirs, standardised, with the variance of
+    each as `noise` (n,), the nugget included. `weights` (parameters,) are length scales to the power -2.
+    """
+
+    points: FloatArray
+    levels: FloatArray
+    noise: FloatArray
+    signal: float
+    weights: FloatArray
+    center: float
+    scale: float
+
+    def pulls(self, values: FloatArray) -> FloatArray:
+        """Solve for what `values` (n, ...) of the points pull a prediction by; a constant mean is part of the prior."""
+        prior = self.kernel(self.points) + 1 + np.diag(self.noise)
+        solved: FloatArray = cho_solve((np.linalg.cholesky(prior), True), values)
+        return solved
+
+    def kernel(self, points: FloatArray) -> FloatArray:
+        """The covariance of any points (m, parameters) with those that it rests on, (m, n), without the constant."""
+        distances = np.zeros((len(points), len(self.points)))
+        for column, weight in enumerate(self.weights):
+            distances += weight * _squares(points[:, column, None], self.points[None, :, column])
+        return _matern(distances, self.signal)[0]
+
+    @property
+    def explained(self) -> float:
+        """The share of the levels' variance that is predicted from the other trials; below 0 it is worse than none."""
+        inverse = self.pulls(np.eye(len(self.points)))
+        off = inverse @ self.levels / np.diag(inverse)
+        return 1 - float((off**2).sum() / ((self.levels - self.levels.mean()) ** 2).sum())
+
+
+def fit_surface(params: FloatArray, levels: FloatArray, variances: FloatArray) -> Surface | None:
+    """Fit the process to trials with params (n, parameters), (n,) levels and their variances, as for `look_out`.
+
+    None where that says nothing: without params, below 8 trials, or if all levels are equal.
+    """
+    if not params.size or len(levels) < FEWEST_TRIALS or not np.ptp(levels):
+        return None
+    center, scale = float(levels.mean()), float(levels.std())
+    y, noise = (levels - center) / scale, variances / scale**2
+    with _libraries().limit(limits=1, user_api="blas"):
+        columns = np.ascontiguousarray(params.T)
+        signal, nugget, weights = _fit(_squares(columns[:, :, None], columns[:, None, :]), y, noise)
+    return Surface(
+        points=params, levels=y, noise=noise + nugget, signal=signal, weights=weights, center=center, scale=scale
+    )
+
+
 def _fit(squares: FloatArray, y: FloatArray, noise: FloatArray) -> tuple[float, float, FloatArray]:
     """Signal, nugget, and a weight for the square distance along every parameter: its length scale to the power -2."""
     num_parameters, num_points, _ = squares.shape
@@ -122,8 +176,12 @@ def _matern(distances: FloatArray, signal: float) -> tuple[FloatArray, FloatArra
 def _square_distances(params: bytes, shape: tuple[int, int], rows: bytes) -> FloatArray:
     """Of all trials to those of `rows` along every parameter, (parameters, trials, rows)."""
     columns = np.frombuffer(params).reshape(shape).T
-    apart = np.abs(columns[:, :, None] - columns[:, np.frombuffer(rows, np.int64)][:, None, :])
-    # Numbers lie within less than 1; choices are whole numbers, and any two as far from each other.
+    return _squares(columns[:, :, None], columns[:, np.frombuffer(rows, np.int64)][:, None, :])
+
+
+def _squares(one: FloatArray, other: FloatArray) -> FloatArray:
+    """Square distances along parameters. Numbers lie within less than 1; any two choices are as far from each other."""
+    apart = np.abs(one - other)
     return np.where(apart < 1, apart**2, CHOICES_APART)
 
 

@@ -13,7 +13,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tie:
-    """A complete trial whose difference to the best one, `difference` >= 0, is not more than the folds' noise."""
+    """A complete trial, its difference to the best one, `difference` >= 0, and the p-value of that difference."""
 
     trial: int
     score: float
@@ -28,6 +28,16 @@ def tied_with(best: int, scores: Mapping[int, Sequence[float]]) -> list[Tie]:
     correction over all trials. Few folds tell little about the noise of one difference, so the noise is pooled over the
     better half of the trials. A trial with a score that is not finite is never tied.
     """
+    tested = tested_against(best, scores)
+    different = holm(np.array([tie.p_value for tie in tested]), alpha=ALPHA)
+    return [tie for tie, told in zip(tested, different, strict=True) if not told]
+
+
+def tested_against(best: int, scores: Mapping[int, Sequence[float]]) -> list[Tie]:
+    """Return all trials with finite scores, the nearest first, tested against the best as `tied_with` does.
+
+    The p-values are not corrected for how many they are.
+    """
     others = [trial for trial, own in scores.items() if trial != best and all(map(math.isfinite, own))]
     if not others:
         return []
@@ -35,13 +45,11 @@ def tied_with(best: int, scores: Mapping[int, Sequence[float]]) -> list[Tie]:
     differences = np.array(scores[best], dtype=np.float64) - values
     variance, degrees = _noise(differences)
     p_values = resampled_t_test(differences, variance=variance, degrees=degrees)
-    different = holm(p_values, alpha=ALPHA)
-    ties = [
+    tested = [
         Tie(trial=trial, score=float(own.mean()), difference=abs(float(gap.mean())), p_value=float(p))
-        for trial, own, gap, p, told in zip(others, values, differences, p_values, different, strict=True)
-        if not told
+        for trial, own, gap, p in zip(others, values, differences, p_values, strict=True)
     ]
-    return sorted(ties, key=lambda tie: (tie.difference, tie.trial))
+    return sorted(tested, key=lambda tie: (tie.difference, tie.trial))
 
 
 def _noise(differences: NDArray[np.float64]) -> tuple[float, int]:
@@ -73,6 +81,15 @@ def resampled_t_test(
     ratios = np.divide(means, error, out=np.where(means > 0, np.inf, 0.0), where=error > 0)
     found: NDArray[np.float64] = 2 * student.sf(ratios, degrees or num_folds - 1)
     return found
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for how many they are (Holm 1979): below alpha is what `holm` rejects."""
+    adjusted, least = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = least
+    return adjusted
 
 
 def holm(p_values: NDArray[np.float64], *, alpha: float) -> NDArray[np.bool_]:

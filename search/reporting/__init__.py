@@ -1,1 +1,1 @@
-"""What people look at: tables in the terminal, the dashboards, the diagnosis of a trial."""
+"""What people look at: tables in the terminal, the dashboards, the diagnosis of a trial, the report of a study."""

@@ -32,9 +32,18 @@ def strongest(baselines: Sequence[BaselineRecord], direction: Direction) -> Base
 
 def is_beaten(baseline: BaselineRecord, fold_scores: Sequence[float], direction: Direction) -> bool:
     """Whether a trial is better than the baseline by more than the noise between the folds, which are the same."""
+    return _gains_surely(fold_scores, baseline.fold_scores, direction)
+
+
+def is_better(baseline: BaselineRecord, fold_scores: Sequence[float], direction: Direction) -> bool:
+    """Whether the baseline is better than a trial by more than the noise between the folds."""
+    return _gains_surely(baseline.fold_scores, fold_scores, direction)
+
+
+def _gains_surely(ones: Sequence[float], others: Sequence[float], direction: Direction) -> bool:
     sign = 1 if direction == "maximize" else -1
-    gains = [sign * (own - other) for own, other in zip(fold_scores, baseline.fold_scores, strict=True)]
-    # One-sided: only a trial that is better counts.
+    gains = [sign * (one - other) for one, other in zip(ones, others, strict=True)]
+    # One-sided: only what is better counts.
     return sum(gains) > 0 and float(resampled_t_test(gains)) / 2 < ALPHA
 
 

@@ -89,6 +89,7 @@ def what_next(study: str, *, url: str) -> list[str]:
     commands = {
         "the model, to predict with": ["export", "--study", study, *where, "--out", "model"],
         "all trials": ["status", "--study", study, *where],
+        "one page to read and to send": ["report", "--study", study, *where],
         "where the model fails": ["diagnose", "--study", study, *where],
         "the dashboards": ["serve", "--study", study, *where],
     }

@@ -118,7 +118,7 @@ def test_no_secret_is_written_down(user: UserFolder, postgres: tuple[PasswordPos
 
     assert "complete" in trace.search("--debug", "run", *study, "--config", "study.yaml")
     user.program = None
-    for command in ("status", "best", "diagnose", "publish"):
+    for command in ("status", "best", "report", "diagnose", "publish"):
         trace.search(command, *study, *storage)
     trace.search("list", *storage, "--json")
     trace.search("export-curves", *study, *storage, "--out", "curves.npz")

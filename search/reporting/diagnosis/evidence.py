@@ -79,7 +79,8 @@ def _done(runs: Sequence[FoldRun], trial: int) -> list[FoldRun]:
 def _choose(
     record: StudyRecord, trials: Sequence[TrialRecord], runs: Sequence[FoldRun], *, number: int | None
 ) -> TrialRecord:
-    usable = [trial.number for trial in trials if _done(runs, trial.number)]
+    begun = {run.trial for run in runs if run.state is FoldRunState.DONE}
+    usable = [trial.number for trial in trials if trial.number in begun]
     others = (
         f"trials with a finished fold: {_listed(usable)}" if usable else "no trial of the study has a finished fold yet"
     )

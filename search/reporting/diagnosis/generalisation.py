@@ -1,8 +1,10 @@
 """The generalisation gap with dropout off, and how it depends on dropout over a study's trials."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from fold_search.storage.records import EpochRecord, FoldRun, TrialRecord, Trial
 
 FEWEST_TRIALS = 4
 _PERMUTATIONS = 9999
+_OfTrial = TypeVar("_OfTrial", FoldRun, EpochRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +111,9 @@ def relate_dropout(evidence: Evidence) -> DropoutRelation:
     loss = str(evidence.trial.params.get("loss", config.training.loss))
     complete = [trial for trial in evidence.trials if trial.state is TrialState.COMPLETE]
     alike = [trial for trial in complete if trial.params.get("loss", config.training.loss) == loss]
-    points = [_point(evidence, trial) for trial in alike]
+    runs = _by_trial(evidence.runs)
+    epochs = _by_trial(evidence.epochs)
+    points = [_point(evidence, trial, fold_gaps(runs[trial.number], epochs[trial.number])) for trial in alike]
     points = [point for point in points if math.isfinite(point.gap + point.excess)]
     also_searched = tuple(name for name in config.space if name not in ("dropout", "loss"))
     reason = None
@@ -173,11 +178,14 @@ def _series(epochs: Sequence[EpochRecord], name: str) -> tuple[float, ...]:
     return tuple(epoch.metrics.get(name, math.nan) for epoch in epochs)
 
 
-def _point(evidence: Evidence, trial: TrialRecord) -> DropoutPoint:
-    gaps = fold_gaps(
-        [run for run in evidence.runs if run.trial == trial.number],
-        [epoch for epoch in evidence.epochs if epoch.trial == trial.number],
-    )
+def _by_trial(records: Sequence[_OfTrial]) -> dict[int, list[_OfTrial]]:
+    found: defaultdict[int, list[_OfTrial]] = defaultdict(list)
+    for record in records:
+        found[record.trial].append(record)
+    return found
+
+
+def _point(evidence: Evidence, trial: TrialRecord, gaps: Sequence[FoldGap]) -> DropoutPoint:
     return DropoutPoint(
         trial=trial.number,
         dropout=float(trial.params.get("dropout", evidence.config.model.dropout)),

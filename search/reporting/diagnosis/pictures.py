@@ -81,7 +81,7 @@ def _losses(curves: Sequence[Curve], *, trial: int) -> Figure:
         _draw_curve(axes, curve)
     panels[0].set_ylabel("loss")
     figure.suptitle(f"Losses by epoch, trial {trial}: compare only the solid lines")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if len(curves) > 2 else 2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if len(curves) > 4 else 2)
     return figure
 
 

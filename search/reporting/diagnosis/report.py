@@ -30,11 +30,14 @@ def render(diagnosis: Diagnosis) -> RenderableType:
 
 
 def report_folder(diagnosis: Diagnosis) -> Path:
-    """The folder of this trial's report, whatever the study's name holds; no two studies share one."""
-    name = re.sub(r"[^a-zA-Z0-9_.-]", "_", diagnosis.study)[:LONGEST_NAME]
-    if name != diagnosis.study:
-        name += "-" + hashlib.sha256(diagnosis.study.encode()).hexdigest()[:8]
-    return REPORTS / f"{name}-trial-{diagnosis.trial}"
+    """The folder of this trial's report."""
+    return REPORTS / f"{safe_name(diagnosis.study)}-trial-{diagnosis.trial}"
+
+
+def safe_name(study: str) -> str:
+    """What a study's files are called, whatever its name holds; no two studies share one."""
+    name = re.sub(r"[^a-zA-Z0-9_.-]", "_", study)[:LONGEST_NAME]
+    return name if name == study else f"{name}-{hashlib.sha256(study.encode()).hexdigest()[:8]}"
 
 
 def write_report(diagnosis: Diagnosis, folder: Path) -> Path:
