@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 600.0  # with a database that went away
 TELL_SECONDS = 0.5
+LOADING = "loading torch"
 
 # Exit codes: what the process that started it needs to know.
 FINISHED = 0
@@ -76,10 +77,15 @@ def main(
 
 
 def watch(stop: "Connection[str, str]", leave: threading.Event, told: list[int], parent: int) -> None:
-    """Set `leave` when the parent asks or is gone, or once a signal's number is in `told`."""
+    """Set `leave` when the parent asks or is gone, or once a signal's number is in `told`.
+
+    While torch is loaded the process ends at once. That may take long on a busy machine, and nothing is claimed yet.
+    """
     while not (told or stop.poll(1.0) or os.getppid() != parent):
         pass
     leave.set()
+    if (doing := current()) and doing.what == LOADING:
+        os._exit(LEFT if told else FINISHED)
 
 
 def tell(doing: "Connection[Stage | None, Stage | None]") -> None:
@@ -113,7 +119,7 @@ def run_worker(job: WorkerJob, stop: threading.Event, told: list[int]) -> None:
     """Train fold runs in this process until the study is finished or `stop` is set; `told`: by a signal."""
     began = time.monotonic()
     # They load torch, which the process that starts workers does without.
-    with stage("loading torch"):
+    with stage(LOADING):
         from fold_search.search.running.objective import (
             Objective,
             choose_device,

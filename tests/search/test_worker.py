@@ -2,17 +2,20 @@
 
 import errno
 import io
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fold_search.objectives.errors import Diverged, TrialError
+from fold_search.objectives.stages import stage
 from fold_search.objectives.tasks.cache import publish
 from fold_search.search.racing.matrix import Matrix
 from fold_search.search.racing.verdicts import Action, Choice, Decision, Verdict
@@ -275,6 +278,21 @@ def test_two_workers_that_choose_the_same_both_find_work(scripted_study: Studies
         (trial, fold, epoch) for trial in range(3) for fold in range(3) for epoch in (1, 2, 3)
     ]
     assert {run.owner for run in study.ledger.fold_runs()} == {"one", "two"}
+
+
+@pytest.mark.parametrize(("told", "code"), [([], worker_process.FINISHED), ([signal.SIGTERM], worker_process.LEFT)])
+def test_a_worker_that_loads_torch_leaves_at_once(monkeypatch: pytest.MonkeyPatch, told: list[int], code: int):
+    """It holds nothing yet; one that trains ends its step first."""
+    ended: list[int] = []
+    monkeypatch.setattr(worker_process.os, "_exit", ended.append)
+    for doing in (worker_process.LOADING, "training"):
+        receiver, sender = Pipe(duplex=False)
+        sender.send("leave")
+        leave = threading.Event()
+        with stage(doing):
+            worker_process.watch(receiver, leave, told, os.getppid())
+        assert leave.is_set()
+    assert ended == [code]
 
 
 @pytest.mark.parametrize(("told", "code"), [([], worker_process.FINISHED), ([signal.SIGTERM], worker_process.LEFT)])

@@ -8,13 +8,14 @@ from pathlib import Path
 from fold_search.search.racing.audits import race_line
 from fold_search.search.reporting.baselines import score_words, strongest, verdict_line
 from fold_search.search.reporting.diagnosis.sections import Table
-from fold_search.search.reporting.lines import counted, counts_line, duration, leak_line, show, ties_line
+from fold_search.search.reporting.lines import counted, counts_line, leak_line, show, ties_line
 from fold_search.search.reporting.report.comparison import Compared, p_words
 from fold_search.search.reporting.report.facts import Facts
 from fold_search.search.reporting.report.parts import Part, pairs
 from fold_search.search.reporting.summary import Best
+from fold_search.search.reporting.times import duration
 from fold_search.search.study.parameters import Choices, Domain
-from fold_search.search.study.spending import Spending, few_digits
+from fold_search.search.study.spending import Spending, in_hours
 from fold_search.search.study.wording import printable
 from fold_search.storage.records import BaselineRecord, StudyState
 
@@ -192,9 +193,8 @@ def _state(facts: Facts) -> str:
 
 
 def _used(used: Spending) -> str:
-    """Hours, small ones in minutes too, and money."""
-    minutes = f" ({duration(3600 * used.hours)})" if used.hours < 1 else ""
-    return f"{used.hours_in_words}{minutes}" + (f"; money {used.money_in_words}" if used.money_in_words else "")
+    """Hours, and money."""
+    return used.hours_in_words + (f"; money {used.money_in_words}" if used.money_in_words else "")
 
 
 def _forecast(facts: Facts) -> str | None:
@@ -203,7 +203,7 @@ def _forecast(facts: Facts) -> str | None:
     if forecast is None:
         return None
     low, high = forecast["gpu_hours"]
-    foreseen = f"{few_digits(low)} to {few_digits(high)} {used.unit} for {counted(forecast['trials'], 'trial')}"
+    foreseen = f"{in_hours(low, high, unit=used.unit)} for {counted(forecast['trials'], 'trial')}"
     if facts.summary.state != StudyState.FINISHED or not math.isfinite(used.hours):
         return foreseen
     if low <= used.hours <= high:

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from fold_search.search.racing.importance import FEWEST_TRIALS, Importance
 from fold_search.search.reporting.diagnosis.pictures import pictures
 from fold_search.search.reporting.diagnosis.sections import Table, sections
-from fold_search.search.reporting.lines import counted, duration, show, show_params
+from fold_search.search.reporting.lines import counted, show, show_params
 from fold_search.search.reporting.report.answer import answer, moment, paper, searched
 from fold_search.search.reporting.report.charts import MOST_CURVES, charts
 from fold_search.search.reporting.report.facts import Facts
@@ -21,6 +21,7 @@ from fold_search.search.reporting.report.importance_charts import effect_charts
 from fold_search.search.reporting.report.matrix_chart import num_in_matrix
 from fold_search.search.reporting.report.parts import Part, pairs, short
 from fold_search.search.reporting.report.template import SCRIPT, STYLE, TEMPLATE
+from fold_search.search.reporting.times import duration
 from fold_search.search.study.config import to_record
 from fold_search.search.study.wording import printable, without_password
 from fold_search.search.terminal import visible
