@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fold_search.objectives.stages import TRAINING, Stage
+from fold_search.objectives.stages import SCORING, TRAINING, Stage
 from fold_search.search.reporting.baselines import baselines_line
 from fold_search.search.reporting.lines import best_line, counted, ended_words, num_ended
 from fold_search.search.reporting.summary import Summary
@@ -37,10 +37,14 @@ class Working:
     params: str = ""
 
     @property
+    def run(self) -> str:
+        """Which fold run is being trained."""
+        return f"trial {self.trial}, fold {self.fold}"
+
+    @property
     def place(self) -> str:
-        """Which epoch of what is being trained."""
-        epoch = min(self.epoch + 1, self.num_epochs)
-        return f"trial {self.trial}, fold {self.fold}, epoch {epoch} of {self.num_epochs}"
+        """Which epoch of it."""
+        return f"{self.run}, epoch {min(self.epoch + 1, self.num_epochs)} of {self.num_epochs}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,7 @@ def _worker(worker: Working) -> RenderableType:
     elif stage is None or stage.what == TRAINING:
         words = worker.place
     else:
-        words = f"{worker.place}: {stage}"
+        words = f"{worker.place if stage.what == SCORING else worker.run}: {stage}"
     before = _line((f"{worker.name}  ", DIM), (words, STYLES["running"]))
     if stage is None or not stage.total:
         return before.append(f"  {score}")
