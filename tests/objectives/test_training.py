@@ -283,6 +283,41 @@ def test_checkpoint_holds_only_what_is_trained(train):
     assert all(".layer.1." in name for name in names if name.startswith("encoder"))
 
 
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}])
+def test_weights_of_the_best_epoch_are_stored_once_while_they_are_those_of_now(train, settings):
+    """A checkpoint after a best epoch is smaller by them; with an average of the weights the two always differ."""
+    training, restored = train(epochs=2, **settings), train(epochs=2, **settings)
+    next(training.epochs())
+    checkpoint = training.save()
+    stored = {name for name in load(checkpoint) if name.startswith("best/")}
+    assert stored == ({f"best/{name}" for name in training.network.state} if settings else set())
+    restored.restore(checkpoint)
+    assert restored.best_weights == training.best_weights
+    assert restored.save() == checkpoint
+
+
+def test_a_bit_of_a_weight_is_enough_to_store_it_twice():
+    """The sign of 0 is kept, and NaN is what it was."""
+    one, other = torch.tensor([0.0, math.nan]), torch.tensor([-0.0, math.nan])
+    for now, names in ((one, set()), (other, {"best/w"})):
+        packed = pack({"model/w": now, "best/w": one}, {})
+        assert {name for name in load(packed) if name.startswith("best/")} == names
+        assert unpack(packed)[0]["best/w"].view(torch.uint8).tolist() == one.view(torch.uint8).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool"])
+def test_a_checkpoint_is_a_safetensors_file(dtype):
+    """Its library reads every kind of number, none and several of them, and the same names and values come out."""
+    kind = getattr(torch, dtype)
+    tensors = {"z/one": torch.ones((), dtype=kind), "none": torch.empty((0, 3)), "a": torch.eye(3).to(kind).T}
+    packed = pack(tensors, {"said": "so"})
+    assert unpack(packed)[1] == {"said": "so"}
+    for read in (load(packed), unpack(packed)[0]):
+        assert {name: (t.dtype, t.tolist()) for name, t in read.items()} == {
+            name: (t.dtype, t.tolist()) for name, t in tensors.items()
+        }
+
+
 def flip(data: bytes, place: int) -> bytes:
     """Change one bit, as a disk does that forgets."""
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
