@@ -15,7 +15,7 @@ from fold_search.objectives.scoring.metrics import METRICS
 from fold_search.objectives.training.checkpoints import pack, unpack
 from fold_search.objectives.training.fold import FoldTraining, read_weights
 from fold_search.objectives.training.losses import build_loss
-from fold_search.objectives.training.sampling import as_sample
+from fold_search.objectives.training.sampling import as_sample, choose
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +145,25 @@ def test_validation_loss_is_the_trials_own_in_evaluation_mode(train, make_job, i
     assert score.metrics["val_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
-def test_training_loss_is_taken_of_as_many_original_rows_as_are_validated(train, make_job):
-    """Resampling does not move the sample that both losses are compared on."""
-    sample = train(sampler="random_over").training_sample
+def test_training_loss_is_taken_of_the_same_original_rows_in_every_trial(train, make_job):
+    """Resampling does not move the sample that both losses are compared on; each class has its share of it."""
+    job, sample = make_job(), train(sampler="random_over").training_sample
     assert sample.tolist() == train(learning_rate=1e-5).training_sample.tolist()
-    assert len(set(sample.tolist())) == len(make_job().validation_rows)
-    assert set(sample.tolist()) <= set(make_job().training_rows.tolist())
+    assert len(set(sample.tolist())) == min(len(job.training_rows), max(32, len(job.validation_rows) // 4))
+    assert set(sample.tolist()) <= set(job.training_rows.tolist())
+    shares = job.counts(sample) / len(sample) - job.counts(job.training_rows) / len(job.training_rows)
+    assert np.abs(shares).max() <= 1 / len(sample)
+
+
+def test_a_chosen_sample_has_each_row_as_often_and_the_labels_in_their_shares():
+    """Numbers are spread as classes are; so the mean of a loss is that of all rows."""
+    rows, numbers = np.arange(100, 400), np.random.default_rng(0).normal(size=500)
+    drawn = [choose(rows, numbers, 40, seed=seed) for seed in range(2000)]
+    assert all(len(np.unique(sample)) == 40 for sample in drawn)
+    assert np.bincount(np.concatenate(drawn), minlength=400)[100:] == pytest.approx(2000 * 40 / 300, rel=0.3)
+    means = np.array([numbers[sample].mean() for sample in drawn])
+    assert means.mean() == pytest.approx(numbers[rows].mean(), abs=0.01)
+    assert means.std() < numbers[rows].std() / math.sqrt(40) / 3
 
 
 each_kind = pytest.mark.parametrize(
