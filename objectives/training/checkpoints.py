@@ -36,7 +36,7 @@ def pack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     ordered = dict(sorted(stored.items(), key=lambda item: (-item[1].itemsize, item[0])))
     unsigned = _header(ordered, {METADATA_KEY: noted})
     # Copied once, where safetensors' own writer and the checksum's place would take three copies of up to gigabytes.
-    parts = [_bytes_of(tensor).numpy() for tensor in ordered.values()]
+    parts = [_bytes_of(tensor).numpy().data for tensor in ordered.values()]
     digest = hashlib.sha256(unsigned)
     for part in parts:
         digest.update(part)
