@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
@@ -16,16 +17,30 @@ from fold_search.objectives.errors import TrialError
 METADATA_KEY = "fold_training"
 CHECKSUM_KEY = "sha256"
 NO_CHECKSUM = "0" * 64  # stands in the checksum's place while that is computed
-_BEST = "best/"
+_MODEL, _BEST = "model/", "best/"
+_SAME_KEY = "best_as_model"
 
 
 def pack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
-    """Return one checkpoint of the tensors and JSON metadata."""
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    """Return one checkpoint of the tensors and JSON metadata.
+
+    Weights of the best epoch that are those of now, as after every epoch that is the best, are stored once.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    same = [name for name in stored if name.startswith(_BEST) and _is_same(stored[name], stored.get(_now(name)))]
+    for name in same:
+        del stored[name]
     # All metadata as one entry: the order of several would change from time to time.
-    noted = json.dumps(metadata | {CHECKSUM_KEY: NO_CHECKSUM})
-    unsigned = safetensors.torch.save(contiguous, {METADATA_KEY: noted})
-    return unsigned.replace(NO_CHECKSUM.encode(), hashlib.sha256(unsigned).hexdigest().encode(), 1)
+    noted = json.dumps(metadata | {_SAME_KEY: same, CHECKSUM_KEY: NO_CHECKSUM})
+    # The larger numbers first, so that all of them are aligned.
+    ordered = dict(sorted(stored.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    unsigned = _header(ordered, {METADATA_KEY: noted})
+    # Copied once, where safetensors' own writer and the checksum's place would take three copies of up to gigabytes.
+    parts = [_bytes_of(tensor).numpy().data for tensor in ordered.values()]
+    digest = hashlib.sha256(unsigned)
+    for part in parts:
+        digest.update(part)
+    return b"".join([unsigned.replace(NO_CHECKSUM.encode(), digest.hexdigest().encode(), 1), *parts])
 
 
 def unpack(checkpoint: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -36,7 +51,8 @@ def unpack(checkpoint: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = json.loads(checkpoint[8 : 8 + header_size])
         metadata = json.loads(header["__metadata__"][METADATA_KEY])
         _check(checkpoint, metadata.pop(CHECKSUM_KEY, None))
-        return tensors, metadata
+        # Earlier versions stored all of them.
+        return tensors | {name: tensors[_now(name)] for name in metadata.pop(_SAME_KEY, [])}, metadata
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrialError(f"the checkpoint is damaged ({len(checkpoint)} bytes: {error})") from error
 
@@ -65,6 +81,36 @@ class Chosen:
     score: float
     weights: dict[str, Tensor]
     predictions: NDArray[np.float32]  # (validation rows, outputs)
+
+
+def _now(best: str) -> str:
+    """The name of the weight now whose value at the best epoch has this name."""
+    return _MODEL + best.removeprefix(_BEST)
+
+
+def _is_same(tensor: Tensor, other: Tensor | None) -> bool:
+    """Whether both are the same to the last bit; NaN and the sign of 0 count too."""
+    if other is None or (tensor.dtype, tensor.shape) != (other.dtype, other.shape):
+        return False
+    return torch.equal(_bytes_of(tensor), _bytes_of(other))
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    """The same memory as bytes, (bytes,)."""
+    return tensor.flatten().view(torch.uint8)
+
+
+def _header(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Return what stands before the tensors in a safetensors file that has them in this order."""
+    described: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        kind = str(tensor.dtype).removeprefix("torch.").replace("uint", "U").replace("int", "I").replace("float", "F")
+        described[name] = {"dtype": kind.upper(), "shape": list(tensor.shape), "data_offsets": [start, end]}
+    header = json.dumps(described).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
 
 
 def _check(checkpoint: bytes, checksum: str | None) -> None:

@@ -262,8 +262,15 @@ def _positions(sampler: Any, labels: Labels, points: Points | None = None) -> Ro
     return np.asarray(sampler.sample_indices_, dtype=np.int64)
 
 
-def choose(rows: Rows, size: int, *, seed: int) -> Rows:
-    """Return so many of the rows at random, in their order; all of them if there are no more."""
+def choose(rows: Rows, labels: NDArray[Any], size: int, *, seed: int) -> Rows:
+    """Return so many of the rows at random, in their order; all of them if there are no more.
+
+    Each is as likely as the others. Classes, or small and large numbers, have the share that they have among all rows.
+    """
     if size >= len(rows):
         return rows
-    return np.sort(np.random.default_rng((seed, 0)).choice(rows, size, replace=False))
+    random = np.random.default_rng((seed, 0))
+    mixed = random.permutation(rows)
+    by_label = mixed[np.argsort(labels[mixed], kind="stable")]
+    places = (np.arange(size) + random.random()) * len(rows) / size  # one in each of so many equal parts
+    return np.sort(by_label[places.astype(np.int64)])

@@ -11,7 +11,9 @@ from fold_search.search.racing.work_left import expected_work
 EPOCH_SECONDS = 0.1  # to write an epoch's score and checkpoint, and to ask the race
 RUN_SECONDS = 1.0  # of a fold run beside its epochs: its model, its predictions
 PROCESSES = 2  # load the libraries one after the other: the run, then its workers
-EVALUATED = 2.0 / 3.0  # after an epoch twice the validation rows pass forward; a training step is about three passes
+# After an epoch the validation rows pass forward, and a quarter as many training rows. A training step is about three
+# passes.
+EVALUATED = 1.25 / 3.0
 EMBEDDING = {"near_miss", "tomek_links", "enn", "smote", "smote_enn"}  # samplers
 
 

@@ -15,7 +15,7 @@ from fold_search.objectives.scoring.metrics import METRICS
 from fold_search.objectives.training.checkpoints import pack, unpack
 from fold_search.objectives.training.fold import FoldTraining, read_weights
 from fold_search.objectives.training.losses import build_loss
-from fold_search.objectives.training.sampling import as_sample
+from fold_search.objectives.training.sampling import as_sample, choose
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +145,25 @@ def test_validation_loss_is_the_trials_own_in_evaluation_mode(train, make_job, i
     assert score.metrics["val_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
-def test_training_loss_is_taken_of_as_many_original_rows_as_are_validated(train, make_job):
-    """Resampling does not move the sample that both losses are compared on."""
-    sample = train(sampler="random_over").training_sample
+def test_training_loss_is_taken_of_the_same_original_rows_in_every_trial(train, make_job):
+    """Resampling does not move the sample that both losses are compared on; each class has its share of it."""
+    job, sample = make_job(), train(sampler="random_over").training_sample
     assert sample.tolist() == train(learning_rate=1e-5).training_sample.tolist()
-    assert len(set(sample.tolist())) == len(make_job().validation_rows)
-    assert set(sample.tolist()) <= set(make_job().training_rows.tolist())
+    assert len(set(sample.tolist())) == min(len(job.training_rows), max(32, len(job.validation_rows) // 4))
+    assert set(sample.tolist()) <= set(job.training_rows.tolist())
+    shares = job.counts(sample) / len(sample) - job.counts(job.training_rows) / len(job.training_rows)
+    assert np.abs(shares).max() <= 1 / len(sample)
+
+
+def test_a_chosen_sample_has_each_row_as_often_and_the_labels_in_their_shares():
+    """Numbers are spread as classes are; so the mean of a loss is that of all rows."""
+    rows, numbers = np.arange(100, 400), np.random.default_rng(0).normal(size=500)
+    drawn = [choose(rows, numbers, 40, seed=seed) for seed in range(2000)]
+    assert all(len(np.unique(sample)) == 40 for sample in drawn)
+    assert np.bincount(np.concatenate(drawn), minlength=400)[100:] == pytest.approx(2000 * 40 / 300, rel=0.3)
+    means = np.array([numbers[sample].mean() for sample in drawn])
+    assert means.mean() == pytest.approx(numbers[rows].mean(), abs=0.01)
+    assert means.std() < numbers[rows].std() / math.sqrt(40) / 3
 
 
 each_kind = pytest.mark.parametrize(
@@ -281,6 +294,41 @@ def test_checkpoint_holds_only_what_is_trained(train):
     names = {name.removeprefix("model/") for name in load(training.save()) if name.startswith("model/")}
     assert {name.split(".")[0] for name in names} == {"encoder", "head"}
     assert all(".layer.1." in name for name in names if name.startswith("encoder"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}])
+def test_weights_of_the_best_epoch_are_stored_once_while_they_are_those_of_now(train, settings):
+    """A checkpoint after a best epoch is smaller by them; with an average of the weights the two always differ."""
+    training, restored = train(epochs=2, **settings), train(epochs=2, **settings)
+    next(training.epochs())
+    checkpoint = training.save()
+    stored = {name for name in load(checkpoint) if name.startswith("best/")}
+    assert stored == ({f"best/{name}" for name in training.network.state} if settings else set())
+    restored.restore(checkpoint)
+    assert restored.best_weights == training.best_weights
+    assert restored.save() == checkpoint
+
+
+def test_a_bit_of_a_weight_is_enough_to_store_it_twice():
+    """The sign of 0 is kept, and NaN is what it was."""
+    one, other = torch.tensor([0.0, math.nan]), torch.tensor([-0.0, math.nan])
+    for now, names in ((one, set()), (other, {"best/w"})):
+        packed = pack({"model/w": now, "best/w": one}, {})
+        assert {name for name in load(packed) if name.startswith("best/")} == names
+        assert unpack(packed)[0]["best/w"].view(torch.uint8).tolist() == one.view(torch.uint8).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool"])
+def test_a_checkpoint_is_a_safetensors_file(dtype):
+    """Its library reads every kind of number, none and several of them, and the same names and values come out."""
+    kind = getattr(torch, dtype)
+    tensors = {"z/one": torch.ones((), dtype=kind), "none": torch.empty((0, 3)), "a": torch.eye(3).to(kind).T}
+    packed = pack(tensors, {"said": "so"})
+    assert unpack(packed)[1] == {"said": "so"}
+    for read in (load(packed), unpack(packed)[0]):
+        assert {name: (t.dtype, t.tolist()) for name, t in read.items()} == {
+            name: (t.dtype, t.tolist()) for name, t in tensors.items()
+        }
 
 
 def flip(data: bytes, place: int) -> bytes:

@@ -83,8 +83,8 @@ def _gap(gaps: Sequence[FoldGap]) -> Section:
 
 def _read_gaps(gaps: Sequence[FoldGap]) -> Iterator[str]:
     yield (
-        "Training and validation loss are both measured at the end of the best epoch, with dropout off. A large gap "
-        "between them means that the model memorises its training rows."
+        "Training and validation loss are both measured at the end of the best epoch, with dropout off; the training "
+        "loss on a sample of the training rows. A large gap between them means that the model memorises these rows."
     )
     yield (
         "The printed loss is what a training loop shows: the mean over the batches of the epoch, with dropout on, on "
