@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +31,8 @@ from fold_search.objectives.tasks.continued import is_noted
 Arrays = dict[str, NDArray[Any]]
 
 _SCRATCH: set[Path] = set()
-UNFINISHED = "unfinished-"
+# A place for each machine: on some network file systems a lock is seen on one machine only.
+UNFINISHED = f"unfinished-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
 WAIT_SECONDS = 0.2
 HANGS_SECONDS = 60.0  # without a write: the process that fills a folder hangs
 ATTEMPTS = 100  # to map a folder that is removed each time after it was published
@@ -56,8 +58,9 @@ def filled(folder: Path, fill: Callable[[Path], None]) -> Arrays:
 def publish(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make `folder`, whole or not at all, with the files that `fill` writes into the folder it is given.
 
-    The folder may hold what an earlier process has left there. Where another process fills it, wait for that one; if it
-    hangs, or the file system has no locks, both do, and the folder of the first stays. Raises OSError that names it.
+    The folder may hold what an earlier process has left there. Where another process of this machine fills it, wait for
+    that one. If that one hangs, or the file system has no locks, both fill one of their own; the first that is whole
+    stays. Raises OSError that names it.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +73,7 @@ def publish(folder: Path, fill: Callable[[Path], None]) -> None:
             except OSError:  # another process was first: its folder is not empty
                 if not folder.is_dir():
                     raise
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
 
@@ -82,8 +85,7 @@ def _place_to_fill(folder: Path) -> Iterator[Path]:
     What it holds stays there if this process dies or is interrupted. An error, such as of a full disk, removes it.
     """
     place = folder.with_name(UNFINISHED + folder.name)
-    place.mkdir(exist_ok=True)
-    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = _opened(place)
     try:
         if _is_held(descriptor, place):
             _SCRATCH.add(place)
@@ -91,7 +93,7 @@ def _place_to_fill(folder: Path) -> Iterator[Path]:
                 yield place
             except BaseException as error:
                 if isinstance(error, Exception) or not _is_worth_keeping(place):
-                    shutil.rmtree(place, ignore_errors=True)
+                    _remove(place)
                 raise
             finally:
                 _SCRATCH.discard(place)
@@ -104,12 +106,25 @@ def _place_to_fill(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def _opened(place: Path) -> int:
+    """Open the folder, made if it is not there; between the two another process may publish it."""
+    while True:
+        place.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            return os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+
+
 def _is_held(descriptor: int, place: Path) -> bool:
     """Whether this process holds the place alone. It waits for another one that does for as long as that one writes."""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(descriptor), place.stat())  # it may have been published or removed
+            if not os.path.samestat(os.fstat(descriptor), place.stat()):
+                return False
+            os.utime(place)  # the first write comes when the encoder is loaded
+            return True
+        except FileNotFoundError:  # it was published by the process that was waited for, or removed
+            return False
         except BlockingIOError:
             if time.time() - _last_write(place) > HANGS_SECONDS:
                 return False
@@ -147,7 +162,15 @@ def remove_scratch() -> None:
     """Remove what this process is still filling; for a process that ends without leaving its blocks."""
     for folder in list(_SCRATCH):
         if not _is_worth_keeping(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder under another name: a thread that would publish it meanwhile finds it gone, and never half."""
+    gone = Path(tempfile.mkdtemp(dir=folder.parent))
+    with suppress(OSError):
+        folder.rename(gone / folder.name)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def mapped(folder: Path) -> Arrays:

@@ -15,9 +15,9 @@ NOTE_SECONDS = 5.0  # so much of the computing is lost at most
 
 
 class Continued:
-    """An array in a file whose lines are written in any order; `done` parts of the work were done before.
+    """An array in a file whose lines are written in any order; the first `done` parts of the work are done already.
 
-    What a part is, the caller says: it does its work in the same order each time.
+    The caller decides what a part is, and does its parts in the same order each time.
     """
 
     def __init__(self, file: Path, *, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -27,10 +27,12 @@ class Continued:
         self._dtype = np.dtype(dtype)
         self._begin, self._line = header.tell(), int(np.prod(shape[1:])) * self._dtype.itemsize
         self._note, self._noted_at = _note_beside(file), time.monotonic()
-        self.done = _noted(self._note)
-        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | (0 if self.done else os.O_TRUNC), 0o666)
+        size = self._begin + shape[0] * self._line
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        # A note alone, whose array somebody removed, says nothing.
+        self.done = _noted(self._note) if os.fstat(self._descriptor).st_size == size else 0
         _write(self._descriptor, header.getvalue(), at=0)
-        os.ftruncate(self._descriptor, self._begin + shape[0] * self._line)
+        os.ftruncate(self._descriptor, size)
 
     def write(self, line: int, array: NDArray[Any]) -> None:
         """Write one line, or several that follow each other; raises OSError, such as of a full disk."""

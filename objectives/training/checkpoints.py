@@ -50,7 +50,7 @@ def unpack(checkpoint: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header_size = int.from_bytes(checkpoint[:8], "little")
         header = json.loads(checkpoint[8 : 8 + header_size])
         metadata = json.loads(header["__metadata__"][METADATA_KEY])
-        _check(checkpoint, metadata.pop(CHECKSUM_KEY, None))
+        _check(checkpoint, metadata.pop(CHECKSUM_KEY) if _SAME_KEY in metadata else metadata.pop(CHECKSUM_KEY, None))
         # Earlier versions stored all of them.
         return tensors | {name: tensors[_now(name)] for name in metadata.pop(_SAME_KEY, [])}, metadata
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

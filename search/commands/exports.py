@@ -64,8 +64,9 @@ def export(
 ) -> None:
     """Export the best model to a folder that can be used without the study.
 
-    That is the best trial, or the TF-IDF baseline if it is as good; --trial and --baseline choose. While no trial is
-    complete, a provisional model is exported, of what is trained by now.
+    That is the best trial, or the TF-IDF baseline if it is as good once the luck of the best trial is taken off;
+    --trial and --baseline choose. While no trial is complete, a provisional model of what is trained by now is
+    exported.
     """
     if baseline and (trial is not None or mlflow or register):
         raise click.UsageError("--baseline takes no --trial, --mlflow or --register")

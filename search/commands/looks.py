@@ -158,7 +158,7 @@ def report(
 
     The page needs no network. With --csv, --latex or --json it is written only if --out is given.
     """
-    from fold_search.search.errors import ConfigError
+    from fold_search.search.errors import ConfigError, ExitCode, RunFailed
 
     if as_latex and as_json:
         raise ConfigError("--latex and --json: found both, expected one")
@@ -173,6 +173,8 @@ def report(
         write.check_out(out)
     written = write.write_csv(study, csv_folder) if csv_folder else []
     facts = gather(study, overrides=overrides)
+    if as_latex and facts.summary.best is None:
+        raise RunFailed(f"--latex: no trial of study {name!r} is complete, expected one", ExitCode.NONE_COMPLETE)
     if out is not None:
         write.write_page(facts, out)
         written.append(out)

@@ -30,7 +30,10 @@ def corrected_scores(curves: Curves, *, maximise: bool) -> list[float]:
 
 
 def _padded(folds: Sequence[Sequence[float]], sign: float) -> NDArray[np.float64]:
-    """Return the scores, larger is better, (folds, epochs): a fold that ended earlier stays at its last epoch."""
-    longest = max(map(len, folds))
-    scores = np.array([[*scores, *[scores[-1]] * (longest - len(scores))] for scores in folds], dtype=np.float64)
-    return np.where(np.isfinite(scores), sign * scores, -np.inf)
+    """Return the scores, larger is better, (folds, epochs): a fold that ended earlier goes on with its best epoch."""
+    padded = np.full((len(folds), max(map(len, folds))), np.nan)
+    for row, scores in zip(padded, folds, strict=True):
+        row[: len(scores)] = sign * np.array(scores)
+        row[~np.isfinite(row)] = -np.inf
+        row[len(scores) :] = row.max()
+    return padded

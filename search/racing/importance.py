@@ -123,6 +123,7 @@ def _shares(space: "_Space", draws: "_Draws", levels: Levels, *, sign: float) ->
     one, other = uniform[:, :num], uniform[:, num:]
     at_one, at_other = draws.at(one), draws.at(other)  # (points, surfaces)
     variance = np.concatenate([at_one, at_other]).var(axis=0)
+    variance = np.where(variance > 0, variance, np.inf)  # each param may have one value: all shares are 0
     found = []
     for column, (name, domain) in enumerate(space.domains.items()):
         mixed = one.copy()

@@ -3,14 +3,16 @@
 import fcntl
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ENTRY = r"(?!unfinished-)[a-z-]+-[0-9a-f]{32}"  # a regular expression of names
+# Names, as regular expressions: of what was computed, of scratch folders, and of what is only half computed.
+ENTRY = r"(?!unfinished-)[a-z-]+-[0-9a-f]{32}(\.npy)?"
+TEMPORARY = r"tmp[a-z0-9_]{8}"
+UNFINISHED = r"unfinished-[0-9a-f]{8}-[a-z-]+-[0-9a-f]{32}"
 SCRATCH_SECONDS = 3600.0  # without a write: its process has died
 
 
@@ -60,23 +62,24 @@ def size(path: Path) -> int:
 
 def remove(path: Path) -> None:
     """Remove one of the `entries`. Meanwhile other processes see all of it or nothing. Raises OSError."""
-    if not _is_entry(path):
-        shutil.rmtree(path)
-        return
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, suppress(FileNotFoundError):
         path.rename(Path(scratch, path.name))
 
 
 def _is_entry(path: Path) -> bool:
-    return re.fullmatch(rf"{ENTRY}(\.npy)?", path.name) is not None
+    return re.fullmatch(ENTRY, path.name) is not None
 
 
 def _is_scratch(path: Path) -> bool:
     """Whether a process left it when it died. One on another machine, whose locks are not seen, may still write."""
-    is_unfinished = re.fullmatch(rf"unfinished-{ENTRY}", path.name) is not None
-    if not (is_unfinished or re.fullmatch(r"tmp[a-z0-9_]{8}", path.name)) or not path.is_dir():
+    if re.fullmatch(f"{TEMPORARY}|{UNFINISHED}", path.name) is None or not path.is_dir():
         return False
     with suppress(FileNotFoundError):  # it was being written, and is complete now
         last = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
-        return (is_unfinished or all(map(_is_entry, path.iterdir()))) and last < time.time() - SCRATCH_SECONDS
+        is_ours = re.fullmatch(UNFINISHED, path.name) or all(map(_is_known, path.iterdir()))
+        return bool(is_ours) and last < time.time() - SCRATCH_SECONDS
     return False
+
+
+def _is_known(path: Path) -> bool:
+    return re.fullmatch(f"{ENTRY}|{TEMPORARY}|{UNFINISHED}", path.name) is not None

@@ -1,5 +1,7 @@
 """What is computed once per study is continued after its process died, and two processes do not compute it twice."""
 
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -77,11 +79,44 @@ def test_what_a_killed_process_has_computed_is_kept(tmp_path: Path):
     folder, written = tmp_path / NAME, []
     killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
     assert killed.returncode == -9
-    assert [path.name for path in tmp_path.iterdir()] == [f"unfinished-{NAME}"]
+    [left] = tmp_path.iterdir()
+    assert re.fullmatch(rf"unfinished-[0-9a-f]{{8}}-{NAME}", left.name)
     assert is_counted_up(filled(folder, count_up(written)))
     assert written == [6, 7, 8, 9]
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     assert [path.name for path in folder.iterdir()] == ["pooled.npy"]
+
+
+def test_a_note_without_its_array_says_nothing(tmp_path: Path):
+    """As where somebody removed one file of the two."""
+    folder, written = tmp_path / NAME, []
+    subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    [left] = tmp_path.glob("unfinished-*/pooled.npy")
+    left.unlink()
+    assert is_counted_up(filled(folder, count_up(written)))
+    assert len(written) == ROWS
+
+
+def test_what_lies_there_for_long_is_waited_for_as_soon_as_another_process_goes_on(tmp_path: Path):
+    """Its first write comes late, when the encoder is loaded."""
+    folder, written = tmp_path / NAME, []
+    subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    [left] = tmp_path.iterdir()
+    for path in (*left.iterdir(), left):
+        os.utime(path, (1, 1))
+    loading = threading.Event()
+
+    def fill(place: Path) -> None:
+        loading.set()
+        time.sleep(0.5)
+        count_up(written)(place)
+
+    other = threading.Thread(target=filled, args=(folder, fill))
+    other.start()
+    loading.wait(10)
+    assert is_counted_up(filled(folder, count_up(written)))
+    other.join()
+    assert written == [6, 7, 8, 9]
 
 
 def test_an_error_leaves_nothing(tmp_path: Path):

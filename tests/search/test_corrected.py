@@ -21,7 +21,10 @@ def test_smaller_is_better_where_it_is():
     assert corrected_scores(curves, maximise=False) == [0.3, 0.2]
 
 
-def test_a_fold_that_ended_early_stays_at_its_last_epoch_and_nan_is_never_chosen():
+def test_a_fold_that_ended_early_goes_on_with_its_best_epoch_and_nan_is_worst():
+    """Patience ends it some epochs after its best one, and that one is exported."""
+    curves = {0: [[0.8, 0.7], [0.5, 0.6, 0.9], [0.5, 0.6, 0.9]]}
+    assert corrected_scores(curves, maximise=True) == [0.8, 0.9, 0.9]
     curves = {0: [[0.5], [0.4, 0.5, 0.6], [0.1, 0.2, 0.7]], 1: [[float("nan")], [0.9], [0.9]]}
     assert corrected_scores(curves, maximise=True)[0] == pytest.approx(-np.inf)
     assert corrected_scores(curves, maximise=True)[1:] == [0.6, 0.7]

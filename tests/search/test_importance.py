@@ -10,6 +10,7 @@ from fold_search.search.racing.importance import Importance, importance
 from fold_search.search.racing.matrix import Matrix, RunState, build_matrix
 from fold_search.search.racing.surrogate import fit_surface
 from fold_search.search.study.config import StudyConfig
+from fold_search.search.study.parameters import Choices
 from fold_search.search.study.space import position
 
 NUM_FOLDS, NUM_EPOCHS = 3, 4
@@ -76,6 +77,15 @@ def test_the_parameter_that_makes_the_scores_is_first_and_its_effect_is_theirs()
     # 0.02 is the mean of what the folds add, 0.1 / 4 what the last epoch lacks.
     assert best.low < 0.7 + 0.02 - 0.025 < best.high
     assert result.explained > 0.8
+
+
+def test_params_of_one_value_each_cause_nothing():
+    trials = sampled(20)
+    matrix = study(trials, by_rate(trials), complete=np.ones(20, bool))
+    only = {"loss": Choices(choices=["focal"])}
+    matrix = replace(matrix, params=np.array([position(only, {"loss": "focal"}) for _ in trials]))
+    result = importance(matrix, CONFIG.model_copy(update={"space": only}))
+    assert result is None or [share.share for share in result.shares] == [0.0]
 
 
 def test_stopped_trials_count():

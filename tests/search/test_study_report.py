@@ -380,6 +380,20 @@ def test_files_for_other_programs(study: WrittenStudy, tmp_path: Path):
     assert not (Path("studies") / "reports" / "written.html").exists()
 
 
+def test_a_latex_table_needs_a_complete_trial(study: WrittenStudy):
+    stop(study, 0.4, **params(0))
+    result = report(study, "--latex")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "--latex: no trial of study 'written' is complete, expected one" in result.stderr
+
+
+def test_before_the_first_epoch_no_chart_is_promised(study: WrittenStudy):
+    study.ledger.add_trial(0, params(0))
+    assert report(study, "--out", "page.html").exit_code == 0
+    assert "All trials" in (words := Path("page.html").read_text(encoding="utf-8"))
+    assert "Point at a cell" not in words
+
+
 def test_the_latex_table_has_the_tests_and_says_how_they_were_made(study: WrittenStudy):
     """Trials by rank and the baseline; names are escaped."""
     fill(study)

@@ -204,7 +204,7 @@ def _forecast(facts: Facts) -> str | None:
         return None
     low, high = forecast["gpu_hours"]
     foreseen = f"{in_hours(low, high, unit=used.unit)} for {counted(forecast['trials'], 'trial')}"
-    if facts.summary.state != StudyState.FINISHED or not math.isfinite(used.hours):
+    if facts.summary.state != StudyState.FINISHED or not math.isfinite(used.hours) or not high:
         return foreseen
     if low <= used.hours <= high:
         return f"{foreseen}; the truth is within it"

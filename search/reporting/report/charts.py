@@ -31,15 +31,25 @@ MOST_CURVES = len(BEST_COLOURS)
 def charts(facts: Facts) -> dict[str, Chart]:
     """Every chart that there is something to see on, by name."""
     drawn: dict[str, Chart] = {}
-    if np.isfinite(facts.scores).any():
+    if has_scores(facts):
         drawn["matrix"] = matrix_chart(facts)
         drawn["curves"] = _curves(facts)
-    if facts.summary.best is not None and facts.summary.best.trial in facts.ended:
+    if has_history(facts):
         drawn["history"] = _history(facts)
     if facts.importance is not None:
         drawn["importance"] = importance_chart(facts.importance)
         drawn |= effects_of(facts.importance, facts.config.space, facts.record.metric)
     return drawn
+
+
+def has_scores(facts: Facts) -> bool:
+    """Whether an epoch of any trial has a score."""
+    return bool(np.isfinite(facts.scores).any())
+
+
+def has_history(facts: Facts) -> bool:
+    """Whether it is known when the best trial ended."""
+    return facts.summary.best is not None and facts.summary.best.trial in facts.ended
 
 
 def _curves(facts: Facts) -> Chart:

@@ -15,7 +15,7 @@ from fold_search.search.reporting.diagnosis.pictures import pictures
 from fold_search.search.reporting.diagnosis.sections import Table, sections
 from fold_search.search.reporting.lines import counted, show, show_params
 from fold_search.search.reporting.report.answer import answer, moment, paper, searched
-from fold_search.search.reporting.report.charts import MOST_CURVES, charts
+from fold_search.search.reporting.report.charts import MOST_CURVES, charts, has_history, has_scores
 from fold_search.search.reporting.report.facts import Facts
 from fold_search.search.reporting.report.importance_charts import effect_charts
 from fold_search.search.reporting.report.matrix_chart import num_in_matrix
@@ -72,7 +72,7 @@ def parts(facts: Facts) -> Iterator[Part]:
     first = answer(facts)
     yield replace(first, parts=[Part(anchor="paper", title="For a paper", quote=paper(facts))] if paper(facts) else [])
     yield searched(facts)
-    if facts.summary.best is not None:
+    if has_history(facts):
         yield Part(
             anchor="history",
             title="History",
@@ -81,7 +81,7 @@ def parts(facts: Facts) -> Iterator[Part]:
         )
     if facts.config.space:
         yield _importance(facts)
-    if facts.trials:
+    if has_scores(facts):
         yield _matrix(facts)
         yield Part(
             anchor="fold-curves",
@@ -89,6 +89,7 @@ def parts(facts: Facts) -> Iterator[Part]:
             sentences=[f"Up to {MOST_CURVES} trials. Thin: each fold. Thick: their mean. A click on a name hides it."],
             charts=["curves"],
         )
+    if facts.trials:
         yield Part(anchor="trials", title="All trials", tables=[_trials(facts)], sentences=_how_to_read(facts))
     yield _diagnosis(facts)
     if facts.chosen:
