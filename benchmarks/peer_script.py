@@ -46,6 +46,25 @@ def macro_f1(predicted: EvalPrediction) -> dict[str, float]:
     return {"macro_f1": float(f1_score(predicted.label_ids, found, average="macro", zero_division=0))}
 
 
+def arguments_of(settings: dict[str, Any], folder: str, *, learning_rate: float) -> TrainingArguments:
+    """What such scripts ask of the Trainer."""
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=settings["epochs"],
+        per_device_train_batch_size=settings["batch_size"],
+        per_device_eval_batch_size=32,
+        learning_rate=learning_rate,
+        weight_decay=0.01,
+        warmup_steps=0.1,  # below 1: a share of all steps
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+
+
 def main() -> None:
     """Search, and print what was done."""
     settings = json.loads(Path(sys.argv[1]).read_text())
@@ -71,24 +90,9 @@ def main() -> None:
                 part.requires_grad_(requires_grad=False)
         scores = Scores()
         with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(
-                output_dir=folder,
-                num_train_epochs=settings["epochs"],
-                per_device_train_batch_size=settings["batch_size"],
-                per_device_eval_batch_size=32,
-                learning_rate=learning_rate,
-                weight_decay=0.01,
-                warmup_steps=0.1,  # below 1: a share of all steps
-                eval_strategy="epoch",
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                seed=0,
-            )
             Trainer(
                 model=model,
-                args=arguments,
+                args=arguments_of(settings, folder, learning_rate=learning_rate),
                 train_dataset=rows(training),
                 eval_dataset=rows(validation),
                 data_collator=DataCollatorWithPadding(tokenizer),
